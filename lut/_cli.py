@@ -1,0 +1,246 @@
+"""The command ``lut``: show, validate, diff and merge lookup tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lut._console import format_ms, run_command
+from lut._diff import compare_tables
+from lut._records import FLAGS, Measurement
+from lut._table import LatencyTable
+from lut.errors import LatencyLutError, UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["main"]
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A lookup table, as profile-device writes it.")]
+AcrossOption = Annotated[
+    list[str] | None,
+    typer.Option("--across", metavar="device|setting", help="Allow tables that differ in this. May be repeated."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text for a person.")]
+
+
+def main() -> None:
+    """Run the command."""
+    run_command(_make_app)
+
+
+def _make_app() -> typer.Typer:
+    app = typer.Typer(
+        help="Look at, check, compare and merge lookup tables of layer latencies.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.command("show")(show)
+    app.command("validate")(validate)
+    app.command("diff")(diff)
+    app.command("merge")(merge)
+    return app
+
+
+def show(
+    file: FileArgument,
+    contains: Annotated[
+        str, typer.Option("--contains", metavar="TEXT", help="Show only layers whose label has this in it.")
+    ] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Show at most this many layers.")] = 40,
+    json: JsonOption = False,
+) -> None:
+    """Show a table: the device, the sessions, and its layers with their latency."""
+    table = LatencyTable.load(file)
+    found = [m for layer, m in table.items() if contains in str(layer)]
+    if json:
+        _print_json(
+            {
+                "file": str(file),
+                "device": table.device,
+                "setting": table.setting,
+                "layers": len(table),
+                "not_measured": len(table.not_measured),
+                "failures": len(table.failures),
+                "measurements": [_measurement_json(m) for m in found[:limit]],
+            }
+        )
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    device = table.device
+    console.print(f"[bold]{device.model}[/], {device.affinity_cpus} of {device.cores} cores, {device.system}")
+    console.print(f"{table.setting}")
+    for number, session in enumerate(table.sessions):
+        console.print(
+            f"session {number}: {session.started_at}, {session.measuring_s:.0f} s, torch "
+            f"{session.software.packages.get('torch', '?')}, noise floor ±{session.preflight.noise_floor:.1%}, "
+            f"correction: {session.correction.name}"
+        )
+        for warning in session.preflight.warnings:
+            console.print(f"  warning: {warning}", style="yellow")
+    converged = sum(m.converged for m in table.values())
+    console.print(
+        f"{len(table)} layers measured, {converged} converged; {len(table.failures)} failed, "
+        f"{len(table.not_measured)} not measured\n"
+    )
+    console.print(_layer_table(found[:limit]))
+    if len(found) > limit:
+        console.print(f"… and {len(found) - limit} more: --limit {len(found)} shows all, --contains TEXT picks some")
+    for failure in table.failures:
+        console.print(f"failed: {failure.layer}: {failure.reason}: {failure.message}", style="red")
+    for entry in table.not_measured[:limit]:
+        console.print(f"not measured: {entry.layer}: {entry.reason}", style="yellow")
+
+
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Lookup tables.")], json: JsonOption = False
+) -> None:
+    """Check that files are valid tables: types, units, intervals, and medians derived again from the raw visits."""
+    results: dict[str, str] = {}
+    for file in files:
+        try:
+            table = LatencyTable.load(file)
+        except LatencyLutError as error:
+            results[str(file)] = str(error)
+            if not json:
+                typer.echo(f"invalid: {error}", err=True)
+        else:
+            results[str(file)] = "valid"
+            if not json:
+                typer.echo(f"valid: {file}: {len(table)} layers")
+    if json:
+        _print_json(results)
+    if any(result != "valid" for result in results.values()):
+        raise typer.Exit(1)
+
+
+def diff(
+    first: FileArgument,
+    second: FileArgument,
+    level: Annotated[
+        float, typer.Option("--level", help="Probability that every verdict but 'undecided' is right.")
+    ] = 0.95,
+    margin: Annotated[
+        float, typer.Option("--margin", help="Relative difference up to which layers count as the same.")
+    ] = 0.1,
+    across: AcrossOption = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Show at most this many layers.")] = 40,
+    json: JsonOption = False,
+) -> None:
+    """Compare two tables: which layers became faster, slower, stayed the same, or cannot be told apart."""
+    difference = compare_tables(
+        LatencyTable.load(first), LatencyTable.load(second), level=level, margin=margin, across=across or ()
+    )
+    if json:
+        _print_json(
+            {
+                **{k: getattr(difference, k) for k in ("level", "margin", "common_factor")},
+                "layers": [
+                    {"layer": str(d.layer), "digest": d.layer.digest, **d._asdict(), } | {"layer": str(d.layer)}
+                    for d in difference.layers
+                ],
+                "only_first": [str(layer) for layer in difference.only_first],
+                "only_second": [str(layer) for layer in difference.only_second],
+            }
+        )
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    counts = ", ".join(f"{difference.count(v)} {v}" for v in ("faster", "slower", "same", "undecided"))
+    console.print(
+        f"{second} against {first}, {len(difference.layers)} layers: {counts}\n"
+        f"all verdicts right with probability {level:.0%}; same means within ±{margin:.0%}; "
+        f"median ratio {difference.common_factor:.3f}"
+    )
+    order = {"slower": 0, "faster": 0, "undecided": 1, "same": 2}
+    ranked = sorted(difference.layers, key=lambda d: (order[d.verdict], -abs(d.ratio - 1)))
+    grid = Table(box=None, pad_edge=False)
+    grid.add_column("layer")
+    for column in ("first ms", "second ms", "ratio"):
+        grid.add_column(column, justify="right")
+    grid.add_column("verdict")
+    for item in ranked[:limit]:
+        grid.add_row(
+            str(item.layer), format_ms(item.first_ms), format_ms(item.second_ms), f"{item.ratio:.3f}", item.verdict
+        )
+    console.print(grid)
+    if len(ranked) > limit:
+        console.print(f"… and {len(ranked) - limit} more: --limit {len(ranked)} shows all")
+    for name, layers in ((first, difference.only_first), (second, difference.only_second)):
+        if layers:
+            console.print(f"only in {name}: {len(layers)} layers")
+
+
+def merge(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Two or more tables.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the merged table.")],
+    across: AcrossOption = None,
+    on_duplicate: Annotated[
+        str,
+        typer.Option(
+            "--on-duplicate",
+            metavar="error|first|last|tighter",
+            help="Which measurement a layer of several files keeps.",
+        ),
+    ] = "error",
+) -> None:
+    """Merge tables of one device and setting into one."""
+    if len(files) < 2:
+        raise UsageError("merge takes two or more tables")
+    if on_duplicate not in ("error", "first", "last", "tighter"):
+        raise UsageError(f"--on-duplicate is error, first, last or tighter, got {on_duplicate!r}")
+    merged = LatencyTable.load(files[0])
+    for file in files[1:]:
+        merged = merged.merge(LatencyTable.load(file), across=across or (), on_duplicate=on_duplicate)  # type: ignore[arg-type]
+    merged.save(output)
+    typer.echo(f"{output}: {len(merged)} layers from {len(files)} tables")
+
+
+def _layer_table(measurements: list[Measurement]) -> Table:
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False)
+    grid.add_column("layer", overflow="fold")
+    for column in ("ms", "within run", "across runs", "visits"):
+        grid.add_column(column, justify="right", no_wrap=True)
+    grid.add_column("flags")
+    for m in measurements:
+        grid.add_row(
+            str(m.layer),
+            format_ms(m.median_ms),
+            f"{format_ms(m.within_run.low_ms)}–{format_ms(m.within_run.high_ms)}",
+            f"{format_ms(m.across_runs.low_ms)}–{format_ms(m.across_runs.high_ms)}",
+            f"{m.n_visits}" + (f" −{len(m.rejected)}" if m.rejected else ""),
+            " ".join(flag for flag in FLAGS if flag in m.flags),
+        )
+    return grid
+
+
+def _measurement_json(m: Measurement) -> dict[str, object]:
+    return {
+        "layer": str(m.layer),
+        "digest": m.layer.digest,
+        "origin": m.origin,
+        "median_ms": m.median_ms,
+        "raw_median_ms": m.raw_median_ms,
+        "within_run": m.within_run,
+        "across_runs": m.across_runs,
+        "n_visits": m.n_visits,
+        "rejected": m.rejected_by_cause,
+        "flags": m.flags,
+        "implementation": m.implementation,
+    }
+
+
+def _print_json(value: object) -> None:
+    import msgspec
+
+    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

@@ -1,0 +1,134 @@
+"""The JSON form of a table: decoding that names the offender, encoding that a person can read and git can diff."""
+
+from __future__ import annotations
+
+from math import isclose
+from statistics import median
+from typing import Any
+
+import msgspec
+
+from lut._layer import Layer
+from lut._records import FORMAT, VERSION, Measurement, TableRecord
+from lut.errors import LayerError, TableFormatError
+
+__all__ = ["decode_table", "encode_table", "json_schema"]
+
+
+class _Header(msgspec.Struct):
+    """The two fields that say what a file is; everything else is passed over."""
+
+    format: Any = None
+    version: Any = None
+
+
+def decode_table(content: bytes, *, source: str) -> TableRecord:
+    """Return the table that ``content`` holds.
+
+    Args:
+        content: a JSON file's bytes; any bytes at all.
+        source: the file's name, for messages.
+
+    Raises:
+        TableFormatError: not JSON, not ours, of an unknown version, or wrong at a place that the message names.
+    """
+    try:
+        header = msgspec.json.decode(content, type=_Header)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        hint = "it is empty" if not content.strip() else f"it is not valid JSON ({_lower(error)})"
+        raise TableFormatError(f"{source}: not a lookup table: {hint}") from None
+    except RecursionError:
+        raise TableFormatError(f"{source}: not a lookup table: it is nested too deeply") from None
+    if header.format != FORMAT:
+        raise TableFormatError(f"{source}: not a lookup table: 'format' is not {FORMAT!r}")
+    if not isinstance(header.version, int) or isinstance(header.version, bool) or header.version != VERSION:
+        raise TableFormatError(
+            f"{source}: version {str(header.version)[:40]} of the format is unknown here; this release reads version "
+            f"{VERSION}. Install a newer latency-lut"
+        )
+    try:
+        record = msgspec.json.decode(content, type=TableRecord)
+    except (msgspec.DecodeError, UnicodeDecodeError, LayerError) as error:
+        raise TableFormatError(f"{source}: {_lower(error)}") from None
+    except RecursionError:
+        raise TableFormatError(f"{source}: it is nested too deeply") from None
+    for place, problem in _problems(record):
+        raise TableFormatError(f"{source}: {problem} - at `$.{place}`")
+    return record
+
+
+def _lower(error: Exception) -> str:
+    text = str(error)
+    return text[:1].lower() + text[1:]
+
+
+def _problems(record: TableRecord) -> list[tuple[str, str]]:
+    """Return what the types alone cannot rule out, as (place, problem)."""
+    found: list[tuple[str, str]] = []
+    seen: dict[Layer, str] = {}
+    for kind in ("measurements", "not_measured", "failures"):
+        for i, entry in enumerate(getattr(record, kind)):
+            place = f"{kind}[{i}]"
+            if entry.layer in seen:
+                found.append((f"{place}.layer", f"layer {entry.layer} ({entry.layer.digest}) stands twice, "
+                              f"first at `$.{seen[entry.layer]}`"))
+            seen.setdefault(entry.layer, place)
+            if kind != "not_measured" and entry.session >= len(record.sessions):
+                found.append((f"{place}.session", f"there is no session {entry.session}"))
+    for i, measurement in enumerate(record.measurements):
+        found += [(f"measurements[{i}].{field}", text) for field, text in _measurement_problems(measurement)]
+    for i, session in enumerate(record.sessions):
+        for j, sentinel in enumerate(session.sentinels):
+            if len(sentinel.at_s) != len(sentinel.ms):
+                found.append((f"sessions[{i}].sentinels[{j}]", "columns differ in length"))
+    digests = {layer.digest for layer in seen}
+    for i, curve in enumerate(record.curves):
+        for j, digest in enumerate(curve.layers):
+            if digest not in digests:
+                found.append((f"curves[{i}].layers[{j}]", f"no layer of this table has the digest {digest!r}"))
+    return found
+
+
+def _measurement_problems(measurement: Measurement) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for name in ("within_run", "across_runs"):
+        interval = getattr(measurement, name)
+        # Values are written with six digits, so a bound may round past a median that equals it.
+        if not interval.low_ms * (1 - 1e-5) <= measurement.median_ms <= interval.high_ms * (1 + 1e-5):
+            found.append((name, f"the interval {interval.low_ms:g} … {interval.high_ms:g} does not hold the median "
+                          f"{measurement.median_ms:g}"))
+    visits = measurement.visits
+    lengths = {len(column) for column in (visits.process, visits.at_s, visits.raw_ms, visits.drift)}
+    if len(lengths) != 1:
+        found.append(("visits", "columns differ in length"))
+    elif measurement.origin == "measured":
+        if not visits.raw_ms:
+            found.append(("visits", "a measured layer needs at least one visit"))
+        elif not isclose(median(visits.raw_ms), measurement.raw_median_ms, rel_tol=1e-4):
+            found.append(("raw_median_ms", f"{measurement.raw_median_ms:g} is not the median of the raw visits, "
+                          f"{median(visits.raw_ms):g}"))
+        elif not isclose(median(measurement.corrected_ms), measurement.median_ms, rel_tol=1e-4):
+            found.append(("median_ms", f"{measurement.median_ms:g} is not the median of the corrected visits, "
+                          f"{median(measurement.corrected_ms):g}"))
+    return found
+
+
+def encode_table(record: TableRecord) -> bytes:
+    """Return the JSON form: a line for each field, and for each entry of the long lists."""
+    lines: list[bytes] = []
+    for field in TableRecord.__struct_fields__:
+        value = getattr(record, field)
+        key = msgspec.json.encode(field)
+        if isinstance(value, tuple) and value:
+            entries = b",\n".join(b"  " + msgspec.json.encode(entry) for entry in value)
+            lines.append(b" " + key + b": [\n" + entries + b"\n ]")
+        else:
+            lines.append(b" " + key + b": " + msgspec.json.encode(value))
+    return b"{\n" + b",\n".join(lines) + b"\n}\n"
+
+
+def json_schema() -> bytes:
+    """Return the JSON Schema of the current version, generated from the records."""
+    schema = msgspec.json.schema(TableRecord)
+    schema["title"] = f"{FORMAT} lookup table, version {VERSION}"
+    return msgspec.json.format(msgspec.json.encode(schema, order="sorted"), indent=1) + b"\n"

@@ -1,0 +1,40 @@
+"""What all commands share: our errors become one line and an exit code, and tables print alike."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from lut.errors import LatencyLutError
+
+if TYPE_CHECKING:
+    import typer
+
+__all__ = ["format_ms", "run_command"]
+
+INTERRUPTED = 130
+
+
+def run_command(make_app: Callable[[], typer.Typer]) -> None:
+    """Run a command line application and exit with our codes: 0 done, 1 failed, 2 usage, 3 incomplete, 130 stopped."""
+    try:
+        make_app()()
+    except LatencyLutError as error:
+        kind = "incomplete" if error.exit_code == 3 else "stopped" if error.exit_code == INTERRUPTED else "error"
+        print(f"{kind}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output, `head` say, has seen enough; closing quietly is what it expects.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def format_ms(value: float) -> str:
+    """Return milliseconds with four significant digits: enough for a stair, no more than is known."""
+    digits = f"{value:.4g}"
+    return digits if "e" not in digits else f"{value:.4f}".rstrip("0").rstrip(".")

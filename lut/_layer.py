@@ -1,0 +1,163 @@
+"""A layer: one unit of work that a target runs as a whole, and the key of a lookup table."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from math import prod
+
+import msgspec
+
+from lut._primitives import LARGEST_SIZE, Add, Conv2d, Primitive, Shape
+from lut.errors import LayerError
+
+__all__ = ["Layer", "Node"]
+
+# A unit that a target runs as a whole has a handful of operators. The bound keeps a hostile file from costing minutes.
+MOST_NODES = 1000
+
+
+class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One operator in a layer's graph; ``args`` number the layer's inputs first, then its nodes in order."""
+
+    op: Primitive
+    args: tuple[int, ...]
+
+
+class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True, cache_hash=True):
+    """A small graph of primitive operators with its shapes: frozen, hashable and canonical.
+
+    Args:
+        inputs: shapes of the inputs, one sample each: ``(channels, height, width)`` or ``(features,)``.
+        nodes: operators in an order in which each one's arguments come first; the last one is the output.
+
+    The same work has one description: however the nodes and inputs were ordered, and whichever way round the
+    arguments of a sum stood, equal graphs compare equal, encode to the same JSON and share one ``digest``. (Branches
+    that are identical operator by operator keep the order in which they were given.)
+
+    Raises:
+        LayerError: shapes do not fit, an argument points forward, an input or a node is never used.
+    """
+
+    inputs: tuple[Shape, ...]
+    nodes: tuple[Node, ...]
+
+    def __post_init__(self) -> None:
+        _check(self.inputs, self.nodes)
+        inputs, nodes = _canonical(self.inputs, self.nodes)
+        msgspec.structs.force_setattr(self, "inputs", inputs)
+        msgspec.structs.force_setattr(self, "nodes", nodes)
+
+    @cached_property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Shapes of all values: the inputs, then each node's output."""
+        return _shapes(self.inputs, self.nodes)
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of the output, one sample."""
+        return self.shapes[-1]
+
+    @cached_property
+    def madds(self) -> int:
+        """Multiply-adds of one sample, convolutions and linear layers only, as the papers count them."""
+        return sum(node.op.madds(shapes) for node, shapes in self._with_shapes())
+
+    @cached_property
+    def parameters(self) -> int:
+        """Trainable parameters, those of the norms included."""
+        return sum(node.op.parameters(shapes) for node, shapes in self._with_shapes())
+
+    def bytes_moved(self, *, batch: int, bytes_per_element: int) -> int:
+        """Return the bytes that the layer must read and write at least: inputs, output and parameters, each once."""
+        per_sample = sum(map(prod, self.inputs)) + prod(self.output_shape)
+        return (per_sample * batch + self.parameters) * bytes_per_element
+
+    @cached_property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that name the layer in files; equal layers share them."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
+
+    @cached_property
+    def family(self) -> str:
+        """Sixteen digits shared by the layers that differ in their channel counts only."""
+        described = [(_without_channels(node.op), node.args) for node in self.nodes]
+        sizes = [shape[1:] for shape in self.inputs]
+        return hashlib.sha256(msgspec.json.encode((sizes, described))).hexdigest()[:16]
+
+    def _with_shapes(self) -> list[tuple[Node, tuple[Shape, ...]]]:
+        return [(node, tuple(self.shapes[i] for i in node.args)) for node in self.nodes]
+
+    def __str__(self) -> str:
+        """A short label for people: ``conv3×3 16→32 +bn +relu @32×32``."""
+        labels = [node.op.label(shapes) for node, shapes in self._with_shapes()]
+        size = self.inputs[0][1:]
+        return " +".join(labels) + (" @" + "×".join(map(str, size)) if size else "")
+
+
+def _without_channels(op: Primitive) -> Primitive:
+    return msgspec.structs.replace(op, out_channels=0) if isinstance(op, Conv2d) else op
+
+
+def _check(inputs: tuple[Shape, ...], nodes: tuple[Node, ...]) -> None:
+    if not inputs or not nodes:
+        raise LayerError("a layer needs at least one input and one node")
+    if len(inputs) + len(nodes) > MOST_NODES:
+        raise LayerError(f"a layer has at most {MOST_NODES} inputs and nodes, got {len(inputs) + len(nodes)}")
+    for shape in inputs:
+        if not shape or len(shape) > 4 or any(not 1 <= size <= LARGEST_SIZE for size in shape):
+            raise LayerError(f"an input's shape has one to four positive sizes, got {shape}")
+    used: set[int] = set()
+    for position, node in enumerate(nodes, start=len(inputs)):
+        if any(not 0 <= arg < position for arg in node.args):
+            raise LayerError(f"node {position - len(inputs)} takes {node.args}: only inputs and earlier nodes exist")
+        used.update(node.args)
+    unused = set(range(len(inputs) + len(nodes) - 1)) - used
+    if unused:
+        raise LayerError(f"value {min(unused)} is never used (values are numbered inputs first, then nodes)")
+    _shapes(inputs, nodes)
+
+
+def _shapes(inputs: tuple[Shape, ...], nodes: tuple[Node, ...]) -> tuple[Shape, ...]:
+    shapes = list(inputs)
+    for node in nodes:
+        shapes.append(node.op.output_shape(tuple(shapes[i] for i in node.args)))
+    return tuple(shapes)
+
+
+def _canonical(inputs: tuple[Shape, ...], nodes: tuple[Node, ...]) -> tuple[tuple[Shape, ...], tuple[Node, ...]]:
+    """Renumber inputs and nodes in depth-first order from the output, with the arguments of sums sorted by content."""
+    if len(nodes) == 1 and len(inputs) == 1:
+        return inputs, nodes
+    digests = [hashlib.sha256(repr(shape).encode()).digest() for shape in inputs]
+    arguments: list[tuple[int, ...]] = [()] * len(inputs)
+    for node in nodes:
+        args = node.args
+        if isinstance(node.op, Add):  # commutative (Mul is not: its second argument may broadcast)
+            args = tuple(sorted(args, key=lambda i: digests[i]))
+        arguments.append(args)
+        content = msgspec.json.encode(node.op) + b"".join(digests[i] for i in args)
+        digests.append(hashlib.sha256(content).digest())
+
+    last = len(inputs) + len(nodes) - 1
+    order: list[int] = []
+    seen: set[int] = set()
+    stack: list[tuple[int, bool]] = [(last, False)]
+    while stack:
+        value, children_done = stack.pop()
+        if children_done:
+            order.append(value)
+        elif value not in seen:
+            seen.add(value)
+            stack.append((value, True))
+            stack.extend((arg, False) for arg in reversed(arguments[value]))
+    input_order = [value for value in order if value < len(inputs)]
+    node_order = [value for value in order if value >= len(inputs)]
+    number = {value: i for i, value in enumerate(input_order + node_order)}
+    return (
+        tuple(inputs[value] for value in input_order),
+        tuple(
+            Node(op=nodes[value - len(inputs)].op, args=tuple(number[arg] for arg in arguments[value]))
+            for value in node_order
+        ),
+    )

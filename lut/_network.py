@@ -1,0 +1,109 @@
+"""Networks: layers with names and repeat counts, and the protocol of a space of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import msgspec
+
+from lut._layer import Layer
+from lut.errors import LayerError
+
+__all__ = ["ChannelCurve", "Decision", "Network", "NetworkLayer", "SearchSpace"]
+
+
+class NetworkLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A layer as it occurs in a network: under a name, ``count`` times."""
+
+    name: str
+    layer: Layer
+    count: int = 1
+
+
+class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a search proposes and a predictor sums: named layers with repeat counts."""
+
+    name: str
+    layers: tuple[NetworkLayer, ...]
+
+    @property
+    def madds(self) -> int:
+        """Multiply-adds of one sample."""
+        return sum(item.count * item.layer.madds for item in self.layers)
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters."""
+        return sum(item.count * item.layer.parameters for item in self.layers)
+
+
+class ChannelCurve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Layers that differ only in ``out_channels``: the staircase that HTAS scores (HTAS section 3.2).
+
+    Args:
+        name: for people, such as ``"stage 1"``.
+        base_channels: the base network's width; HTAS's global search space is 1 … e·base (HTAS Table 1).
+        layers: in increasing order of output channels.
+    """
+
+    name: str
+    base_channels: int
+    layers: tuple[Layer, ...]
+
+    def __post_init__(self) -> None:
+        widths = self.channels
+        if not widths or self.base_channels < 1:
+            raise LayerError(f"curve {self.name!r} needs at least one layer and a positive base width")
+        if any(b <= a for a, b in zip(widths, widths[1:], strict=False)):
+            raise LayerError(f"curve {self.name!r}: output channels must increase from layer to layer")
+        if len({layer.family for layer in self.layers}) > 1:
+            raise LayerError(f"curve {self.name!r}: layers must differ in their output channels only")
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Output channels, one per layer."""
+        return tuple(layer.output_shape[0] for layer in self.layers)
+
+
+class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One decision of a search space, with its options in order."""
+
+    name: str
+    options: tuple[int, ...]
+
+
+@runtime_checkable
+class SearchSpace(Protocol):
+    """A set of networks. Spaces are plug-ins, found through the entry point group ``latency_lut.spaces``.
+
+    An entry point names a function ``make(expand: float) -> SearchSpace``, where ``expand`` is HTAS's *e*: how many
+    times the base network's width the widest layer may have.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name by which commands know it."""
+        ...
+
+    @property
+    def choices(self) -> tuple[Decision, ...]:
+        """The options of each decision."""
+        ...
+
+    def decode(self, vector: Sequence[int]) -> Network:
+        """Return the network that takes option ``vector[i]`` (an index) of decision ``i``."""
+        ...
+
+    def sample(self, rng: random.Random) -> tuple[int, ...]:
+        """Return a random vector of option indices."""
+        ...
+
+    def layers(self) -> tuple[Layer, ...]:
+        """Return the layers to measure, each once, so that every network can be looked up or interpolated."""
+        ...
+
+    def curves(self) -> tuple[ChannelCurve, ...]:
+        """Return the channel sweeps among ``layers()`` that hardware-aware widths are chosen from; may be empty."""
+        ...

@@ -1,0 +1,356 @@
+"""The records of a table file: typed, strict, and the one source of its JSON schema.
+
+History of the format
+    1   the first: device, setting, sessions, curves, measurements, not measured, failures.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from statistics import fmean, median
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from lut._layer import Layer
+from lut._statistics import bimodal_split, median_absolute_deviation, quantile
+
+__all__ = [
+    "FLAGS",
+    "FORMAT",
+    "ORIGINS",
+    "REJECTION_CAUSES",
+    "VERSION",
+    "Correction",
+    "CurveRecord",
+    "Device",
+    "Failure",
+    "Interval",
+    "Measurement",
+    "NotMeasured",
+    "Preflight",
+    "Protocol",
+    "RejectedVisit",
+    "SentinelTimeline",
+    "Session",
+    "Setting",
+    "Software",
+    "Spread",
+    "TableRecord",
+    "Visits",
+]
+
+FORMAT = "latency-lut"
+VERSION = 1
+
+# JSON knows neither NaN nor infinity; the upper bound (eleven days) turns an overflow into an error too.
+Ms: TypeAlias = Annotated[float, Meta(gt=0, le=1e9, description="milliseconds")]
+Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=1e9, description="seconds since the session began")]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
+AtLeastOne: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+Deviation: TypeAlias = Annotated[float, Meta(ge=0, le=10)]
+Factor: TypeAlias = Annotated[float, Meta(gt=0, le=1e6)]
+Text: TypeAlias = Annotated[str, Meta(max_length=10_000)]
+Instant: TypeAlias = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$", description="UTC")]
+
+Origin: TypeAlias = Literal["measured", "marginal", "interpolated", "predicted", "imported"]
+ORIGINS: tuple[str, ...] = ("measured", "marginal", "interpolated", "predicted", "imported")
+
+Flag: TypeAlias = Literal[
+    "converged", "contaminated", "bimodal", "autocorrelated", "drifting", "warmup_not_steady", "page_faults"
+]
+FLAGS: dict[str, str] = {
+    "converged": "the within-run interval is as narrow as was asked",
+    "contaminated": "visits that a disturbance spoiled had to be kept, because no clean ones could be had",
+    "bimodal": "the visits fall into two groups; the median lies in one of them or between",
+    "autocorrelated": "neighbouring visits resemble each other; the interval was widened for it",
+    "drifting": "the latency moved in one direction during the run, beyond what the correction explains",
+    "warmup_not_steady": "the blocks of many visits still got faster from first to last",
+    "page_faults": "the layer made the operating system map memory while it was timed",
+}
+
+RejectionCause: TypeAlias = Literal["preempted", "stolen", "throttled"]
+REJECTION_CAUSES: dict[str, str] = {
+    "preempted": "another process took the core during every block of the visit",
+    "stolen": "the hypervisor took the core (steal time)",
+    "throttled": "the container's CPU quota stopped the process",
+}
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What all records share: frozen, strict, keyword-only. Abstract."""
+
+
+class Device(Record, frozen=True):
+    """What was measured on. Nothing here names a person or a host."""
+
+    kind: Text
+    model: Text
+    architecture: Text
+    system: Text
+    cores: AtLeastOne
+    affinity_cpus: AtLeastOne
+    quota_cpus: Factor | None = None
+    memory_gib: Factor | None = None
+    governor: Text | None = None
+    turbo: bool | None = None
+    virtual: bool | None = None
+    microcode: Text | None = None
+    instructions: Text | None = None
+
+    # Fields that make another device of it; the rest (a kernel update, a governor) is provenance.
+    IDENTITY = ("kind", "model", "architecture", "cores", "affinity_cpus", "quota_cpus")
+
+
+class Setting(Record, frozen=True):
+    """What else fixes a latency."""
+
+    target: Text
+    batch: AtLeastOne
+    dtype: Text
+    threads: AtLeastOne
+    memory_format: Text
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")
+        return f"{self.target}, batch {self.batch}, {self.dtype}, {threads}, {self.memory_format}"
+
+
+class Software(Record, frozen=True):
+    """Versions, and what the runtime says about itself."""
+
+    python: Text
+    packages: dict[Text, Text]
+    details: dict[Text, Text]
+
+
+class Protocol(Record, frozen=True):
+    """How was measured: the parameters of the protocol, for whoever repeats it."""
+
+    name: Text
+    seed: Count
+    precision: Share
+    target_precision: Share
+    level: Share
+    time_budget_s: Seconds | None
+    blocks_per_visit: AtLeastOne
+    block_ms: Ms
+    first_look: AtLeastOne
+    most_visits: AtLeastOne
+    visits_per_process: AtLeastOne
+    most_processes: AtLeastOne
+    drift_window: AtLeastOne
+    layer_limit_s: Seconds
+    sentinel_every: AtLeastOne
+
+
+class Preflight(Record, frozen=True):
+    """What was found before measuring."""
+
+    warnings: tuple[Text, ...]
+    noise_floor: Share
+    noise_floor_visits: Count
+    timer_resolution_ns: Factor
+    timer_overhead_ns: Factor
+
+
+class Correction(Record, frozen=True):
+    """What was done to the raw visits; ``drift`` in the visits holds the divisors."""
+
+    name: Text
+    description: Text
+    parameters: dict[Text, float]
+
+
+class SentinelTimeline(Record, frozen=True):
+    """A fixed layer, visited again and again between the others; columns of one length.
+
+    ``reference_ms`` is what it takes at the machine's reference speed, to which all latencies of the session are
+    brought; ``session_ms`` what it took in this session (median, drift within the session removed).
+    """
+
+    what: Text
+    reference_ms: Ms
+    session_ms: Ms
+    at_s: tuple[Seconds, ...]
+    ms: tuple[Ms, ...]
+
+
+class Spread(Record, frozen=True):
+    """What makes another run's latencies differ, as standard deviations of log(ms).
+
+    ``common_drift``: of the speed common to all layers, during this session, before correction. ``scale``: of what the
+    sentinels leave of it between sessions. ``process``: of a layer's latency from one process to the next.
+    """
+
+    common_drift: Deviation
+    scale: Deviation
+    process: Deviation
+
+
+class Session(Record, frozen=True):
+    """One run of the profiler: provenance for the measurements that point here."""
+
+    started_at: Instant
+    ended_at: Instant
+    measuring_s: Seconds
+    software: Software
+    protocol: Protocol
+    preflight: Preflight
+    correction: Correction
+    sentinels: tuple[SentinelTimeline, ...]
+    processes: Count
+    resumed: Count
+    spread: Spread
+
+
+class Interval(Record, frozen=True):
+    """An interval that holds a latency with probability ``level``."""
+
+    low_ms: Ms
+    high_ms: Ms
+    level: Share
+
+
+class Visits(Record, frozen=True):
+    """The accepted raw visits, columns of one length, in time order; ``raw_ms / drift`` are the corrected ones."""
+
+    process: tuple[Count, ...]
+    at_s: tuple[Seconds, ...]
+    raw_ms: tuple[Ms, ...]
+    drift: tuple[Factor, ...]
+
+
+class RejectedVisit(Record, frozen=True):
+    """A visit that was not counted, and why; kept, so that the rejection can be judged."""
+
+    cause: RejectionCause
+    process: Count
+    at_s: Seconds
+    raw_ms: Ms
+
+
+class Measurement(Record, frozen=True, dict=True):
+    """A layer's visits and what they say.
+
+    ``median_ms`` is the best estimate, after the correction that the session names. ``within_run`` is for comparing
+    layers of one table: an order-statistic interval of the median of the corrected visits. ``across_runs`` is for
+    anything else: where another day's ``median_ms`` will lie.
+    """
+
+    layer: Layer
+    origin: Origin
+    session: Count
+    median_ms: Ms
+    raw_median_ms: Ms
+    within_run: Interval
+    across_runs: Interval
+    flags: tuple[Flag, ...]
+    calls_per_block: AtLeastOne
+    implementation: Text | None
+    visits: Visits
+    rejected: tuple[RejectedVisit, ...] = ()
+
+    @cached_property
+    def corrected_ms(self) -> tuple[float, ...]:
+        """The accepted visits with the common drift divided out."""
+        return tuple(raw / drift for raw, drift in zip(self.visits.raw_ms, self.visits.drift, strict=True))
+
+    @property
+    def n_visits(self) -> int:
+        """Accepted visits."""
+        return len(self.visits.raw_ms)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the within-run interval is as narrow as was asked."""
+        return "converged" in self.flags
+
+    @property
+    def relative_half_width(self) -> float:
+        """Half the within-run interval as a share of the median."""
+        return (self.within_run.high_ms - self.within_run.low_ms) / 2 / self.median_ms
+
+    @property
+    def min_ms(self) -> float:
+        """The fastest raw visit."""
+        return min(self.visits.raw_ms)
+
+    @property
+    def p10_ms(self) -> float:
+        """The 10th percentile of the raw visits."""
+        return quantile(self.visits.raw_ms, 0.1)
+
+    @property
+    def p90_ms(self) -> float:
+        """The 90th percentile of the raw visits."""
+        return quantile(self.visits.raw_ms, 0.9)
+
+    @property
+    def mad_ms(self) -> float:
+        """Median absolute deviation of the raw visits."""
+        return median_absolute_deviation(self.visits.raw_ms)
+
+    @property
+    def mean_ms(self) -> float:
+        """Mean of the raw visits."""
+        return fmean(self.visits.raw_ms)
+
+    @property
+    def noise_index(self) -> float:
+        """median / min − 1 of the raw visits: 0 on a silent machine."""
+        return median(self.visits.raw_ms) / self.min_ms - 1
+
+    @property
+    def modes(self) -> tuple[tuple[float, int], tuple[float, int]] | None:
+        """The two groups of a bimodal layer's corrected visits as (mean ms, visits), else ``None``."""
+        return bimodal_split(self.corrected_ms) if "bimodal" in self.flags else None
+
+    @property
+    def rejected_by_cause(self) -> dict[str, int]:
+        """How many visits were rejected, by cause."""
+        counts: dict[str, int] = {}
+        for visit in self.rejected:
+            counts[visit.cause] = counts.get(visit.cause, 0) + 1
+        return counts
+
+
+class NotMeasured(Record, frozen=True):
+    """A layer that was asked for and never measured. It has no latency field at all."""
+
+    layer: Layer
+    reason: Text
+    origin: Literal["not_measured"] = "not_measured"
+
+
+class Failure(Record, frozen=True):
+    """A layer that could not be measured: data, never a number."""
+
+    layer: Layer
+    reason: Literal["error", "out_of_memory", "timeout", "crashed"]
+    message: Text
+    session: Count
+
+
+class CurveRecord(Record, frozen=True):
+    """A channel sweep by the digests of its layers."""
+
+    name: Text
+    base_channels: AtLeastOne
+    layers: tuple[Text, ...]
+
+
+class TableRecord(Record, frozen=True):
+    """The whole file."""
+
+    format: Literal["latency-lut"]
+    version: Literal[1]
+    device: Device
+    setting: Setting
+    sessions: tuple[Session, ...]
+    curves: tuple[CurveRecord, ...]
+    measurements: tuple[Measurement, ...]
+    not_measured: tuple[NotMeasured, ...]
+    failures: tuple[Failure, ...]

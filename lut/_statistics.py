@@ -1,0 +1,106 @@
+"""The statistics that a measurement is made of: medians, and intervals that assume no distribution.
+
+They stand in the lowest floor so that anybody can derive a table's numbers from its raw visits again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import comb, log
+from statistics import NormalDist, fmean, median
+
+__all__ = [
+    "attained_level",
+    "bimodal_split",
+    "log_standard_error",
+    "median_absolute_deviation",
+    "median_interval",
+    "median_rank",
+    "quantile",
+]
+
+
+@lru_cache(maxsize=4096)
+def attained_level(n: int, rank: int) -> float:
+    """Return P(x₍ₖ₎ ≤ median ≤ x₍ₙ₊₁₋ₖ₎) for k = ``rank`` of ``n`` independent values: 1 − 2·P(Bin(n, ½) < k)."""
+    return 1.0 - 2.0 * sum(comb(n, i) for i in range(rank)) / 2.0**n
+
+
+@lru_cache(maxsize=4096)
+def median_rank(n: int, level: float) -> int:
+    """Return the largest k whose interval of order statistics holds the median with at least ``level``; 0 if none.
+
+    Source: Hahn & Meeker, Statistical Intervals, section 5.2 (distribution-free interval for a quantile).
+    """
+    rank = 0
+    while 2 * (rank + 1) <= n and attained_level(n, rank + 1) >= level:
+        rank += 1
+    return rank
+
+
+def median_interval(
+    values: Sequence[float], level: float, *, autocorrelation: float = 0.0
+) -> tuple[float, float, float]:
+    """Return (low, high, level) of the median of ``values``; the level is lower than asked where n is too small.
+
+    Args:
+        values: at least one value, in any order.
+        level: the probability asked for, 0.95 say; reachable from n = 6 on.
+        autocorrelation: lag-1 autocorrelation ρ of the values in time. Where it is positive, n(1−ρ)/(1+ρ) values
+            carry the information of n independent ones, and the interval's ranks are those of that smaller sample.
+    """
+    ordered = sorted(values)
+    n = len(ordered)
+    if not n:
+        raise ValueError("median_interval needs at least one value")
+    rho = min(max(autocorrelation, 0.0), 0.95)
+    effective = max(1, int(n * (1 - rho) / (1 + rho)))
+    rank = median_rank(effective, level)
+    if rank == 0:
+        return ordered[0], ordered[-1], max(0.0, min(level, attained_level(effective, 1) if effective > 1 else 0.0))
+    rank = max(1, rank * n // effective) if effective < n else rank
+    return ordered[rank - 1], ordered[n - rank], level
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """Return the ``q``-quantile by linear interpolation between order statistics."""
+    ordered = sorted(values)
+    position = q * (len(ordered) - 1)
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (position - low) * (ordered[high] - ordered[low])
+
+
+def median_absolute_deviation(values: Sequence[float]) -> float:
+    """Return the median distance from the median (not scaled to a standard deviation)."""
+    middle = median(values)
+    return median([abs(value - middle) for value in values])
+
+
+def log_standard_error(low: float, high: float, level: float) -> float:
+    """Return the standard error of log(median) that an interval of ``level`` stands for, were it normal."""
+    return log(high / low) / (2 * NormalDist().inv_cdf(0.5 + level / 2)) if 0 < level < 1 else float("inf")
+
+
+def bimodal_split(values: Sequence[float]) -> tuple[tuple[float, int], tuple[float, int]] | None:
+    """Return the two modes as (mean, count) where the values fall into two groups, else ``None``.
+
+    Two groups: the largest gap between neighbouring sorted values is over 4 times the median gap *within* the larger
+    half and over 3 % of the median, and each side holds at least a fifth of the values (one stray value is no mode).
+    """
+    ordered = sorted(values)
+    n = len(ordered)
+    least = max(2, -(-n // 5))
+    if n < 6:
+        return None
+    gaps = [b - a for a, b in zip(ordered, ordered[1:], strict=False)]
+    cut = max(range(least - 1, n - least), key=gaps.__getitem__, default=None)
+    if cut is None or gaps[cut] <= 0.03 * median(ordered):
+        return None
+    low, high = ordered[: cut + 1], ordered[cut + 1 :]
+    # The gap must stand out against the spread of both groups, or any wide single mode would be called two.
+    spread = max(low[-1] - low[0], high[-1] - high[0])
+    if gaps[cut] <= 4 * median(gaps) or gaps[cut] < spread:
+        return None
+    return (fmean(low), len(low)), (fmean(high), len(high))

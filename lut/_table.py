@@ -1,0 +1,334 @@
+"""The lookup table: layers → measurements, with provenance."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import msgspec
+
+from lut._codec import decode_table, encode_table
+from lut._files import read_bytes, write_atomically
+from lut._layer import Layer
+from lut._network import ChannelCurve
+from lut._records import (
+    FORMAT,
+    VERSION,
+    CurveRecord,
+    Device,
+    Failure,
+    Measurement,
+    NotMeasured,
+    Session,
+    Setting,
+    TableRecord,
+)
+from lut.errors import MissingLayerError, TableError, UnlikeTablesError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["LatencyTable", "unlike_fields"]
+
+NEAREST_SHOWN = 3
+
+
+class LatencyTable(Mapping[Layer, Measurement]):
+    """Latencies of one device, one target and one setting: a read-only mapping from layers to measurements.
+
+    ``table[layer].median_ms`` is an exact lookup; a layer that is not there is an error that names the nearest ones.
+    Iteration runs over the layers in the order of the file. Final.
+
+    Args:
+        device: what was measured on.
+        setting: target, batch, dtype, threads, memory format.
+        sessions: the profiler's runs that the measurements point to.
+        measurements: one per layer.
+        curves: named channel sweeps among the layers.
+        not_measured: layers that were asked for and have no latency.
+        failures: layers that could not be measured.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: Device,
+        setting: Setting,
+        sessions: Iterable[Session],
+        measurements: Iterable[Measurement],
+        curves: Iterable[ChannelCurve] = (),
+        not_measured: Iterable[NotMeasured] = (),
+        failures: Iterable[Failure] = (),
+    ) -> None:
+        self.device = device
+        self.setting = setting
+        self.sessions = tuple(sessions)
+        self.curves = tuple(curves)
+        self.not_measured = tuple(not_measured)
+        self.failures = tuple(failures)
+        self._measurements: dict[Layer, Measurement] = {}
+        for measurement in measurements:
+            if measurement.layer in self._measurements:
+                raise TableError(f"layer {measurement.layer} ({measurement.layer.digest}) has two measurements")
+            self._measurements[measurement.layer] = measurement
+
+    def __getitem__(self, layer: Layer) -> Measurement:
+        """Return the layer's measurement.
+
+        Raises:
+            MissingLayerError: the table does not hold the layer; the message names the nearest ones.
+        """
+        try:
+            return self._measurements[layer]
+        except KeyError:
+            raise MissingLayerError(self._missing(layer)) from None
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self._measurements)
+
+    def __len__(self) -> int:
+        return len(self._measurements)
+
+    def __contains__(self, layer: object) -> bool:
+        return layer in self._measurements
+
+    def __repr__(self) -> str:
+        return f"<LatencyTable of {len(self)} layers: {self.device.model}, {self.setting}>"
+
+    def _missing(self, layer: Layer) -> str:
+        if not isinstance(layer, Layer):
+            return f"a table is indexed by a Layer, got {type(layer).__name__}"
+        for failure in self.failures:
+            if failure.layer == layer:
+                return f"{layer} could not be measured ({failure.reason}): {failure.message}"
+        for entry in self.not_measured:
+            if entry.layer == layer:
+                return f"{layer} was not measured: {entry.reason}"
+        nearest = self.nearest(layer)
+        text = f"this table does not hold {layer} ({layer.digest}); "
+        if nearest:
+            text += "the nearest that it holds: " + "; ".join(map(str, nearest)) + ". "
+        else:
+            text += f"none of its {len(self)} layers is of that kind. "
+        return text + "Measure it with `profile-device --layers FILE`"
+
+    def nearest(self, layer: Layer, count: int = NEAREST_SHOWN) -> tuple[Layer, ...]:
+        """Return up to ``count`` layers that differ in channel counts only, nearest first; empty if there are none."""
+        family = layer.family
+        kin = [other for other in self._measurements if other.family == family]
+        channels = _channels(layer)
+        return tuple(
+            sorted(kin, key=lambda other: sum(abs(a - b) for a, b in zip(_channels(other), channels, strict=True)))
+        )[:count]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LatencyTable:
+        """Return the table that a file holds.
+
+        Raises:
+            FileAccessError: the file cannot be read.
+            TableFormatError: it is not a valid table; the message names the place.
+        """
+        return cls.from_json(read_bytes(path), source=os.fspath(path))
+
+    @classmethod
+    def from_json(cls, content: bytes, *, source: str = "table") -> LatencyTable:
+        """Return the table that JSON ``content`` holds; ``source`` names it in errors.
+
+        Raises:
+            TableFormatError: it is not a valid table; the message names the place.
+        """
+        record = decode_table(content, source=source)
+        by_digest = {
+            entry.layer.digest: entry.layer
+            for entries in (record.measurements, record.not_measured, record.failures)
+            for entry in entries
+        }
+        return cls(
+            device=record.device,
+            setting=record.setting,
+            sessions=record.sessions,
+            measurements=record.measurements,
+            curves=[
+                ChannelCurve(curve.name, curve.base_channels, tuple(by_digest[digest] for digest in curve.layers))
+                for curve in record.curves
+            ],
+            not_measured=record.not_measured,
+            failures=record.failures,
+        )
+
+    def to_json(self) -> bytes:
+        """Return the file's content."""
+        return encode_table(
+            TableRecord(
+                format=FORMAT,
+                version=VERSION,
+                device=self.device,
+                setting=self.setting,
+                sessions=self.sessions,
+                curves=tuple(
+                    CurveRecord(
+                        name=curve.name,
+                        base_channels=curve.base_channels,
+                        layers=tuple(layer.digest for layer in curve.layers),
+                    )
+                    for curve in self.curves
+                ),
+                measurements=tuple(self._measurements.values()),
+                not_measured=self.not_measured,
+                failures=self.failures,
+            )
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file atomically: whatever happens, the old file or the new one is there.
+
+        Raises:
+            FileAccessError: the folder or the disk does not allow it; an old file is untouched.
+        """
+        write_atomically(path, self.to_json())
+
+    def select(self, keep: Callable[[Measurement], bool]) -> LatencyTable:
+        """Return the table of the measurements for which ``keep`` is true; curves keep those of their layers."""
+        kept = {layer: m for layer, m in self._measurements.items() if keep(m)}
+        curves = []
+        for curve in self.curves:
+            layers = tuple(layer for layer in curve.layers if layer in kept)
+            if layers:
+                curves.append(ChannelCurve(curve.name, curve.base_channels, layers))
+        return LatencyTable(
+            device=self.device, setting=self.setting, sessions=self.sessions, measurements=kept.values(), curves=curves
+        )
+
+    def merge(
+        self,
+        other: LatencyTable,
+        *,
+        across: Iterable[str] = (),
+        on_duplicate: Literal["error", "first", "last", "tighter"] = "error",
+    ) -> LatencyTable:
+        """Return one table with the layers of both.
+
+        Args:
+            other: a table of the same device and setting.
+            across: what may differ all the same: ``"device"``, ``"setting"``. The result carries this table's.
+            on_duplicate: which measurement a layer of both keeps: this table's, the other's, or the one with the
+                tighter ``across_runs`` interval.
+
+        Raises:
+            UnlikeTablesError: device or setting differ, and ``across`` does not name it.
+            TableError: both hold a layer, and ``on_duplicate`` is ``"error"``.
+        """
+        refuse_unlike(self, other, across=across, what="merge")
+        if on_duplicate not in ("error", "first", "last", "tighter"):
+            raise UsageError(f"on_duplicate is error, first, last or tighter, got {on_duplicate!r}")
+        shift = len(self.sessions)
+        merged = dict(self._measurements)
+        for layer, measurement in other.items():
+            moved = _moved(measurement, shift)
+            mine = merged.get(layer)
+            if mine is not None and on_duplicate == "error":
+                raise TableError(
+                    f"both tables hold {layer} ({layer.digest}); say which to keep: first, last or tighter"
+                )
+            if mine is None or on_duplicate == "last" or (on_duplicate == "tighter" and _width(moved) < _width(mine)):
+                merged[layer] = moved
+        failures = {f.layer: f for f in self.failures}
+        for failure in other.failures:
+            failures.setdefault(failure.layer, _moved(failure, shift))
+        waiting = {entry.layer: entry for entry in (*self.not_measured, *other.not_measured)}
+        curves = {curve.name: curve for curve in self.curves}
+        for curve in other.curves:
+            name, number = curve.name, 2
+            while name in curves and curves[name].layers != curve.layers:
+                name, number = f"{curve.name} ({number})", number + 1
+            curves[name] = ChannelCurve(name, curve.base_channels, curve.layers)
+        return LatencyTable(
+            device=self.device,
+            setting=self.setting,
+            sessions=(*self.sessions, *other.sessions),
+            measurements=merged.values(),
+            curves=curves.values(),
+            not_measured=[e for layer, e in waiting.items() if layer not in merged and layer not in failures],
+            failures=[f for layer, f in failures.items() if layer not in merged],
+        )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return one row per measurement, for people: the layer, its latency in ms, intervals, counts and flags."""
+        import pandas as pd
+
+        rows = [
+            {
+                "layer": str(layer),
+                "digest": layer.digest,
+                "in_channels": layer.inputs[0][0],
+                "out_channels": layer.output_shape[0],
+                "madds": layer.madds,
+                "parameters": layer.parameters,
+                "median_ms": m.median_ms,
+                "within_low_ms": m.within_run.low_ms,
+                "within_high_ms": m.within_run.high_ms,
+                "across_low_ms": m.across_runs.low_ms,
+                "across_high_ms": m.across_runs.high_ms,
+                "raw_median_ms": m.raw_median_ms,
+                "min_ms": m.min_ms,
+                "p10_ms": m.p10_ms,
+                "p90_ms": m.p90_ms,
+                "mean_ms": m.mean_ms,
+                "mad_ms": m.mad_ms,
+                "n_visits": m.n_visits,
+                "n_rejected": len(m.rejected),
+                "origin": m.origin,
+                "converged": m.converged,
+                "flags": " ".join(m.flags),
+                "implementation": m.implementation,
+            }
+            for layer, m in self.items()
+        ]
+        return pd.DataFrame(rows)
+
+
+def unlike_fields(first: LatencyTable, second: LatencyTable) -> dict[str, list[str]]:
+    """Return how two tables' devices and settings differ: ``{"device": ["cores 2 / 8"], "setting": []}``."""
+
+    def differences(a: Device | Setting, b: Device | Setting, fields: Iterable[str]) -> list[str]:
+        return [f"{f} {getattr(a, f)} / {getattr(b, f)}" for f in fields if getattr(a, f) != getattr(b, f)]
+
+    return {
+        "device": differences(first.device, second.device, Device.IDENTITY),
+        "setting": differences(first.setting, second.setting, Setting.__struct_fields__),
+    }
+
+
+def refuse_unlike(first: LatencyTable, second: LatencyTable, *, across: Iterable[str], what: str) -> None:
+    """Raise unless device and setting agree wherever ``across`` does not name them.
+
+    Raises:
+        UnlikeTablesError: with the fields that differ.
+        UsageError: ``across`` names something else than ``device`` and ``setting``.
+    """
+    allowed = set(across)
+    if unknown := allowed - {"device", "setting"}:
+        raise UsageError(f"across is 'device' or 'setting', got {', '.join(sorted(unknown))}")
+    for name, differences in unlike_fields(first, second).items():
+        if differences and name not in allowed:
+            raise UnlikeTablesError(
+                f"cannot {what} tables of different {name}s: {'; '.join(differences)}. If that is what you want, "
+                f"ask for it: across {name}"
+            )
+
+
+def _channels(layer: Layer) -> tuple[int, ...]:
+    return tuple(shape[0] for shape in layer.shapes)
+
+
+def _width(measurement: Measurement) -> float:
+    return measurement.across_runs.high_ms / measurement.across_runs.low_ms
+
+
+_Entry = TypeVar("_Entry", Measurement, Failure)
+
+
+def _moved(entry: _Entry, shift: int) -> _Entry:
+    return msgspec.structs.replace(entry, session=entry.session + shift)

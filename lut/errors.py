@@ -1,0 +1,118 @@
+"""The error tree. Each error says what was wrong, where, and what to do.
+
+::
+
+    LatencyLutError                         exit code 1: the work failed
+    ├── UsageError (ValueError)             exit code 2: an argument makes no sense
+    │   └── LayerError                      a layer's description is impossible
+    ├── TableError
+    │   ├── TableFormatError (ValueError)   a file is no valid table; names the place inside it
+    │   ├── MissingLayerError (KeyError)    a table does not hold a layer; names the nearest ones
+    │   └── UnlikeTablesError (ValueError)  tables of different devices or settings were mixed
+    ├── FileAccessError (OSError)           a file cannot be read or written
+    ├── ProfileError
+    │   ├── TargetUnavailableError          the target cannot run here; says why and what to install
+    │   ├── DeviceBusyError                 another profile holds the device; names its process id
+    │   ├── JournalError                    an interrupted run's journal does not fit this command
+    │   └── LayerFailedError                a target could not run one layer; becomes a failure entry
+    ├── IncompleteError                     exit code 3: not everything asked for was measured
+    └── InterruptedRunError                 exit code 130: stopped by the user; says how to go on
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DeviceBusyError",
+    "FileAccessError",
+    "IncompleteError",
+    "InterruptedRunError",
+    "JournalError",
+    "LatencyLutError",
+    "LayerError",
+    "LayerFailedError",
+    "MissingLayerError",
+    "ProfileError",
+    "TableError",
+    "TableFormatError",
+    "TargetUnavailableError",
+    "UnlikeTablesError",
+    "UsageError",
+]
+
+
+class LatencyLutError(Exception):
+    """The root: every error that this project raises on purpose."""
+
+    exit_code = 1
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of its argument, and OSError its errno: a person reads the message.
+        return str(self.args[0]) if self.args else ""
+
+
+class UsageError(LatencyLutError, ValueError):
+    """An argument or an option makes no sense."""
+
+    exit_code = 2
+
+
+class LayerError(UsageError):
+    """A layer's description is impossible: shapes that do not fit, an unknown activation, an unused input."""
+
+
+class TableError(LatencyLutError):
+    """Something about a lookup table."""
+
+
+class TableFormatError(TableError, ValueError):
+    """A file is not a valid table; the message names the file and the path of the offender inside it."""
+
+
+class MissingLayerError(TableError, KeyError):
+    """A table holds no measurement of a layer; the message names the nearest ones that it has."""
+
+
+class UnlikeTablesError(TableError, ValueError):
+    """Tables of different devices or settings were about to be mixed."""
+
+    exit_code = 2
+
+
+class FileAccessError(LatencyLutError, OSError):
+    """A file cannot be read or written: missing, forbidden, or the disk is full."""
+
+
+class ProfileError(LatencyLutError):
+    """Measuring failed."""
+
+
+class TargetUnavailableError(ProfileError):
+    """The target cannot run on this machine; the message says why and what to install."""
+
+
+class DeviceBusyError(ProfileError):
+    """Another profile is running on this device; the message names its process id."""
+
+
+class JournalError(ProfileError):
+    """An interrupted run's journal belongs to another command; the message says how to start afresh."""
+
+
+class LayerFailedError(ProfileError):
+    """A target could not run one layer. The profiler turns it into a failure entry and goes on."""
+
+    def __init__(self, message: str, *, reason: str = "error") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class IncompleteError(LatencyLutError):
+    """The work ended, and not everything that was asked for is there."""
+
+    exit_code = 3
+
+
+class InterruptedRunError(LatencyLutError):
+    """The user stopped the run; what was done is saved, and the message says how to go on."""
+
+    exit_code = 130

@@ -1,0 +1,75 @@
+"""The command ``select-widths``: HTAS's choice of channels from a table, without measuring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lut._console import run_command
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command."""
+    run_command(_make_app)
+
+
+def _make_app() -> typer.Typer:
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.command()(select_widths)
+    return app
+
+
+def select_widths(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A lookup table, as profile-device writes it.")],
+    groups: Annotated[int, typer.Option("--groups", min=1, help="Groups per stage; one width is chosen in each.")] = 8,
+    alpha: Annotated[
+        str, typer.Option("--alpha", metavar="NUMBER|auto", help="Exponent of the law f(x) = k·x^alpha + b.")
+    ] = "1",
+    loss: Annotated[str, typer.Option("--loss", metavar="squared|huber", help="How the law is fitted.")] = "squared",
+    expand: Annotated[
+        float | None, typer.Option("--expand", help="Widest layer, in multiples of the base width. Default: all measured.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the resampling.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text.")] = False,
+) -> None:
+    """Choose the channel counts that this device likes, from a table that was measured before.
+
+    A law is fitted to each stage's latency over its channels. In each of several groups of channel counts, the one
+    whose latency lies lowest against the law is chosen (HTAS, equations 1 to 4). "margin" says by how many standard
+    errors it beats the runner-up, "chosen" how often it wins when the measurements are resampled, and "uniform" what
+    an evenly spaced grid would have taken.
+    """
+    from lut import LatencyTable, UsageError
+    from predictors._show import choices_table, law_line, parse_alpha, selection_json, widths_table
+    from predictors._widths import hardware_aware_widths, measured_curves
+
+    if loss not in ("squared", "huber"):
+        raise UsageError(f"--loss is squared or huber, got {loss!r}")
+    exponent = parse_alpha(alpha)
+    table = LatencyTable.load(file)
+    selections = [
+        hardware_aware_widths(curve, groups=groups, alpha=exponent, loss=loss, seed=seed)  # type: ignore[arg-type]
+        for curve in measured_curves(table, expand=expand)
+    ]
+    if json:
+        import msgspec
+
+        typer.echo(msgspec.json.format(msgspec.json.encode([selection_json(s) for s in selections]), indent=2).decode())
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(f"[bold]{table.device.model}[/], {table.setting}\ng = {groups}, α = {alpha}\n")
+    console.print(widths_table(selections, hardware=table.device.kind.upper()))
+    for selection in selections:
+        console.print(f"\n[bold]{selection.curve.name}[/], {selection.curve.size}: {law_line(selection)}")
+        console.print(choices_table(selection))
+    console.print("\n~ another width of the group wins in more than a tenth of the resamples")

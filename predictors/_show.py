@@ -1,0 +1,110 @@
+"""Chosen widths as a person and as a program read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from lut import UsageError
+from lut._console import format_ms
+from predictors._widths import WidthChoice, WidthSelection
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["choices_table", "law_line", "parse_alpha", "selection_json", "widths_table"]
+
+# Below this share of the resamples, a choice is the toss of a coin between neighbours rather than a finding.
+SURE_SHARE = 0.9
+
+
+def widths_table(selections: Sequence[WidthSelection], *, hardware: str) -> Table:
+    """Return HTAS's Table 2: one line of chosen widths per stage; ``~`` marks a choice that resampling often changes."""
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False)
+    for column in ("hardware", "stage", "output size", "hardware-aware search space"):
+        grid.add_column(column)
+    for i, selection in enumerate(selections):
+        widths = ", ".join(
+            f"{choice.channels}" + ("" if choice.chosen_share >= SURE_SHARE else "~") for choice in selection.choices
+        )
+        grid.add_row("" if i else hardware, selection.curve.name, selection.curve.size, widths)
+    return grid
+
+
+def choices_table(selection: WidthSelection) -> Table:
+    """Return one line per choice of a curve: its score, its margin over noise, and the uniform grid's choice."""
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False)
+    for column in ("group", "width", "ms", "score ms", "runner-up", "margin", "chosen", "uniform", "ms", "score ms"):
+        grid.add_column(column, justify="right", no_wrap=True)
+    for choice in selection.choices:
+        grid.add_row(*_choice_cells(choice))
+    return grid
+
+
+def _choice_cells(choice: WidthChoice) -> list[str]:
+    def optional(value: float | None, text: str) -> str:
+        return "–" if value is None else text.format(value)
+
+    return [
+        f"{choice.first}–{choice.last}",
+        str(choice.channels),
+        format_ms(choice.ms),
+        f"{choice.score_ms:+.4f}",
+        optional(choice.runner_up, "{}"),
+        optional(choice.margin_in_noise, "{:.1f} σ"),
+        f"{choice.chosen_share:.0%}",
+        str(choice.uniform_channels),
+        "–" if choice.uniform_ms is None else format_ms(choice.uniform_ms),
+        optional(choice.uniform_score_ms, "{:+.4f}"),
+    ]
+
+
+def selection_json(selection: WidthSelection) -> dict[str, Any]:
+    """Return what ``--json`` prints of one curve."""
+    law = selection.law
+    return {
+        "curve": selection.curve.name,
+        "output_size": selection.curve.size,
+        "base_channels": selection.curve.base_channels,
+        "widths": list(selection.widths),
+        "law": {
+            "k": law.k_,
+            "alpha": law.alpha_,
+            "b": law.b_,
+            "rmse_ms": law.rmse_,
+            "mape": law.mape_,
+            "valid_range": list(law.valid_range_),
+        },
+        "choices": [choice._asdict() for choice in selection.choices],
+    }
+
+
+def law_line(selection: WidthSelection) -> str:
+    """Return the fitted law with its error and range in one line."""
+    law = selection.law
+    low, high = law.valid_range_
+    return (
+        f"f(x) = {law.k_:.4g}·x^{law.alpha_:.3g} {'+' if law.b_ >= 0 else '−'} {abs(law.b_):.4g} ms, "
+        f"mean error {law.mape_:.1%}, valid for {low:g} … {high:g} channels"
+    )
+
+
+def parse_alpha(text: str) -> float | Literal["auto"]:
+    """Return the exponent that an ``--alpha`` option names.
+
+    Raises:
+        UsageError: it is neither a positive number nor ``auto``.
+    """
+    if text == "auto":
+        return "auto"
+    try:
+        alpha = float(text)
+    except ValueError:
+        alpha = float("nan")
+    if not 0 < alpha < float("inf"):
+        raise UsageError(f"--alpha is a positive number or 'auto', got {text!r}")
+    return alpha

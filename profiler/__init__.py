@@ -1,0 +1,43 @@
+"""Measuring layers on a device: the protocol, the targets, the report."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from profiler._cpu import CpuTarget
+    from profiler._fake import FakeTarget
+    from profiler._modules import build_module
+    from profiler._profile import load_space, profile
+    from profiler._report import report_html
+    from profiler._target import Target, TargetSpec, available_targets
+
+__all__ = [
+    "CpuTarget",
+    "FakeTarget",
+    "Target",
+    "TargetSpec",
+    "available_targets",
+    "build_module",
+    "load_space",
+    "profile",
+    "report_html",
+]
+
+# Resolved at first use (PEP 562): a command's --help should not wait for PyTorch.
+_HOMES = {
+    "CpuTarget": "profiler._cpu",
+    "FakeTarget": "profiler._fake",
+    "Target": "profiler._target",
+    "TargetSpec": "profiler._target",
+    "available_targets": "profiler._target",
+    "build_module": "profiler._modules",
+    "load_space": "profiler._profile",
+    "profile": "profiler._profile",
+    "report_html": "profiler._report",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'profiler' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

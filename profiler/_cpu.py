@@ -1,0 +1,276 @@
+"""The target ``cpu``: PyTorch in eager mode on this machine's CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import random
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, final
+
+from lut import Device, Layer, Setting, UsageError
+from lut._records import Software
+from lut.errors import LayerFailedError
+from profiler._machine import DisturbanceReader, affinity, available_memory_bytes, cpu_device, default_threads
+from profiler._target import Target
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["CpuTarget"]
+
+DTYPES = ("float32", "bfloat16", "float16")
+MEMORY_FORMATS = ("contiguous", "channels_last")
+
+# Alignment that PyTorch gives its tensors, and the span over which copies are shifted: addresses that agree in their
+# low 12 bits collide in store-to-load forwarding and in the first-level cache, those that agree in 16 in the second.
+ALIGNMENT_BYTES = 64
+RELOCATION_BYTES = 1 << 16
+
+# glibc's mallopt(3): larger blocks come from mmap, and a free top of the heap above the threshold goes back to the
+# system. By default a layer's output is then unmapped and mapped anew in every call, or not, depending on what else
+# lies on the heap: on one x86 machine the same convolution took 0.70 ms or 1.57 ms from one process to the next.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEEP_BYTES = 1 << 30
+
+
+class _Prepared:
+    """A module with its inputs, and arenas in which their data can be shifted."""
+
+    def __init__(self, module: torch.nn.Module, inputs: list[torch.Tensor]) -> None:
+        self.module = module
+        self.inputs = inputs
+        self.masters: list[torch.Tensor] = []
+        self.arenas: list[torch.Tensor] = []
+        self.weights: list[torch.nn.Parameter] = []
+        self.spacer: torch.Tensor | None = None
+
+
+@final
+class CpuTarget(Target[_Prepared]):
+    """Eager PyTorch on the CPU.
+
+    Args:
+        batch: samples per call.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        threads: threads of PyTorch's pool; by default as many as CPUs in the affinity mask, and no more than a
+            container's quota allows.
+        memory_format: ``contiguous`` or ``channels_last``.
+
+    Raises:
+        UsageError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch: int = 4,
+        dtype: str = "float32",
+        threads: int | None = None,
+        memory_format: str = "contiguous",
+    ) -> None:
+        check_options(batch=batch, dtype=dtype, threads=threads, memory_format=memory_format)
+        self._threads = threads if threads is not None else default_threads()
+        # The pool reads this when it is made, and a later set_num_threads cannot shrink what was spawned.
+        os.environ["OMP_NUM_THREADS"] = str(self._threads)
+        self._pinned = _pin(self._threads)
+        self._allocator = _keep_freed_memory()
+        import torch
+
+        self._torch = torch
+        self._batch = batch
+        self._dtype_name = dtype
+        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._memory_format = memory_format
+        torch.set_num_threads(self._threads)
+        self._disturbances = DisturbanceReader()
+        self._flush = bool(torch.set_flush_denormal(True))
+
+    def describe(self) -> tuple[Device, Setting, Software]:
+        torch = self._torch
+        setting = Setting(
+            target="cpu",
+            batch=self._batch,
+            dtype=self._dtype_name,
+            threads=self._threads,
+            memory_format=self._memory_format,
+        )
+        details = {
+            "mode": "eager, inference_mode, eval",
+            "onednn": _onednn_version(torch),
+            "flush_denormal": str(self._flush).lower(),
+            "allocator": self._allocator,
+            "pinned": self._pinned,
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "unset"),
+            "data": "weights He-normal, inputs standard normal, moved to random addresses before every visit",
+        }
+        software = Software(python=platform.python_version(), packages={"torch": str(torch.__version__)}, details=details)
+        return cpu_device(instructions=torch.backends.cpu.get_cpu_capability()), setting, software
+
+    def prepare(self, layer: Layer, seed: int) -> _Prepared:
+        torch = self._torch
+        self._refuse_too_large(layer)
+        from profiler._modules import build_module
+
+        with _mapped_errors(torch), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            channels_last = self._memory_format == "channels_last"
+            module = build_module(layer).to(dtype=self._dtype)
+            if channels_last:
+                module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            inputs = [torch.randn((self._batch, *shape)).to(self._dtype) for shape in layer.inputs]
+            if channels_last:
+                inputs = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
+            prepared = _Prepared(module.requires_grad_(False), inputs)
+            prepared.weights = [w for w in module.parameters() if w.ndim > 1]
+            prepared.masters = [t.detach().clone(memory_format=torch.preserve_format) for t in self._movable(prepared)]
+            spare = RELOCATION_BYTES // inputs[0].element_size()
+            prepared.arenas = [torch.empty(master.numel() + spare, dtype=master.dtype) for master in prepared.masters]
+        return prepared
+
+    def _movable(self, prepared: _Prepared) -> list[torch.Tensor]:
+        return [*prepared.inputs, *(weight.data for weight in prepared.weights)]
+
+    def _refuse_too_large(self, layer: Layer) -> None:
+        """Refuse what would not fit, before the system kills a process to make room."""
+        size = {"float32": 4}.get(self._dtype_name, 2)
+        # The masters and their copies in the arenas, and an output beside them; a little more for the library.
+        needed = 2.5 * layer.bytes_moved(batch=self._batch, bytes_per_element=size)
+        available = available_memory_bytes()
+        if available is not None and needed > 0.8 * available:
+            raise LayerFailedError(
+                f"needs about {needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are available",
+                reason="out_of_memory",
+            )
+
+    def relocate(self, prepared: _Prepared, rng: random.Random) -> None:
+        """Shift inputs, weights and, through a spacer on the heap, the output.
+
+        Where buffers lie relative to each other decides how they collide in the caches. In one process that is luck
+        once for all, worth 10 to 30 % for some layers; a new place for every visit makes it noise, which the median
+        over the visits takes out (the idea of Stabilizer: Curtsinger & Berger, ASPLOS 2013).
+        """
+        torch = self._torch
+        moved = []
+        with torch.inference_mode():
+            for master, arena in zip(prepared.masters, prepared.arenas, strict=True):
+                step = ALIGNMENT_BYTES // master.element_size()
+                start = rng.randrange(RELOCATION_BYTES // ALIGNMENT_BYTES) * step
+                flat = arena[start : start + master.numel()]
+                copy = flat.as_strided(master.shape, master.stride())
+                moved.append(copy.copy_(master))
+        prepared.inputs = moved[: len(prepared.inputs)]
+        for weight, copy in zip(prepared.weights, moved[len(prepared.inputs) :], strict=True):
+            weight.data = copy
+        prepared.spacer = torch.empty(rng.randrange(RELOCATION_BYTES // ALIGNMENT_BYTES) * ALIGNMENT_BYTES // 4)
+
+    def run(self, prepared: _Prepared, calls: int) -> int:
+        module, inputs = prepared.module, prepared.inputs
+        clock = time.perf_counter_ns
+        with _mapped_errors(self._torch), self._torch.inference_mode():
+            start = clock()
+            for _ in range(calls):
+                module(*inputs)
+            return clock() - start
+
+    def implementation(self, prepared: _Prepared) -> str | None:
+        """Return the oneDNN kernels of one call, from the library's own log; ``None`` where oneDNN is not used."""
+        torch = self._torch
+        if not torch.backends.mkldnn.is_available():
+            return None
+        with _captured_stdout() as lines, torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+            self.run(prepared, 1)
+        kernels = []
+        for line in lines:
+            match = re.search(r"^onednn_verbose,(?:[^,]*,)*?exec,cpu,([^,]+),([^,]+),", line)
+            if match and match.group(1) != "reorder":
+                kernels.append(f"{match.group(1)} {match.group(2)}")
+        return "; ".join(dict.fromkeys(kernels)) or None
+
+    def preemptions_and_faults(self) -> tuple[int, int]:
+        return self._disturbances.preemptions_and_faults()
+
+    def stolen_and_throttled(self) -> tuple[int, int]:
+        return self._disturbances.stolen_and_throttled()
+
+    def close(self) -> None:
+        self._disturbances.close()
+
+    def release(self, prepared: _Prepared) -> None:
+        prepared.inputs, prepared.masters, prepared.arenas, prepared.spacer = [], [], [], None
+
+
+def check_options(*, batch: int, dtype: str, threads: int | None, memory_format: str) -> None:
+    """Raise unless the target's options make sense; cheap, and without PyTorch."""
+    if batch < 1:
+        raise UsageError(f"batch must be at least 1, got {batch}")
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype is one of {', '.join(DTYPES)}, got {dtype!r}")
+    if memory_format not in MEMORY_FORMATS:
+        raise UsageError(f"memory format is one of {', '.join(MEMORY_FORMATS)}, got {memory_format!r}")
+    if threads is not None and not 1 <= threads <= 1024:
+        raise UsageError(f"threads must be between 1 and 1024, got {threads}")
+
+
+def _pin(threads: int) -> str:
+    """Keep this process on as many CPUs as it has threads, so that it is not moved between caches."""
+    cpus = affinity()
+    if threads >= len(cpus) or not hasattr(os, "sched_setaffinity"):
+        return "no: the threads fill the affinity mask" if threads >= len(cpus) else "no: not offered by this system"
+    # The first CPU serves most interrupts; the last ones are the quietest.
+    os.sched_setaffinity(0, cpus[-threads:])
+    return f"to {threads} of {len(cpus)} CPUs"
+
+
+def _keep_freed_memory() -> str:
+    """Make the C library keep what a layer frees instead of giving it back to the system after every call."""
+    if platform.libc_ver()[0] != "glibc":
+        return "the system's, unchanged"
+    libc = ctypes.CDLL(None)
+    kept = libc.mallopt(M_MMAP_THRESHOLD, KEEP_BYTES) and libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+    return f"glibc, freed memory kept below {KEEP_BYTES >> 20} MiB" if kept else "glibc, unchanged"
+
+
+def _onednn_version(torch: Any) -> str:
+    match = re.search(r"oneDNN[^\n]*v(\d+\.\d+\.\d+)|MKL-DNN v(\d+\.\d+\.\d+)", torch.__config__.show())
+    return next((group for group in match.groups() if group), "unknown") if match else "none"
+
+
+@contextlib.contextmanager
+def _mapped_errors(torch: Any) -> Iterator[None]:
+    """Turn the runtime's errors into ours: whatever one layer raises stays that layer's failure."""
+    try:
+        yield
+    except LayerFailedError:
+        raise
+    except MemoryError as error:
+        raise LayerFailedError(f"out of memory: {error}", reason="out_of_memory") from error
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in text or "not enough memory" in text
+        raise LayerFailedError(text, reason="out_of_memory" if memory else "error") from error
+
+
+@contextlib.contextmanager
+def _captured_stdout() -> Iterator[list[str]]:
+    """Collect what C code prints to standard output while the block runs."""
+    lines: list[str] = []
+    libc = ctypes.CDLL(None)
+    sys.stdout.flush()
+    with tempfile.TemporaryFile() as file:
+        saved = os.dup(1)
+        try:
+            os.dup2(file.fileno(), 1)
+            yield lines
+        finally:
+            libc.fflush(None)
+            os.dup2(saved, 1)
+            os.close(saved)
+        file.seek(0)
+        lines.extend(file.read().decode(errors="replace").splitlines())

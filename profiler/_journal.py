@@ -1,0 +1,159 @@
+"""The journal: every visit, on disk as soon as it is made, so that nothing is lost and nothing counted twice."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from lut._files import file_error, read_bytes
+from lut._records import Preflight
+from lut.errors import JournalError
+from profiler._visit import Implementation, LayerFailure, Visit
+
+__all__ = ["Journal", "JournalContent", "JournalHeader", "journal_path"]
+
+FORMAT = "latency-lut-journal"
+VERSION = 1
+
+
+class JournalHeader(msgspec.Struct, frozen=True, tag="header"):
+    """The first line: whose visits these are."""
+
+    format: str
+    version: int
+    plan: str
+    started_at: str
+    started_unix_s: float
+
+
+class ProcessStart(msgspec.Struct, frozen=True, tag="process"):
+    """A measuring process began."""
+
+    process: int
+    resumed: bool
+
+
+class PreflightDone(msgspec.Struct, frozen=True, tag="preflight"):
+    """What preflight found; a resumed run keeps it."""
+
+    preflight: Preflight
+
+
+_Event = JournalHeader | ProcessStart | PreflightDone | LayerFailure | Implementation
+_EVENTS = msgspec.json.Decoder(_Event)
+_VISITS = msgspec.json.Decoder(Visit)
+
+
+class JournalContent(NamedTuple):
+    """What a journal holds."""
+
+    header: JournalHeader
+    preflight: Preflight | None
+    visits: list[Visit]
+    failures: list[LayerFailure]
+    implementations: list[Implementation]
+    processes: int
+    resumed: int
+
+
+def journal_path(output: Path) -> Path:
+    """Return where the journal of a table lies: beside it."""
+    return output.with_name(output.name + ".journal")
+
+
+class Journal:
+    """An append-only file of JSON lines, opened by one writer at a time. Final.
+
+    A line counts only with its newline: what a kill or a full disk cut off is dropped when the journal is opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    def open(self) -> None:
+        """Open for appending, cutting off an unfinished last line.
+
+        Raises:
+            FileAccessError: the folder or the disk does not allow it.
+        """
+        try:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            size = os.fstat(self._descriptor).st_size
+            keep = size
+            while keep > 0:
+                start = max(0, keep - 65536)
+                newline = os.pread(self._descriptor, keep - start, start).rfind(b"\n")
+                if newline >= 0:
+                    keep = start + newline + 1
+                    break
+                keep = start
+            if keep != size:
+                os.ftruncate(self._descriptor, keep)
+        except OSError as error:
+            raise file_error(self.path, "write", error) from None
+
+    def append(self, event: msgspec.Struct) -> None:
+        """Write one line.
+
+        Raises:
+            FileAccessError: the disk is full, or the like.
+        """
+        assert self._descriptor is not None
+        line = msgspec.json.encode(event) + b"\n"
+        try:
+            if os.write(self._descriptor, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise file_error(self.path, "write", error) from None
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def read(self) -> JournalContent:
+        """Return what the file holds.
+
+        Raises:
+            FileAccessError: it cannot be read.
+            JournalError: it is no journal of ours, or damaged in the middle.
+        """
+        content = read_bytes(self.path)
+        lines = content.split(b"\n")[:-1]
+        advice = "start afresh with --restart"
+        events: list[object] = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                events.append(_VISITS.decode(line) if line.startswith(b"[") else _EVENTS.decode(line))
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                raise JournalError(f"{self.path}, line {number}: not a line of a journal; {advice}") from None
+        if not events or not isinstance(events[0], JournalHeader) or events[0].format != FORMAT:
+            raise JournalError(f"{self.path}: not a journal of ours; {advice}")
+        header = events[0]
+        if header.version != VERSION:
+            raise JournalError(f"{self.path}: version {header.version} of the journal is unknown here; {advice}")
+        preflights = [event.preflight for event in events if isinstance(event, PreflightDone)]
+        starts = [event for event in events if isinstance(event, ProcessStart)]
+        return JournalContent(
+            header=header,
+            preflight=preflights[-1] if preflights else None,
+            visits=[event for event in events if isinstance(event, Visit)],
+            failures=[event for event in events if isinstance(event, LayerFailure)],
+            implementations=[event for event in events if isinstance(event, Implementation)],
+            processes=max((start.process for start in starts), default=-1) + 1,
+            resumed=sum(start.resumed for start in starts),
+        )
+
+    def delete(self) -> None:
+        """Remove the file, if it is there."""
+        self.close()
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise file_error(self.path, "write", error) from None

@@ -1,0 +1,327 @@
+"""Judging: from raw visits to medians with intervals, in three steps.
+
+1.  *Drift.* log(ms) of a visit = level of its layer + drift at its time + noise. Levels are medians over a layer's
+    visits, the drift is a running median over the visits just before and after, those of the same layer left out; the
+    two are fitted in turns (Tukey's median polish, with a moving window in the place of the rows). What slows all
+    layers alike for a tenth of a second or a minute is taken out, and layers become comparable.
+2.  *Scale.* The sentinels are layers like any other, and the same in every session. Their levels, set against those
+    that this machine once had (its reference speed), tie one session's scale to another's.
+3.  *Intervals.* Order statistics of the corrected visits, per layer (``within_run``); and, for another day, the same
+    with the spread between processes and what the sentinels leave of the scale (``across_runs``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import exp, log, sqrt
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lut._records import Flag, Interval, Protocol, Spread
+from lut._statistics import bimodal_split, log_standard_error, median_interval
+from profiler._visit import Visit
+
+__all__ = ["Judgement", "LayerJudgement", "judge", "remove_drift"]
+
+POLISH_ROUNDS = 6
+# Pooled lag-1 autocorrelation above which neighbouring visits are not taken for independent.
+AUTOCORRELATED = 0.2
+STRICT_LEVEL = 0.99
+# A chunk of the session in which the machine is taken to be in one state, for the spread of the scale.
+CHUNK_S = 3.0
+CALM_QUANTILE = 0.1
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class LayerJudgement(NamedTuple):
+    """What a layer's visits say; ``visits`` are the accepted ones in time order, ``drift`` their divisors."""
+
+    visits: list[Visit]
+    drift: list[float]
+    median_ms: float
+    raw_median_ms: float
+    within_run: Interval
+    across_runs: Interval
+    half_width: float
+    flags: tuple[Flag, ...]
+
+
+class Judgement(NamedTuple):
+    """What all visits say; ``references`` are the sentinels' levels at the speed to which all latencies are brought."""
+
+    layers: dict[int, LayerJudgement]
+    sentinel_ms: dict[int, float]
+    references: dict[int, float]
+    spread: Spread
+    autocorrelation: float
+
+
+def judge(
+    accepted: Sequence[Visit],
+    protocol: Protocol,
+    *,
+    references: Mapping[int, float] | None,
+    contaminated: frozenset[int] = frozenset(),
+) -> Judgement:
+    """Return medians, intervals and flags of all layers.
+
+    Args:
+        accepted: the visits that count, of layers and sentinels (negative entries), in any order.
+        protocol: the level, the target precision and the drift's window.
+        references: each sentinel's latency in ms at the machine's reference speed; ``None`` to take this session's
+            calm speed, at which the drift is as low as in a tenth of the visits.
+        contaminated: layers whose rejected visits had to be accepted.
+    """
+    visits = sorted(accepted, key=lambda visit: (visit.process, visit.at_s))
+    if not visits:
+        return Judgement({}, {}, {}, Spread(common_drift=0.0, scale=0.0, process=0.0), 0.0)
+    entries, groups = np.unique([visit.entry for visit in visits], return_inverse=True)
+    process = np.array([visit.process for visit in visits], dtype=np.int64)
+    at_s = np.array([visit.at_s for visit in visits])
+    logs = np.log([visit.ms for visit in visits])
+    drift, levels = remove_drift(logs, groups, process, window=protocol.drift_window)
+
+    sentinels = [i for i, entry in enumerate(entries) if entry < 0]
+    calm = float(np.quantile(drift, CALM_QUANTILE))
+    if references is None:
+        references = {int(entries[i]): exp(levels[i] + calm) for i in sentinels}
+    shifts = [levels[i] - log(references[int(entries[i])]) for i in sentinels if int(entries[i]) in references]
+    shift = float(np.mean(shifts)) if shifts else -calm
+    corrected = logs - drift - shift
+
+    noise = corrected - (levels - shift)[groups]
+    rho = _pooled_autocorrelation(noise, groups)
+    process_spread = _interaction(noise, groups, process)
+    spread = Spread(
+        common_drift=_rounded(float(np.std(drift))),
+        scale=_rounded(_scale_spread(noise, entries[groups] < 0, process, at_s, shifts)),
+        process=_rounded(process_spread),
+    )
+    processes = len(np.unique(process))
+    divisors = np.exp(drift + shift)
+
+    order = np.argsort(groups, kind="stable")
+    bounds = np.searchsorted(groups[order], np.arange(len(entries) + 1))
+    layers: dict[int, LayerJudgement] = {}
+    for i, entry in enumerate(entries):
+        if entry < 0:
+            continue
+        members = order[bounds[i] : bounds[i + 1]]
+        layers[int(entry)] = _judge_layer(
+            [visits[j] for j in members],
+            [float(f"{divisors[j]:.6g}") for j in members],
+            protocol,
+            spread,
+            processes=processes,
+            rho=rho,
+            contaminated=int(entry) in contaminated,
+        )
+    return Judgement(
+        layers=layers,
+        sentinel_ms={int(entries[i]): exp(levels[i]) for i in sentinels},
+        references=dict(references),
+        spread=spread,
+        autocorrelation=rho,
+    )
+
+
+def remove_drift(logs: Floats, groups: Ints, process: Ints, *, window: int) -> tuple[Floats, Floats]:
+    """Return (drift of each visit, level of each group), in log(ms); the drift's median is 0.
+
+    Args:
+        logs: log(ms) of the visits in time order, shape ``(n,)``.
+        groups: each visit's layer as 0 … L−1, shape ``(n,)``.
+        process: each visit's process, not decreasing, shape ``(n,)``; windows do not reach across processes.
+        window: visits before and after that a visit's drift is taken from, together.
+    """
+    n_groups = int(groups.max()) + 1
+    half = max(1, window // 2)
+    neighbours = _neighbours(groups, process, half)
+    levels = _grouped_median(logs, groups, n_groups)
+    drift = np.zeros_like(logs)
+    for _ in range(POLISH_ROUNDS):
+        residuals = np.append(logs - levels[groups], np.inf)
+        drift = _row_medians(residuals[neighbours])
+        drift -= np.median(drift)
+        levels = _grouped_median(logs - drift, groups, n_groups)
+    return drift, levels
+
+
+def _neighbours(groups: Ints, process: Ints, half: int) -> Ints:
+    """Return, per visit, the positions of its neighbours in time, shape ``(n, 2·half)``; n stands for none.
+
+    A visit's own layer is left out: with few layers it would otherwise be its own drift, and vanish.
+    """
+    n = len(groups)
+    offsets = np.concatenate([np.arange(-half, 0), np.arange(1, half + 1)])
+    positions = np.arange(n)[:, None] + offsets
+    inside = (positions >= 0) & (positions < n)
+    positions = np.where(inside, positions, 0)
+    usable = inside & (process[positions] == process[:, None]) & (groups[positions] != groups[:, None])
+    return np.where(usable, positions, n)
+
+
+def _row_medians(values: Floats) -> Floats:
+    """Return the median of each row's finite values; 0 where a row has none."""
+    ordered = np.sort(values, axis=1)
+    counts = np.sum(np.isfinite(ordered), axis=1)
+    rows = np.arange(len(ordered))
+    low = ordered[rows, np.maximum(counts - 1, 0) // 2]
+    high = ordered[rows, np.minimum(counts // 2, ordered.shape[1] - 1)]
+    low[counts == 0] = high[counts == 0] = 0.0
+    result: Floats = (low + high) / 2
+    return result
+
+
+def _grouped_median(values: Floats, groups: Ints, n_groups: int) -> Floats:
+    order = np.lexsort((values, groups))
+    bounds = np.searchsorted(groups[order], np.arange(n_groups + 1))
+    counts = np.diff(bounds)
+    ordered = values[order]
+    result: Floats = (ordered[bounds[:-1] + (counts - 1) // 2] + ordered[bounds[:-1] + counts // 2]) / 2
+    return result
+
+
+def _pooled_autocorrelation(noise: Floats, groups: Ints) -> float:
+    """Return the lag-1 autocorrelation of visits in time order, all layers together, its bias of −1/n taken off."""
+    order = np.argsort(groups, kind="stable")
+    grouped, clipped = groups[order], noise[order]
+    # A single spike would be most of the variance; winsorised values keep what the bulk of the visits says.
+    low, high = np.quantile(clipped, [0.05, 0.95])
+    clipped = np.clip(clipped, low, high)
+    n_groups = int(groups.max()) + 1
+    counts = np.bincount(grouped, minlength=n_groups)
+    means = np.bincount(grouped, clipped, minlength=n_groups) / np.maximum(counts, 1)
+    centred = clipped - means[grouped]
+    same = grouped[1:] == grouped[:-1]
+    if same.sum() < 5:
+        return 0.0
+    variance = float(np.mean(centred**2))
+    if variance <= 0:
+        return 0.0
+    rho = float(np.mean((centred[1:] * centred[:-1])[same])) / variance
+    return float(np.clip(rho + 1.0 / float(np.mean(counts[counts > 1])), -1.0, 0.95))
+
+
+def _interaction(noise: Floats, groups: Ints, process: Ints) -> float:
+    """Return the standard deviation between processes of a layer's level, the noise of its visits taken off."""
+    cells, cell, counts = np.unique(np.stack([groups, process]), axis=1, return_inverse=True, return_counts=True)
+    cell = cell.ravel()
+    low, high = np.quantile(noise, [0.02, 0.98])
+    clipped = np.clip(noise, low, high)
+    means = np.bincount(cell, clipped) / counts
+    usable = counts >= 2
+    layers_with_two = np.bincount(cells[0][usable], minlength=int(groups.max()) + 1) >= 2
+    usable &= layers_with_two[cells[0]]
+    if usable.sum() < 4:
+        return 0.0
+    within = clipped - means[cell]
+    inner = np.bincount(cell, within**2)[usable] / (counts[usable] - 1)
+    layer_of = cells[0][usable]
+    sizes = np.bincount(layer_of)
+    layer_means = np.bincount(layer_of, means[usable]) / np.maximum(sizes, 1)
+    deviations = means[usable] - layer_means[layer_of]
+    between = float(np.sum(deviations**2) / max(1.0, float(np.sum(sizes[sizes > 0] - 1))))
+    return sqrt(max(0.0, between - float(np.mean(inner / counts[usable]))))
+
+
+def _scale_spread(
+    noise: Floats, is_sentinel: NDArray[np.bool_], process: Ints, at_s: Floats, shifts: Sequence[float]
+) -> float:
+    """Return how far, in log(ms), the sentinels may be off as the measure of all layers' speed.
+
+    Two signs of it, added in squares: how their distance from the other layers moves from one stretch of the session
+    to the next, and how far they disagree among themselves about this session's speed against the reference.
+    """
+    if is_sentinel.sum() < 2 or is_sentinel.all():
+        return 0.0
+    chunk = process * 1_000_000 + (at_s // CHUNK_S).astype(np.int64)
+    distances, errors = [], []
+    for number in np.unique(chunk):
+        here = chunk == number
+        mine, others = noise[here & is_sentinel], noise[here & ~is_sentinel]
+        if mine.size >= 3 and others.size >= 3:
+            distances.append(float(np.median(mine) - np.median(others)))
+            errors.append(1.57 * float(np.var(mine)) / mine.size)
+    moved = 0.0
+    if len(distances) >= 2:
+        moved = max(0.0, float(np.var(distances, ddof=1)) - float(np.mean(errors)))
+    disagreement = float(np.var(shifts, ddof=1)) if len(shifts) >= 2 else 0.0
+    return sqrt(moved + disagreement)
+
+
+def _judge_layer(
+    visits: list[Visit],
+    drift: list[float],
+    protocol: Protocol,
+    spread: Spread,
+    *,
+    processes: int,
+    rho: float,
+    contaminated: bool,
+) -> LayerJudgement:
+    corrected = [visit.ms / divisor for visit, divisor in zip(visits, drift, strict=True)]
+    middle = float(np.median(corrected))
+    autocorrelated = rho > AUTOCORRELATED
+    level = STRICT_LEVEL if autocorrelated else protocol.level
+    low, high, reached = median_interval(corrected, level, autocorrelation=rho if autocorrelated else 0.0)
+    half_width = (high - low) / 2 / middle
+    flags: list[Flag] = []
+    if half_width <= protocol.target_precision and reached >= protocol.level:
+        flags.append("converged")
+    if contaminated:
+        flags.append("contaminated")
+    if bimodal_split(corrected):
+        flags.append("bimodal")
+    if autocorrelated:
+        flags.append("autocorrelated")
+    if _drifts(corrected, protocol.target_precision):
+        flags.append("drifting")
+    if sum(visit.late for visit in visits) > len(visits) / 2:
+        flags.append("warmup_not_steady")
+    if float(np.median([visit.faults for visit in visits])) >= 1:
+        flags.append("page_faults")
+
+    error = log_standard_error(low, high, reached) if reached > 0 and high > low else 0.0
+    # Both this session and the other one err; the other one's processes are others, and so is its scale.
+    variance = 2 * (error**2 + spread.process**2 / processes + spread.scale**2)
+    reach = exp(NormalDist().inv_cdf(0.5 + protocol.level / 2) * sqrt(variance))
+    return LayerJudgement(
+        visits=visits,
+        drift=drift,
+        median_ms=_rounded(middle),
+        raw_median_ms=_rounded(float(np.median([visit.ms for visit in visits]))),
+        within_run=Interval(low_ms=_rounded(low), high_ms=_rounded(high), level=round(reached, 4)),
+        across_runs=Interval(low_ms=_rounded(middle / reach), high_ms=_rounded(middle * reach), level=protocol.level),
+        half_width=half_width,
+        flags=tuple(flags),
+    )
+
+
+def _drifts(corrected: Sequence[float], precision: float) -> bool:
+    """Return whether the second half lies apart from the first, clearly and by more than the precision asked for.
+
+    Mann and Whitney's test at 0.1 %, by its normal approximation: with hundreds of layers, a looser one would flag
+    some by chance.
+    """
+    n = len(corrected)
+    if n < 12:
+        return False
+    values = np.asarray(corrected)
+    first, second = values[: n // 2], values[n - n // 2 :]
+    if abs(log(float(np.median(second)) / float(np.median(first)))) <= precision:
+        return False
+    above = float(np.sum(second[:, None] > first[None, :]) + 0.5 * np.sum(second[:, None] == first[None, :]))
+    m = n // 2
+    z = (above - m * m / 2) / sqrt(m * m * (2 * m + 1) / 12)
+    return abs(z) > NormalDist().inv_cdf(1 - 0.0005)
+
+
+def _rounded(value: float) -> float:
+    """Return six significant digits: far below any noise, and half the size of the file."""
+    return float(f"{value:.6g}")

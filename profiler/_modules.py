@@ -1,0 +1,134 @@
+"""Layers as PyTorch modules: written once, for what is timed, trained and exported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from lut import Layer, LayerError
+from lut._primitives import (
+    Activation,
+    Add,
+    AvgPool2d,
+    BatchNorm2d,
+    Concat,
+    Conv2d,
+    Flatten,
+    GlobalAvgPool2d,
+    Linear,
+    MaxPool2d,
+    Mul,
+    Primitive,
+    Shape,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["build_module"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "sigmoid": nn.Sigmoid,
+    "hardsigmoid": nn.Hardsigmoid,
+    "hardswish": nn.Hardswish,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+}
+
+
+class _Add(nn.Module):
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        return first + second
+
+
+class _Mul(nn.Module):
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        return first * second
+
+
+class _Concat(nn.Module):
+    def forward(self, *parts: torch.Tensor) -> torch.Tensor:
+        return torch.cat(parts, dim=1)
+
+
+class _Graph(nn.Module):
+    """A layer that is no plain chain: each operator takes its arguments by number."""
+
+    def __init__(self, n_inputs: int, ops: Sequence[nn.Module], args: Sequence[tuple[int, ...]]) -> None:
+        super().__init__()
+        self.n_inputs = n_inputs
+        self.ops = nn.ModuleList(ops)
+        self.args = tuple(args)
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        values = list(inputs)
+        for op, args in zip(self.ops, self.args, strict=True):
+            values.append(op(*[values[i] for i in args]))
+        return values[-1]
+
+
+def build_module(layer: Layer) -> nn.Module:
+    """Return a module in evaluation mode whose ``forward`` takes the layer's inputs, each with a batch in front.
+
+    Weights follow He et al. (2015), so that activations neither grow nor vanish; norms get random statistics near the
+    identity. Both are drawn from PyTorch's global generator: seed it before.
+    """
+    ops = []
+    for node in layer.nodes:
+        ops.append(_build(node.op, tuple(layer.shapes[i] for i in node.args)))
+    plain = len(layer.inputs) == 1 and all(node.args == (i,) for i, node in enumerate(layer.nodes))
+    module = nn.Sequential(*ops) if plain else _Graph(len(layer.inputs), ops, [node.args for node in layer.nodes])
+    for part in module.modules():
+        if isinstance(part, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.normal_(part.bias, std=0.1)
+        elif isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.normal_(part.bias, std=0.1)
+            assert part.running_mean is not None
+            assert part.running_var is not None
+            nn.init.normal_(part.running_mean, std=0.1)
+            nn.init.uniform_(part.running_var, 0.5, 1.5)
+    return module.eval()
+
+
+def _build(op: Primitive, shapes: tuple[Shape, ...]) -> nn.Module:
+    match op:
+        case Conv2d():
+            return nn.Conv2d(
+                shapes[0][0],
+                op.out_channels,
+                op.kernel_size,
+                stride=op.stride,
+                padding=op.padding,
+                dilation=op.dilation,
+                groups=op.groups,
+                bias=op.bias,
+            )
+        case BatchNorm2d():
+            return nn.BatchNorm2d(shapes[0][0])
+        case Activation():
+            return _ACTIVATIONS[op.kind]()
+        case Add():
+            return _Add()
+        case Mul():
+            return _Mul()
+        case Concat():
+            return _Concat()
+        case MaxPool2d():
+            return nn.MaxPool2d(op.kernel_size, stride=op.stride, padding=op.padding)
+        case AvgPool2d():
+            return nn.AvgPool2d(op.kernel_size, stride=op.stride, padding=op.padding)
+        case GlobalAvgPool2d():
+            return nn.AdaptiveAvgPool2d(1)
+        case Flatten():
+            return nn.Flatten()
+        case Linear():
+            return nn.Linear(shapes[0][0], op.out_features, bias=op.bias)
+    raise LayerError(f"no module is known for {type(op).__name__}")

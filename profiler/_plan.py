@@ -1,0 +1,130 @@
+"""Planning: the protocol's parameters, the sentinels, and which layers are visited next."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from lut import Layer, UsageError, conv_norm_act
+from lut._records import Protocol
+
+__all__ = ["LOOKS", "PROTOCOL_NAME", "SENTINELS", "Plan", "make_protocol", "next_round"]
+
+PROTOCOL_NAME = "shuffled-rounds-1"
+
+# A layer's interval is looked at only after these numbers of visits: every look is one more chance to stop on luck.
+LOOKS = (6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+
+# Three convolutions as the spaces have them: thin and large, middling, wide and small. A machine that a neighbour
+# slows down does not slow all work alike; how far the three disagree tells how well any of them stands for the rest.
+SENTINELS: tuple[Layer, ...] = tuple(
+    conv_norm_act(i, o, kernel_size=3, stride=1, activation="relu", input_size=(size, size))
+    for i, o, size in ((16, 16, 32), (32, 48, 16), (64, 64, 8))
+)
+
+DEFAULT_BUDGET_S = 112.0
+QUICK_BUDGET_S = 26.0
+
+
+class Plan(NamedTuple):
+    """All that fixes a run: an interrupted one is taken up again only by a command with the same plan.
+
+    ``entries`` are the layers; a visit names its layer by its number here, and sentinel *i* by −1−i.
+    """
+
+    target: str
+    options: Mapping[str, object]
+    entries: tuple[Layer, ...]
+    protocol: Protocol
+
+    @property
+    def digest(self) -> str:
+        """Sixteen digits that equal plans share."""
+        described = (self.target, dict(self.options), [layer.digest for layer in self.entries], self.protocol)
+        return hashlib.sha256(msgspec.json.encode(described, order="sorted")).hexdigest()[:16]
+
+    def layer(self, entry: int) -> Layer:
+        """Return the layer behind an entry number."""
+        return self.entries[entry] if entry >= 0 else SENTINELS[-1 - entry]
+
+
+def make_protocol(
+    *,
+    precision: float | None = None,
+    time_budget_s: float | None = None,
+    quick: bool = False,
+    seed: int = 0,
+    layer_limit_s: float = 60.0,
+) -> Protocol:
+    """Return the protocol's parameters.
+
+    Args:
+        precision: half-width of a layer's interval, as a share of its median, at which measuring it stops;
+            0.02 by default, 0.05 if ``quick``.
+        time_budget_s: seconds after which measuring stops; 112 by default, 26 if ``quick``.
+        quick: a rough table soon.
+        seed: of the order of visits, of weights, inputs and their addresses.
+        layer_limit_s: seconds after which a layer that does not answer is given up.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+    if precision is None:
+        precision = 0.05 if quick else 0.02
+    if time_budget_s is None:
+        time_budget_s = QUICK_BUDGET_S if quick else DEFAULT_BUDGET_S
+    if not 0.0005 <= precision <= 0.5:
+        raise UsageError(f"precision is a share between 0.0005 and 0.5 (0.02 is 2 %), got {precision:g}")
+    if not 1 <= time_budget_s <= 1e7:
+        raise UsageError(f"time budget is between 1 second and 10,000,000, got {time_budget_s:g}")
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"seed is between 0 and 2³²−1, got {seed}")
+    return Protocol(
+        name=PROTOCOL_NAME,
+        seed=seed,
+        precision=precision,
+        target_precision=precision,
+        level=0.95,
+        time_budget_s=time_budget_s,
+        blocks_per_visit=5,
+        block_ms=0.3,
+        first_look=LOOKS[0],
+        most_visits=LOOKS[-1],
+        visits_per_process=3 if quick else 4,
+        most_processes=2 if quick else 6,
+        sentinel_every=6,
+        drift_window=15,
+        layer_limit_s=layer_limit_s,
+    )
+
+
+def next_round(
+    open_entries: Sequence[int],
+    visits: Mapping[int, int],
+    half_width_ms: Mapping[int, float],
+    protocol: Protocol,
+    rng: random.Random,
+) -> list[int]:
+    """Return the order of the next round, sentinels in between.
+
+    Until every open layer has had its first look, a round visits all of them. From then on it visits the half whose
+    intervals are widest *in milliseconds*: in a sum over a network's layers these are what the error comes from.
+    """
+    chosen = list(open_entries)
+    if all(visits.get(entry, 0) >= protocol.first_look for entry in chosen):
+        chosen.sort(key=lambda entry: -half_width_ms.get(entry, float("inf")))
+        chosen = chosen[: max(32, -(-len(chosen) // 2))]
+    rng.shuffle(chosen)
+    order: list[int] = []
+    sentinel = rng.randrange(len(SENTINELS))
+    for i, entry in enumerate(chosen):
+        if i % protocol.sentinel_every == 0:
+            order.append(-1 - sentinel)
+            sentinel = (sentinel + 1) % len(SENTINELS)
+        order.append(entry)
+    order.append(-1 - sentinel)
+    return order

@@ -1,0 +1,319 @@
+"""Profiling from end to end: plan, lock, measure, judge, write."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lut import ChannelCurve, Failure, LatencyTable, Layer, Measurement, NotMeasured, SearchSpace, UsageError, Visits
+from lut._files import file_error
+from lut._records import Correction, RejectedVisit, SentinelTimeline, Session
+from lut.errors import FileAccessError, InterruptedRunError, JournalError
+from profiler._journal import FORMAT, VERSION, Journal, JournalContent, JournalHeader, journal_path
+from profiler._judge import LayerJudgement, judge
+from profiler._lock import device_lock
+from profiler._plan import SENTINELS, Plan, make_protocol
+from profiler._reference import load_references, reference_path, save_references
+from profiler._session import Progress, SessionResult, Sorted, run_session, sort_visits
+from profiler._target import TargetSpec, target_spec
+from profiler._visit import Visit
+from profiler._worker import ChildWorker, Worker
+
+__all__ = ["load_space", "profile", "profile_plan"]
+
+CORRECTION = "local-median-polish, sentinel scale"
+DESCRIPTION = (
+    "raw_ms / drift; drift = exp(running median, over the neighbouring visits of other layers and within one process, "
+    "of log(ms) minus each layer's level; levels and drift fitted in turns) times one factor for the session, which "
+    "brings its sentinels to their reference_ms on average (in log)"
+)
+
+
+def load_space(name: str, *, expand: float) -> SearchSpace:
+    """Return an installed search space (entry point group ``latency_lut.spaces``).
+
+    Raises:
+        UsageError: no space has this name, or ``expand`` is out of its range.
+    """
+    found = {point.name: point for point in entry_points(group="latency_lut.spaces")}
+    if name not in found:
+        known = ", ".join(sorted(found)) or "none: is latency-lut installed? pip install -e ."
+        raise UsageError(f"unknown space {name!r}; installed: {known}")
+    make: Callable[..., SearchSpace] = found[name].load()
+    return make(expand=expand)
+
+
+def profile(
+    layers: Iterable[Layer],
+    *,
+    target: str | TargetSpec = "cpu",
+    batch: int = 4,
+    threads: int | None = None,
+    dtype: str = "float32",
+    memory_format: str = "contiguous",
+    curves: Iterable[ChannelCurve] = (),
+    precision: float | None = None,
+    time_budget_s: float | None = None,
+    quick: bool = False,
+    seed: int = 0,
+    layer_limit_s: float = 60.0,
+    output: str | os.PathLike[str] | None = None,
+    restart: bool = False,
+    reference: Path | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> LatencyTable:
+    """Measure layers and return their lookup table.
+
+    Args:
+        layers: what to measure; each layer is measured once.
+        target: an installed target's name, or a spec of another.
+        batch: samples per call.
+        threads: CPU threads; by default as many as CPUs are allowed to this process.
+        dtype: the data type, by PyTorch's name.
+        memory_format: ``contiguous`` or ``channels_last``.
+        curves: channel sweeps among the layers, to be named in the table.
+        precision: see :func:`make_protocol`, as ``time_budget_s``, ``quick``, ``seed`` and ``layer_limit_s``.
+        time_budget_s: seconds.
+        quick: a rough table soon.
+        seed: of all randomness.
+        layer_limit_s: seconds after which a layer that does not answer is given up.
+        output: where the table is written; an interrupted run leaves a journal beside it and goes on from there.
+            ``None`` keeps nothing.
+        restart: discard an interrupted run's journal, and replace a finished table.
+        reference: file with the machines' reference speeds; by default in the user's cache folder.
+        progress: told where the session stands.
+
+    Raises:
+        UsageError: an argument is out of range, there are no layers, or ``output`` holds a finished table.
+        TargetUnavailableError: the target cannot run here.
+        DeviceBusyError: another profile is running.
+        JournalError: the journal belongs to another command.
+        FileAccessError: the output cannot be written.
+        InterruptedRunError: stopped by the user; the visits so far are kept.
+    """
+    options: dict[str, Any] = {"batch": batch, "dtype": dtype, "threads": threads, "memory_format": memory_format}
+    spec = target_spec(target, **options) if isinstance(target, str) else target
+    entries = tuple(dict.fromkeys(layers))
+    protocol = make_protocol(
+        precision=precision, time_budget_s=time_budget_s, quick=quick, seed=seed, layer_limit_s=layer_limit_s
+    )
+    plan = Plan(spec.factory, spec.options, entries, protocol)
+    with contextlib.ExitStack() as stack:
+        if output is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="latency-lut-"))
+            output = Path(folder) / "table.json"
+        return profile_plan(
+            plan,
+            curves=tuple(curves),
+            output=Path(output),
+            restart=restart,
+            reference=reference or reference_path(),
+            progress=progress,
+        )
+
+
+def profile_plan(
+    plan: Plan,
+    *,
+    curves: Sequence[ChannelCurve],
+    output: Path,
+    restart: bool,
+    reference: Path,
+    progress: Callable[[Progress], None],
+    lock_folder: Path | None = None,
+) -> LatencyTable:
+    """Measure a plan and write its table; see :func:`profile`."""
+    if not plan.entries:
+        raise UsageError("there is nothing to measure: no layers were given")
+    journal = Journal(journal_path(output))
+    with device_lock("machine", folder=lock_folder):
+        _check_output(output, journal.path, restart=restart)
+        if restart:
+            journal.delete()
+        header, resumed = _open_journal(journal, plan, output)
+        # Visits are dated by a monotonic clock, from the moment at which the first run began.
+        origin = time.monotonic() - max(0.0, time.time() - header.started_unix_s)
+        spec = TargetSpec(plan.target, plan.options)
+
+        def make_worker(process: int) -> Worker:
+            return ChildWorker(
+                spec, plan.entries, plan.protocol, process=process, origin=origin, journal=journal.path
+            )
+
+        try:
+            result = run_session(
+                plan,
+                make_worker,
+                journal,
+                resumed=resumed,
+                progress=progress,
+                threads=_threads(plan),
+            )
+        except KeyboardInterrupt:
+            kept = len(journal.read().visits)
+            raise InterruptedRunError(
+                f"{kept} visits are kept in {journal.path}; run the same command again"
+                f"{' without --restart' if restart else ''} to go on from there"
+            ) from None
+        finally:
+            journal.close()
+        table = _assemble(plan, result, header, curves, reference)
+        table.save(output)
+        journal.delete()
+    return table
+
+
+def _threads(plan: Plan) -> int:
+    threads = plan.options.get("threads")
+    return threads if isinstance(threads, int) else 1
+
+
+def _check_output(output: Path, journal: Path, *, restart: bool) -> None:
+    if output.is_dir():
+        raise file_error(output, "write", IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+    if output.exists() and not restart and not journal.exists():
+        raise UsageError(
+            f"{output} exists already; --restart measures again and replaces it in the end, --output writes elsewhere"
+        )
+
+
+def _open_journal(journal: Journal, plan: Plan, output: Path) -> tuple[JournalHeader, JournalContent | None]:
+    exists = journal.path.exists() and journal.path.stat().st_size > 0
+    journal.open()
+    resumed = None
+    # A run that was killed while it wrote the very first line leaves an empty file once that line is cut off.
+    if exists and journal.path.stat().st_size > 0:
+        resumed = journal.read()
+        if resumed.header.plan != plan.digest:
+            raise JournalError(
+                f"{journal.path} belongs to an interrupted run with other options or layers. Run that command again "
+                f"to finish it, give another --output than {output}, or discard it with --restart"
+            )
+        return resumed.header, resumed
+    header = JournalHeader(
+        format=FORMAT, version=VERSION, plan=plan.digest, started_at=_now(), started_unix_s=time.time()
+    )
+    journal.append(header)
+    return header, None
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _assemble(
+    plan: Plan, result: SessionResult, header: JournalHeader, curves: Sequence[ChannelCurve], reference: Path
+) -> LatencyTable:
+    """Return the table of a session's visits."""
+    ready = result.ready
+    protocol = msgspec.structs.replace(plan.protocol, target_precision=result.target_precision)
+    sorted_visits = sort_visits(result.visits, protocol.first_look, final=True)
+    known = load_references(reference, ready.device, ready.setting, ready.software)
+    judgement = judge(
+        sorted_visits.accepted, protocol, references=known, contaminated=sorted_visits.contaminated
+    )
+    warnings = list(result.preflight.warnings)
+    source = "earlier sessions on this machine" if known else "this session's calm speed"
+    if known is None and len(judgement.references) == len(SENTINELS):
+        try:
+            save_references(reference, ready.device, ready.setting, ready.software, judgement.references)
+        except FileAccessError as error:
+            warnings.append(f"the reference speed could not be kept for later sessions: {error}")
+    session = Session(
+        started_at=header.started_at,
+        ended_at=_now(),
+        measuring_s=round(result.measuring_s, 2),
+        software=ready.software,
+        protocol=protocol,
+        preflight=msgspec.structs.replace(result.preflight, warnings=tuple(warnings)),
+        correction=Correction(
+            name=CORRECTION,
+            description=DESCRIPTION + f". The reference is that of {source}",
+            parameters={
+                "window_visits": float(protocol.drift_window),
+                "autocorrelation": round(judgement.autocorrelation, 4),
+            },
+        ),
+        sentinels=tuple(_sentinels(sorted_visits, judgement.sentinel_ms, judgement.references)),
+        processes=result.processes,
+        resumed=result.resumed,
+        spread=judgement.spread,
+    )
+    kernels = {note.entry: note.kernel for note in result.implementations}
+    failed = {failure.entry: failure for failure in result.failures}
+    measurements, not_measured, failures = [], [], []
+    for entry, layer in enumerate(plan.entries):
+        found = judgement.layers.get(entry)
+        if entry in failed:
+            failure = failed[entry]
+            reason: Any = failure.reason if failure.reason in ("out_of_memory", "timeout", "crashed") else "error"
+            failures.append(Failure(layer=layer, reason=reason, message=failure.message[:2000], session=0))
+        elif found is None:
+            budget = f"the time budget of {protocol.time_budget_s:g} s ended before its first visit"
+            not_measured.append(NotMeasured(layer=layer, reason=budget))
+        else:
+            spoiled = sorted_visits.rejected.get(entry, [])
+            measurements.append(_measurement(layer, found, spoiled, kernels.get(entry)))
+    present = set(plan.entries)
+    return LatencyTable(
+        device=ready.device,
+        setting=ready.setting,
+        sessions=[session],
+        measurements=measurements,
+        curves=[curve for curve in curves if present.issuperset(curve.layers)],
+        not_measured=not_measured,
+        failures=failures,
+    )
+
+
+def _sentinels(
+    sorted_visits: Sorted, levels: dict[int, float], references: dict[int, float]
+) -> Iterator[SentinelTimeline]:
+    for i, layer in enumerate(SENTINELS):
+        mine = sorted((v for v in sorted_visits.accepted if v.entry == -1 - i), key=lambda v: v.at_s)
+        if mine and -1 - i in references:
+            yield SentinelTimeline(
+                what=str(layer),
+                reference_ms=float(f"{references[-1 - i]:.6g}"),
+                session_ms=float(f"{levels[-1 - i]:.6g}"),
+                at_s=tuple(round(visit.at_s, 2) for visit in mine),
+                ms=tuple(visit.ms for visit in mine),
+            )
+
+
+def _measurement(
+    layer: Layer, found: LayerJudgement, spoiled: Sequence[Visit], kernel: str | None
+) -> Measurement:
+    return Measurement(
+        layer=layer,
+        origin="measured",
+        session=0,
+        median_ms=found.median_ms,
+        raw_median_ms=found.raw_median_ms,
+        within_run=found.within_run,
+        across_runs=found.across_runs,
+        flags=found.flags,
+        calls_per_block=found.visits[-1].calls,
+        implementation=kernel,
+        visits=Visits(
+            process=tuple(visit.process for visit in found.visits),
+            at_s=tuple(round(visit.at_s, 3) for visit in found.visits),
+            raw_ms=tuple(visit.ms for visit in found.visits),
+            drift=tuple(found.drift),
+        ),
+        rejected=tuple(
+            RejectedVisit(cause=v.cause, process=v.process, at_s=round(v.at_s, 3), raw_ms=v.ms)
+            for v in spoiled
+            if v.cause is not None
+        ),
+    )

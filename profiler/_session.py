@@ -1,0 +1,282 @@
+"""A session: rounds of visits until every layer is known well enough or the time is up."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from math import log, sqrt
+from typing import NamedTuple
+
+import msgspec
+
+from lut._records import Preflight
+from lut._statistics import median_interval, quantile
+from profiler._journal import Journal, JournalContent, PreflightDone, ProcessStart
+from profiler._judge import judge
+from profiler._machine import preflight_warnings
+from profiler._plan import LOOKS, Plan, next_round
+from profiler._visit import Implementation, LayerFailure, Visit
+from profiler._worker import Ready, Worker
+
+__all__ = ["Progress", "SessionResult", "Sorted", "run_session", "sort_visits"]
+
+A_A_VISITS = 20
+# Visits that were spoiled, by one cause or another, before a layer's spoiled visits are taken after all.
+MOST_REJECTED = 12
+
+
+class Progress(NamedTuple):
+    """Where a session stands."""
+
+    elapsed_s: float
+    left_s: float
+    rounds: int
+    visits: int
+    converged: int
+    layers: int
+    phase: str
+
+
+class Sorted(NamedTuple):
+    """Visits sorted into those that count and those that do not; ``contaminated`` had only spoiled ones."""
+
+    accepted: list[Visit]
+    rejected: dict[int, list[Visit]]
+    counts: dict[int, int]
+    contaminated: frozenset[int]
+
+
+class SessionResult(NamedTuple):
+    """All that a session found."""
+
+    ready: Ready
+    visits: list[Visit]
+    failures: list[LayerFailure]
+    implementations: list[Implementation]
+    preflight: Preflight
+    processes: int
+    resumed: int
+    target_precision: float
+    measuring_s: float
+
+
+def sort_visits(visits: Sequence[Visit], first_look: int, *, final: bool) -> Sorted:
+    """Sort visits by cause, never by value.
+
+    A layer's spoiled visits are put aside and made again. Where that goes on (``MOST_REJECTED`` spoiled and still
+    fewer than ``first_look`` clean ones; or, in the end, no clean one at all), they are accepted, and the layer is
+    contaminated: a number with a warning rather than no number.
+    """
+    clean: dict[int, list[Visit]] = defaultdict(list)
+    spoiled: dict[int, list[Visit]] = defaultdict(list)
+    for visit in visits:
+        (clean if visit.cause is None else spoiled)[visit.entry].append(visit)
+    contaminated = frozenset(
+        entry
+        for entry, bad in spoiled.items()
+        if (len(clean[entry]) < first_look and len(bad) >= MOST_REJECTED) or (final and not clean[entry])
+    )
+    accepted = [v for entry, good in clean.items() for v in good]
+    accepted += [v for entry in contaminated for v in spoiled[entry]]
+    counts: dict[int, int] = defaultdict(int)
+    for visit in accepted:
+        counts[visit.entry] += 1
+    rejected = {entry: bad for entry, bad in spoiled.items() if entry not in contaminated}
+    return Sorted(accepted, rejected, counts, contaminated)
+
+
+def run_session(
+    plan: Plan,
+    make_worker: Callable[[int], Worker],
+    journal: Journal | None,
+    *,
+    resumed: JournalContent | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    progress: Callable[[Progress], None] = lambda _: None,
+    threads: int = 1,
+) -> SessionResult:
+    """Measure a plan's layers.
+
+    Args:
+        plan: what to measure, and how.
+        make_worker: starts the measuring process of a number.
+        journal: where processes and preflight are noted; visits are journalled by the worker.
+        resumed: what an interrupted run's journal holds.
+        clock: seconds; the target's own for a simulated one.
+        progress: told where the session stands, about twice a second.
+        threads: threads of the target, for the preflight's warnings.
+
+    Raises:
+        ProfileError: the target cannot run here, or its process cannot be started.
+        FileAccessError: the journal cannot be written.
+    """
+    protocol = plan.protocol
+    visits = list(resumed.visits) if resumed else []
+    failures = list(resumed.failures) if resumed else []
+    implementations = list(resumed.implementations) if resumed else []
+    preflight = resumed.preflight if resumed else None
+    used = _used_s(visits)
+    began = clock()
+    budget = protocol.time_budget_s or float("inf")
+    # A resumed run gets at least a quarter of its time again, whatever the journal says of the first part.
+    deadline = began + max(budget - used, budget / 4 if resumed else budget)
+    number = first_process = resumed.processes if resumed else 0
+    rng = random.Random(f"{protocol.seed}-order-{number}")  # noqa: S311 - an order, no secret
+    worker: Worker | None = None
+    ready: Ready | None = None
+    rounds = rounds_in_process = 0
+    half_width_ms: dict[int, float] = {}
+    closed: set[int] = set()
+    looked: dict[int, int] = {}
+    converged: set[int] = set()
+    target_precision = max(protocol.precision, preflight.noise_floor if preflight else 0.0)
+
+    def tell(phase: str, extra: int = 0) -> None:
+        now = clock()
+        progress(
+            Progress(
+                elapsed_s=now - began + used,
+                left_s=max(0.0, deadline - now),
+                rounds=rounds,
+                visits=len(visits) + extra,
+                converged=len(converged),
+                layers=len(plan.entries),
+                phase=phase,
+            )
+        )
+
+    try:
+        while True:
+            failed = {failure.entry for failure in failures}
+            sorted_visits = sort_visits(visits, protocol.first_look, final=False)
+            counts = sorted_visits.counts
+            open_entries = [e for e in range(len(plan.entries)) if e not in failed and e not in closed]
+            due = [e for e in open_entries if counts[e] >= LOOKS[0] and _look(counts[e]) > looked.get(e, 0)]
+            if due and len(due) >= 0.1 * len(open_entries):
+                tell("judging")
+                settled = judge(
+                    sorted_visits.accepted,
+                    msgspec.structs.replace(protocol, target_precision=target_precision),
+                    references=None,
+                    contaminated=sorted_visits.contaminated,
+                )
+                for entry in open_entries:
+                    found = settled.layers.get(entry)
+                    if found is None:
+                        continue
+                    half_width_ms[entry] = found.half_width * found.median_ms
+                    if entry in due:
+                        looked[entry] = counts[entry]
+                        if "converged" in found.flags:
+                            converged.add(entry)
+                            closed.add(entry)
+                        elif counts[entry] >= protocol.most_visits:
+                            closed.add(entry)
+                open_entries = [e for e in open_entries if e not in closed]
+            if not open_entries or clock() >= deadline:
+                break
+
+            stale = rounds_in_process >= protocol.visits_per_process
+            if worker is not None and stale and number - first_process < protocol.most_processes:
+                worker.close()
+                worker = None
+            if worker is None:
+                tell("starting a measuring process")
+                if journal is not None:
+                    journal.append(ProcessStart(number, resumed=resumed is not None and number == first_process))
+                worker = make_worker(number)
+                ready = worker.ready
+                number += 1
+                rounds_in_process = 0
+            if preflight is None:
+                tell("measuring the noise floor")
+                outcome = worker.run([-1] * (2 * A_A_VISITS), deadline, lambda _: None)
+                visits += outcome.visits
+                preflight = _preflight(worker, outcome.visits, protocol.level, protocol.most_visits, threads)
+                target_precision = max(protocol.precision, preflight.noise_floor)
+                if journal is not None:
+                    journal.append(PreflightDone(preflight))
+                if not outcome.alive:
+                    worker.close()
+                    worker = None
+                    continue
+
+            order = next_round(open_entries, counts, half_width_ms, protocol, rng)
+            outcome = worker.run(order, deadline, lambda made: tell("measuring", made))
+            visits += outcome.visits
+            failures += outcome.failures
+            implementations += outcome.implementations
+            if journal is not None and not outcome.alive:
+                # The process that died could not write down why.
+                for failure in outcome.failures:
+                    journal.append(failure)
+            if not outcome.alive:
+                worker.close()
+                worker = None
+            rounds += 1
+            rounds_in_process += 1
+            tell("measuring")
+    finally:
+        if worker is not None:
+            worker.close()
+    if ready is None:
+        # Everything was already in the journal; a process is still needed to say on what it was measured.
+        worker = make_worker(number)
+        ready = worker.ready
+        worker.close()
+    assert preflight is not None
+    return SessionResult(
+        ready=ready,
+        visits=visits,
+        failures=[failure for failure in failures if failure.entry >= 0],
+        implementations=implementations,
+        preflight=preflight,
+        processes=number,
+        resumed=(resumed.resumed + 1) if resumed else 0,
+        target_precision=target_precision,
+        measuring_s=clock() - began + used,
+    )
+
+
+def _look(count: int) -> int:
+    """Return the largest number of visits at which an interval may be looked at, up to ``count``."""
+    return max((look for look in LOOKS if look <= count), default=0)
+
+
+def _used_s(visits: Sequence[Visit]) -> float:
+    """Return the seconds that the processes of an interrupted run spent measuring."""
+    spans: dict[int, list[float]] = defaultdict(list)
+    for visit in visits:
+        spans[visit.process].append(visit.at_s)
+    return sum(max(span) - min(span) for span in spans.values())
+
+
+def _preflight(worker: Worker, visits: Sequence[Visit], level: float, most_visits: int, threads: int) -> Preflight:
+    """Return the preflight's findings: the same sentinel measured as A and as B, 20 visits each, in turns.
+
+    The noise floor is the relative half-width of such an interval, as it would be after the most visits that the
+    protocol allows (∝ 1/√n): no layer can be expected to do better on this machine.
+    """
+    ready = worker.ready
+    warnings = list(preflight_warnings(ready.device, threads)) if ready.device.kind == "cpu" else []
+    clean = [visit.ms for visit in visits if visit.cause is None] or [visit.ms for visit in visits]
+    floor = 0.0
+    if len(clean) >= 12:
+        sides = [median_interval(clean[i::2], level) for i in (0, 1)]
+        widths = [(high - low) / (high + low) for low, high, _ in sides]
+        floor = sum(widths) / 2 * sqrt(len(clean) / 2 / most_visits)
+        if sides[0][0] > sides[1][1] or sides[1][0] > sides[0][1]:
+            ratio = abs(log(quantile(clean[::2], 0.5) / quantile(clean[1::2], 0.5)))
+            warnings.append(f"the same work, measured twice at the same time, differed by {ratio:.1%}")
+    spoiled = len(visits) - sum(visit.cause is None for visit in visits)
+    if spoiled > len(visits) / 4:
+        warnings.append(f"{spoiled} of the first {len(visits)} visits were disturbed by other work on this machine")
+    return Preflight(
+        warnings=tuple(warnings),
+        noise_floor=float(f"{min(floor, 1.0):.4g}"),
+        noise_floor_visits=len(clean),
+        timer_resolution_ns=ready.timer_resolution_ns,
+        timer_overhead_ns=ready.timer_overhead_ns,
+    )

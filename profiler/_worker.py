@@ -1,0 +1,438 @@
+"""The measuring process, and the handle by which the profiler holds it.
+
+The child reads orders from one pipe and writes reports to another, both as JSON lines. It journals every visit itself,
+before it goes on, so that a kill of either process loses at most the visit under way. Before each visit it notes the
+layer in a file that both share: when it dies or hangs, the profiler knows by which layer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple, final
+
+import msgspec
+
+from lut import Device, Layer, Setting
+from lut._records import Protocol, Software
+from lut.errors import FileAccessError, LatencyLutError, LayerFailedError, ProfileError, TargetUnavailableError
+from profiler._journal import Journal
+from profiler._target import Target, TargetSpec, load_target
+from profiler._visit import Implementation, LayerFailure, Visit, Visitor, calibrate_timer
+
+__all__ = ["ChildWorker", "LocalWorker", "Ready", "Report", "Worker", "main"]
+
+START_LIMIT_S = 300.0
+REPORT_EVERY_S = 0.5
+HEARTBEAT = struct.Struct("i")
+NOTHING = -(2**31)
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The child's first report."""
+
+    device: Device
+    setting: Setting
+    software: Software
+    timer_resolution_ns: float
+    timer_overhead_ns: float
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """The child's only report, where it cannot begin or go on."""
+
+    kind: str
+    message: str
+
+
+class Report(msgspec.Struct, frozen=True, tag="report"):
+    """What was visited since the last report; ``done`` when the order is finished or its deadline has come."""
+
+    visits: list[Visit] = []
+    failures: list[LayerFailure] = []
+    implementations: list[Implementation] = []
+    done: bool = False
+
+
+class Hello(msgspec.Struct, frozen=True):
+    """The parent's first message: all that the child needs to know."""
+
+    factory: str
+    options: dict[str, Any]
+    entries: tuple[Layer, ...]
+    protocol: Protocol
+    process: int
+    origin: float
+    journal: str
+
+
+class Order(msgspec.Struct, frozen=True):
+    """The parent's other messages: layers to visit in this order, until the clock says ``deadline``."""
+
+    entries: list[int]
+    deadline: float
+
+
+class Outcome(NamedTuple):
+    """What became of an order; ``alive`` is false when the process is gone and another must be started."""
+
+    visits: list[Visit]
+    failures: list[LayerFailure]
+    implementations: list[Implementation]
+    alive: bool
+
+
+class Worker(ABC):
+    """Whatever visits layers in the profiler's stead."""
+
+    ready: Ready
+
+    @abstractmethod
+    def run(self, order: Sequence[int], deadline: float, progress: Callable[[int], None]) -> Outcome:
+        """Visit the layers in order until ``deadline``; tell ``progress`` how many visits were made, now and then."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the process."""
+
+
+@final
+class LocalWorker(Worker):
+    """A worker in this process, for simulated targets: no pipes, no crash protection, no waiting."""
+
+    def __init__(
+        self,
+        target: Target[Any],
+        entries: tuple[Layer, ...],
+        protocol: Protocol,
+        *,
+        process: int,
+        origin: float,
+        journal: Journal | None = None,
+    ) -> None:
+        device, setting, software = target.describe()
+        self.ready = Ready(device, setting, software, 1.0, 1.0)
+        self._visitor = Visitor(target, entries, protocol, process=process, origin=origin)
+        self._target = target
+        self._process = process
+        self._journal = journal
+
+    def run(self, order: Sequence[int], deadline: float, progress: Callable[[int], None]) -> Outcome:
+        report = Report(visits=[], failures=[], implementations=[])
+        _carry_out(
+            self._visitor, order, lambda: self._target.clock() >= deadline, self._process, self._journal, report
+        )
+        progress(len(report.visits))
+        return Outcome(report.visits, report.failures, report.implementations, alive=True)
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def _carry_out(
+    visitor: Visitor,
+    order: Sequence[int],
+    late: Callable[[], bool],
+    process: int,
+    journal: Journal | None,
+    report: Report,
+    *,
+    before: Callable[[int], None] = lambda _: None,
+    after: Callable[[], None] = lambda: None,
+) -> None:
+    """Visit layers in order, journal what was found, and collect it in ``report``."""
+    failed: set[int] = set()
+    for entry in order:
+        if late():
+            break
+        if entry in failed:
+            continue
+        before(entry)
+        event: Visit | LayerFailure
+        try:
+            event = visitor.visit(entry)
+            report.visits.append(event)
+        except LayerFailedError as error:
+            event = LayerFailure(entry, process, error.reason, str(error))
+        except Exception as error:  # noqa: BLE001 - whatever one layer raises must not end the others
+            event = LayerFailure(entry, process, "error", f"{type(error).__name__}: {error}")
+        if isinstance(event, LayerFailure):
+            failed.add(entry)
+            report.failures.append(event)
+        new = visitor.implementations
+        visitor.implementations = []
+        report.implementations.extend(new)
+        if journal is not None:
+            for note in new:
+                journal.append(note)
+            journal.append(event)
+        after()
+
+
+@final
+class ChildWorker(Worker):
+    """A worker in a process of its own.
+
+    Raises:
+        TargetUnavailableError: the target cannot run here.
+        ProfileError: the process ended before it could say so.
+    """
+
+    def __init__(
+        self,
+        spec: TargetSpec,
+        entries: tuple[Layer, ...],
+        protocol: Protocol,
+        *,
+        process: int,
+        origin: float,
+        journal: Path,
+    ) -> None:
+        self._process = process
+        self._limit_s = protocol.layer_limit_s
+        self._heartbeat = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        order_read, order_write = os.pipe()
+        report_read, report_write = os.pipe()
+        passed = (order_read, report_write, self._heartbeat.fileno())
+        command = [sys.executable, "-c", _BOOT, *map(str, passed), str(os.getpid())]
+        self._child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            pass_fds=passed,
+            start_new_session=True,
+            env={**os.environ, "LATENCY_LUT_ROOT": str(Path(__file__).resolve().parent.parent)},
+        )
+        os.close(order_read)
+        os.close(report_write)
+        self._orders: IO[bytes] = os.fdopen(order_write, "wb", buffering=0)
+        self._reports = report_read
+        self._buffer = b""
+        hello = Hello(
+            factory=spec.factory,
+            options=dict(spec.options),
+            entries=entries,
+            protocol=protocol,
+            process=process,
+            origin=origin,
+            journal=str(journal),
+        )
+        try:
+            self._send(hello)
+            first = self._receive(time.monotonic() + START_LIMIT_S)
+            if first is None:
+                raise ProfileError(f"the measuring process {self._ending()} before it began{self._last_words()}")
+            if isinstance(first, Refused):
+                raise _refusal(first)
+            assert isinstance(first, Ready)
+            self.ready = first
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, order: Sequence[int], deadline: float, progress: Callable[[int], None]) -> Outcome:
+        self._beat(NOTHING)
+        self._send(Order(list(order), deadline))
+        visits: list[Visit] = []
+        failures: list[LayerFailure] = []
+        implementations: list[Implementation] = []
+        current, since = NOTHING, time.monotonic()
+        while True:
+            report = self._receive(time.monotonic() + min(REPORT_EVERY_S * 2, self._limit_s))
+            if isinstance(report, Refused):
+                raise _refusal(report)
+            if isinstance(report, Report):
+                visits += report.visits
+                failures += report.failures
+                implementations += report.implementations
+                progress(len(visits))
+                since = time.monotonic()
+                if report.done:
+                    return Outcome(visits, failures, implementations, alive=True)
+                continue
+            entry = self._current()
+            if self._child.poll() is not None:
+                failures.append(LayerFailure(entry, self._process, *self._crash()))
+                break
+            if entry != current:
+                current, since = entry, time.monotonic()
+            if time.monotonic() - since > self._limit_s:
+                failures.append(
+                    LayerFailure(entry, self._process, "timeout", f"gave no answer within {self._limit_s:g} s")
+                )
+                break
+        self.close()
+        return Outcome(visits, [f for f in failures if f.entry != NOTHING], implementations, alive=False)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._orders.close()
+        try:
+            # A healthy child ends when its orders do; one that hangs does not.
+            self._child.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        with contextlib.suppress(OSError):
+            os.close(self._reports)
+        self._heartbeat.close()
+        self._log.close()
+
+    def _send(self, message: Hello | Order) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            data = memoryview(msgspec.json.encode(message) + b"\n")
+            while data:
+                data = data[self._orders.write(data) or 0 :]
+
+    def _receive(self, until: float) -> Ready | Refused | Report | None:
+        """Return the next report, or ``None`` when none came in time or the child is gone."""
+        while b"\n" not in self._buffer:
+            readable, _, _ = select.select([self._reports], [], [], max(0.0, until - time.monotonic()))
+            if not readable:
+                return None
+            chunk = os.read(self._reports, 1 << 20)
+            if not chunk:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._child.wait(timeout=5)
+                return None
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        message: Ready | Refused | Report = msgspec.json.decode(line, type=Ready | Refused | Report)
+        return message
+
+    def _beat(self, entry: int) -> None:
+        os.pwrite(self._heartbeat.fileno(), HEARTBEAT.pack(entry), 0)
+
+    def _current(self) -> int:
+        data = os.pread(self._heartbeat.fileno(), HEARTBEAT.size, 0)
+        return int(HEARTBEAT.unpack(data)[0]) if len(data) == HEARTBEAT.size else NOTHING
+
+    def _ending(self) -> str:
+        code = self._child.poll()
+        if code is None:
+            return "gave no sign of life"
+        if code < 0:
+            return f"was ended by {signal.Signals(-code).name}"
+        return f"ended with exit code {code}"
+
+    def _crash(self) -> tuple[str, str]:
+        memory = self._child.poll() == -signal.SIGKILL
+        hint = " (as the system does when memory runs out)" if memory else ""
+        return "crashed", f"the measuring process {self._ending()}{hint}{self._last_words()}"
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return f": {lines[-1][:300]}" if lines else ""
+
+
+def _refusal(refused: Refused) -> LatencyLutError:
+    kinds: dict[str, type[LatencyLutError]] = {
+        kind.__name__: kind for kind in (TargetUnavailableError, FileAccessError, ProfileError)
+    }
+    return kinds.get(refused.kind, ProfileError)(refused.message)
+
+
+# The current folder, where a user's own search.py or profiler.py may lie, must not come before our packages; they are
+# found where the parent found them, installed or not.
+_BOOT = """\
+import os, sys
+root = os.environ.pop("LATENCY_LUT_ROOT")
+sys.path[:] = [path for path in sys.path if path]
+if root not in sys.path:
+    sys.path.append(root)
+from profiler._worker import main
+main(*map(int, sys.argv[1:]))
+"""
+
+
+def main(orders: int, reports: int, heartbeat: int, parent: int) -> None:
+    """Run the child: read orders, visit, report, until the orders end."""
+    _die_with(parent)
+    with contextlib.suppress(OSError):
+        # Should memory run out, the kernel is to take this process and not the one that keeps the results.
+        Path("/proc/self/oom_score_adj").write_text("900", encoding="ascii")
+
+    def report(message: Ready | Refused | Report) -> None:
+        data = memoryview(msgspec.json.encode(message) + b"\n")
+        while data:
+            data = data[os.write(reports, data) :]
+
+    with os.fdopen(orders, "rb") as stream:
+        hello = msgspec.json.decode(stream.readline(), type=Hello)
+        journal = Journal(Path(hello.journal))
+        try:
+            target = load_target(TargetSpec(hello.factory, hello.options))
+            journal.open()
+            resolution, overhead = calibrate_timer()
+            report(Ready(*target.describe(), timer_resolution_ns=resolution, timer_overhead_ns=overhead))
+            visitor = Visitor(target, hello.entries, hello.protocol, process=hello.process, origin=hello.origin)
+            for line in stream:
+                gc.collect()
+                _work(msgspec.json.decode(line, type=Order), visitor, target, hello.process, journal, heartbeat, report)
+            target.close()
+            journal.close()
+        except LatencyLutError as error:
+            report(Refused(type(error).__name__, str(error)))
+        except BrokenPipeError:
+            pass
+
+
+def _work(
+    order: Order,
+    visitor: Visitor,
+    target: Target[Any],
+    process: int,
+    journal: Journal,
+    heartbeat: int,
+    report: Callable[[Report], None],
+) -> None:
+    collected = Report(visits=[], failures=[], implementations=[])
+    last = time.monotonic()
+
+    def before(entry: int) -> None:
+        os.pwrite(heartbeat, HEARTBEAT.pack(entry), 0)
+
+    def after() -> None:
+        nonlocal last
+        if time.monotonic() - last >= REPORT_EVERY_S:
+            report(collected)
+            for part in (collected.visits, collected.failures, collected.implementations):
+                part.clear()  # type: ignore[attr-defined]
+            last = time.monotonic()
+
+    _carry_out(
+        visitor,
+        order.entries,
+        lambda: target.clock() >= order.deadline,
+        process,
+        journal,
+        collected,
+        before=before,
+        after=after,
+    )
+    report(msgspec.structs.replace(collected, done=True))
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process when its parent ends, so that a hanging layer leaves no orphan (Linux)."""
+    if sys.platform != "linux":
+        return
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,0 +1,190 @@
+"""CIFAR ResNets whose every width and depth is searched: the global search space of HTAS (Table 1)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from lut import (
+    ChannelCurve,
+    Decision,
+    Layer,
+    Network,
+    NetworkLayer,
+    UsageError,
+    conv_norm_act,
+    global_pool,
+    linear,
+    pooled_shortcut,
+    residual_add,
+)
+
+__all__ = ["ResNetCifar", "resnet_cifar"]
+
+IMAGE_CHANNELS = 3
+CLASSES = 10
+# HTAS expands by 2, MorphNet by up to 4; beyond this a table of every width is no longer a matter of minutes.
+LARGEST_EXPAND = 16.0
+
+
+class Stage(NamedTuple):
+    """A stage of the base network: its feature maps' height and width, and their number."""
+
+    size: int
+    base: int
+
+
+STAGES = (Stage(32, 16), Stage(16, 32), Stage(8, 64))
+
+
+class ResNetCifar:
+    """ResNet-20 … 110 for 32×32 images, with every convolution's width and every stage's depth free.
+
+    Blocks follow TAS (Dong & Yang, NeurIPS 2019), which HTAS searches in: two 3×3 convolutions and a sum; the shortcut
+    is the identity where the widths agree, a 1×1 convolution with norm where they differ, and 2×2 average pooling with
+    a 1×1 convolution where a stage begins with stride 2.
+
+    Args:
+        expand: HTAS's *e*; a layer of a stage with base width C has 1 … ⌊e·C⌋ channels.
+        depth: layers of the deepest network, 6n+2.
+
+    Raises:
+        UsageError: ``depth`` is not 6n+2, or ``expand`` leaves no width or is above 16.
+    """
+
+    name = "resnet-cifar"
+
+    def __init__(self, *, expand: float = 2.0, depth: int = 110) -> None:
+        if not 1 / STAGES[0].base <= expand <= LARGEST_EXPAND:
+            raise UsageError(f"expand must be between 1/16 and {LARGEST_EXPAND:g}, got {expand}")
+        if depth < 8 or (depth - 2) % 6:
+            raise UsageError(f"a CIFAR ResNet has 6n+2 layers (20, 32, 56, 110, …), got depth {depth}")
+        self.expand = expand
+        self.depth = depth
+        self._blocks = (depth - 2) // 6
+
+    def widest(self, stage: Stage) -> int:
+        """Return the largest width of a stage: ⌊e·C⌋."""
+        return int(stage.base * self.expand + 1e-9)
+
+    @property
+    def choices(self) -> tuple[Decision, ...]:
+        """Width of the stem, then per stage its number of blocks and the two widths of each block."""
+        decisions = [Decision("stem", tuple(range(1, self.widest(STAGES[0]) + 1)))]
+        for s, stage in enumerate(STAGES, start=1):
+            widths = tuple(range(1, self.widest(stage) + 1))
+            decisions.append(Decision(f"stage{s}.blocks", tuple(range(1, self._blocks + 1))))
+            for b in range(1, self._blocks + 1):
+                decisions += [Decision(f"stage{s}.block{b}.conv{c}", widths) for c in (1, 2)]
+        return tuple(decisions)
+
+    def sample(self, rng: random.Random) -> tuple[int, ...]:
+        """Return a random vector of option indices, each option equally likely."""
+        return tuple(rng.randrange(len(decision.options)) for decision in self.choices)
+
+    def decode(self, vector: Sequence[int]) -> Network:
+        """Return the network of a vector with one option index per decision of :attr:`choices`.
+
+        Raises:
+            UsageError: the vector's length or one of its indices does not fit.
+        """
+        choices = self.choices
+        if len(vector) != len(choices):
+            raise UsageError(f"{self.name} of depth {self.depth} has {len(choices)} decisions, got {len(vector)}")
+        for index, decision in zip(vector, choices, strict=True):
+            if not 0 <= index < len(decision.options):
+                raise UsageError(f"{decision.name} has {len(decision.options)} options, got index {index}")
+        values = iter([decision.options[index] for index, decision in zip(vector, choices, strict=True)])
+        return Network(name=self.name, layers=tuple(self._network_layers(values)))
+
+    def _network_layers(self, values: Iterator[int]) -> Iterator[NetworkLayer]:
+        channels = next(values)
+        yield NetworkLayer("stem", _conv(IMAGE_CHANNELS, channels, STAGES[0].size))
+        for s, stage in enumerate(STAGES, start=1):
+            kept = next(values)
+            widths = [(next(values), next(values)) for _ in range(self._blocks)]
+            for b, (inner, outer) in enumerate(widths[:kept], start=1):
+                name = f"stage{s}.block{b}"
+                stride = 2 if b == 1 and s > 1 else 1
+                size = stage.size * stride
+                yield NetworkLayer(f"{name}.conv1", _conv(channels, inner, size, stride=stride))
+                yield NetworkLayer(f"{name}.conv2", _conv(inner, outer, stage.size, activation=False))
+                if stride == 2:
+                    yield NetworkLayer(f"{name}.shortcut", _down(channels, outer, size))
+                elif channels != outer:
+                    yield NetworkLayer(f"{name}.shortcut", _project(channels, outer, size))
+                yield NetworkLayer(f"{name}.add", _add(outer, stage.size))
+                channels = outer
+        yield NetworkLayer("pool", _pool(channels))
+        yield NetworkLayer("classifier", linear(channels, CLASSES, bias=True))
+
+    def curves(self) -> tuple[ChannelCurve, ...]:
+        """Return HTAS's three sweeps: 3×3 conv + norm + ReLU, base width in, 1 … ⌊e·base⌋ out."""
+        return tuple(
+            ChannelCurve(
+                name=f"stage {s}",
+                base_channels=stage.base,
+                layers=tuple(_conv(stage.base, width, stage.size) for width in range(1, self.widest(stage) + 1)),
+            )
+            for s, stage in enumerate(STAGES, start=1)
+        )
+
+    def layers(self) -> tuple[Layer, ...]:
+        """Return the curves' layers and the support set, each layer once.
+
+        The support set is a coarse grid of widths, from 1 to the widest, for every other layer of the space, so that
+        each layer of each network lies on the grid or between its points.
+        """
+        layers = [layer for curve in self.curves() for layer in curve.layers]
+        grids = [_grid(self.widest(stage)) for stage in STAGES]
+        layers += [_conv(IMAGE_CHANNELS, width, STAGES[0].size) for width in grids[0]]
+        for stage, grid in zip(STAGES, grids, strict=True):
+            layers += [_conv(i, o, stage.size, activation=act) for i in grid for o in grid for act in (True, False)]
+            layers += [_project(i, o, stage.size) for i in grid for o in grid]
+            layers += [_add(width, stage.size) for width in grid]
+        for before, below, above in zip(STAGES, grids, grids[1:], strict=False):
+            layers += [_conv(i, o, before.size, stride=2) for i in below for o in above]
+            layers += [_down(i, o, before.size) for i in below for o in above]
+        layers += [_pool(width) for width in grids[-1]]
+        layers += [linear(width, CLASSES, bias=True) for width in grids[-1]]
+        return tuple(dict.fromkeys(layers))
+
+
+def resnet_cifar(expand: float = 2.0) -> ResNetCifar:
+    """Make the space; the entry point behind ``profile-device --space resnet-cifar``."""
+    return ResNetCifar(expand=expand)
+
+
+def _grid(widest: int) -> tuple[int, ...]:
+    """Return 1, the widest, and the quarters between: few points, and both ends of every width that can occur."""
+    return tuple(sorted({1, *(max(1, widest * quarter // 4) for quarter in (1, 2, 3, 4))}))
+
+
+def _conv(in_channels: int, out_channels: int, size: int, *, stride: int = 1, activation: bool = True) -> Layer:
+    return conv_norm_act(
+        in_channels,
+        out_channels,
+        kernel_size=3,
+        stride=stride,
+        activation="relu" if activation else None,
+        input_size=(size, size),
+    )
+
+
+def _project(in_channels: int, out_channels: int, size: int) -> Layer:
+    return conv_norm_act(
+        in_channels, out_channels, kernel_size=1, stride=1, activation=None, input_size=(size, size)
+    )
+
+
+def _down(in_channels: int, out_channels: int, size: int) -> Layer:
+    return pooled_shortcut(in_channels, out_channels, input_size=(size, size))
+
+
+def _add(channels: int, size: int) -> Layer:
+    return residual_add(channels, activation="relu", input_size=(size, size))
+
+
+def _pool(channels: int) -> Layer:
+    return global_pool(channels, input_size=(STAGES[-1].size, STAGES[-1].size))
