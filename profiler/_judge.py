@@ -1,9 +1,7 @@
 """Judging: from raw visits to medians with intervals, in three steps.
 
-1.  *Drift.* log(ms) of a visit = level of its layer + drift at its time + noise. Levels are medians over a layer's
-    visits, the drift is a running median over the visits just before and after, those of the same layer left out; the
-    two are fitted in turns (Tukey's median polish, with a moving window in the place of the rows). What slows all
-    layers alike for a tenth of a second or a minute is taken out, and layers become comparable.
+1.  *Drift.* What the machine does to all layers is estimated from the visits and taken out (``_drift``): layers of one
+    session become comparable.
 2.  *Scale.* The sentinels are layers like any other, and the same in every session. Their levels, set against those
     that this machine once had (its reference speed), tie one session's scale to another's.
 3.  *Intervals.* Order statistics of the corrected visits, per layer (``within_run``); and, for another day, the same
@@ -22,11 +20,11 @@ from numpy.typing import NDArray
 
 from lut._records import Flag, Interval, Protocol, Spread
 from lut._statistics import bimodal_split, log_standard_error, median_interval
+from profiler._drift import pooled_autocorrelation, remove_drift
 from profiler._visit import Visit
 
-__all__ = ["Judgement", "LayerJudgement", "judge", "remove_drift"]
+__all__ = ["Judgement", "LayerJudgement", "judge"]
 
-POLISH_ROUNDS = 6
 # Pooled lag-1 autocorrelation above which neighbouring visits are not taken for independent.
 AUTOCORRELATED = 0.2
 STRICT_LEVEL = 0.99
@@ -59,6 +57,7 @@ class Judgement(NamedTuple):
     references: dict[int, float]
     spread: Spread
     autocorrelation: float
+    factors: int
 
 
 def judge(
@@ -79,15 +78,16 @@ def judge(
     """
     visits = sorted(accepted, key=lambda visit: (visit.process, visit.at_s))
     if not visits:
-        return Judgement({}, {}, {}, Spread(common_drift=0.0, scale=0.0, process=0.0), 0.0)
+        return Judgement({}, {}, {}, Spread(common_drift=0.0, scale=0.0, process=0.0), 0.0, 0)
     entries, groups = np.unique([visit.entry for visit in visits], return_inverse=True)
     process = np.array([visit.process for visit in visits], dtype=np.int64)
     at_s = np.array([visit.at_s for visit in visits])
     logs = np.log([visit.ms for visit in visits])
-    drift, levels = remove_drift(logs, groups, process, window=protocol.drift_window)
+    found = remove_drift(logs, groups, process, window=protocol.drift_window)
+    drift, levels = found.total, found.levels
 
     sentinels = [i for i, entry in enumerate(entries) if entry < 0]
-    calm = float(np.quantile(drift, CALM_QUANTILE))
+    calm = float(np.quantile(found.common, CALM_QUANTILE))
     if references is None:
         references = {int(entries[i]): exp(levels[i] + calm) for i in sentinels}
     shifts = [levels[i] - log(references[int(entries[i])]) for i in sentinels if int(entries[i]) in references]
@@ -95,10 +95,10 @@ def judge(
     corrected = logs - drift - shift
 
     noise = corrected - (levels - shift)[groups]
-    rho = _pooled_autocorrelation(noise, groups)
+    rho = pooled_autocorrelation(noise, groups)
     process_spread = _interaction(noise, groups, process)
     spread = Spread(
-        common_drift=_rounded(float(np.std(drift))),
+        common_drift=_rounded(float(np.std(found.common))),
         scale=_rounded(_scale_spread(noise, entries[groups] < 0, process, at_s, shifts)),
         process=_rounded(process_spread),
     )
@@ -127,85 +127,8 @@ def judge(
         references=dict(references),
         spread=spread,
         autocorrelation=rho,
+        factors=found.factors,
     )
-
-
-def remove_drift(logs: Floats, groups: Ints, process: Ints, *, window: int) -> tuple[Floats, Floats]:
-    """Return (drift of each visit, level of each group), in log(ms); the drift's median is 0.
-
-    Args:
-        logs: log(ms) of the visits in time order, shape ``(n,)``.
-        groups: each visit's layer as 0 … L−1, shape ``(n,)``.
-        process: each visit's process, not decreasing, shape ``(n,)``; windows do not reach across processes.
-        window: visits before and after that a visit's drift is taken from, together.
-    """
-    n_groups = int(groups.max()) + 1
-    half = max(1, window // 2)
-    neighbours = _neighbours(groups, process, half)
-    levels = _grouped_median(logs, groups, n_groups)
-    drift = np.zeros_like(logs)
-    for _ in range(POLISH_ROUNDS):
-        residuals = np.append(logs - levels[groups], np.inf)
-        drift = _row_medians(residuals[neighbours])
-        drift -= np.median(drift)
-        levels = _grouped_median(logs - drift, groups, n_groups)
-    return drift, levels
-
-
-def _neighbours(groups: Ints, process: Ints, half: int) -> Ints:
-    """Return, per visit, the positions of its neighbours in time, shape ``(n, 2·half)``; n stands for none.
-
-    A visit's own layer is left out: with few layers it would otherwise be its own drift, and vanish.
-    """
-    n = len(groups)
-    offsets = np.concatenate([np.arange(-half, 0), np.arange(1, half + 1)])
-    positions = np.arange(n)[:, None] + offsets
-    inside = (positions >= 0) & (positions < n)
-    positions = np.where(inside, positions, 0)
-    usable = inside & (process[positions] == process[:, None]) & (groups[positions] != groups[:, None])
-    return np.where(usable, positions, n)
-
-
-def _row_medians(values: Floats) -> Floats:
-    """Return the median of each row's finite values; 0 where a row has none."""
-    ordered = np.sort(values, axis=1)
-    counts = np.sum(np.isfinite(ordered), axis=1)
-    rows = np.arange(len(ordered))
-    low = ordered[rows, np.maximum(counts - 1, 0) // 2]
-    high = ordered[rows, np.minimum(counts // 2, ordered.shape[1] - 1)]
-    low[counts == 0] = high[counts == 0] = 0.0
-    result: Floats = (low + high) / 2
-    return result
-
-
-def _grouped_median(values: Floats, groups: Ints, n_groups: int) -> Floats:
-    order = np.lexsort((values, groups))
-    bounds = np.searchsorted(groups[order], np.arange(n_groups + 1))
-    counts = np.diff(bounds)
-    ordered = values[order]
-    result: Floats = (ordered[bounds[:-1] + (counts - 1) // 2] + ordered[bounds[:-1] + counts // 2]) / 2
-    return result
-
-
-def _pooled_autocorrelation(noise: Floats, groups: Ints) -> float:
-    """Return the lag-1 autocorrelation of visits in time order, all layers together, its bias of −1/n taken off."""
-    order = np.argsort(groups, kind="stable")
-    grouped, clipped = groups[order], noise[order]
-    # A single spike would be most of the variance; winsorised values keep what the bulk of the visits says.
-    low, high = np.quantile(clipped, [0.05, 0.95])
-    clipped = np.clip(clipped, low, high)
-    n_groups = int(groups.max()) + 1
-    counts = np.bincount(grouped, minlength=n_groups)
-    means = np.bincount(grouped, clipped, minlength=n_groups) / np.maximum(counts, 1)
-    centred = clipped - means[grouped]
-    same = grouped[1:] == grouped[:-1]
-    if same.sum() < 5:
-        return 0.0
-    variance = float(np.mean(centred**2))
-    if variance <= 0:
-        return 0.0
-    rho = float(np.mean((centred[1:] * centred[:-1])[same])) / variance
-    return float(np.clip(rho + 1.0 / float(np.mean(counts[counts > 1])), -1.0, 0.95))
 
 
 def _interaction(noise: Floats, groups: Ints, process: Ints) -> float:

@@ -31,11 +31,12 @@ from profiler._worker import ChildWorker, Worker
 
 __all__ = ["load_space", "profile", "profile_plan"]
 
-CORRECTION = "local-median-polish, sentinel scale"
+CORRECTION = "local median polish, states, sentinel scale"
 DESCRIPTION = (
-    "raw_ms / drift; drift = exp(running median, over the neighbouring visits of other layers and within one process, "
-    "of log(ms) minus each layer's level; levels and drift fitted in turns) times one factor for the session, which "
-    "brings its sentinels to their reference_ms on average (in log)"
+    "corrected = raw_ms / drift. drift holds what was common to all layers at the time of the visit (a running median "
+    "over neighbouring visits of other layers), what this layer shares of the machine's states (slow factors to which "
+    "each layer responds in its own measure), and one factor for the session, which brings its sentinels to their "
+    "reference_ms on average (in log)"
 )
 
 
@@ -241,6 +242,7 @@ def _assemble(
             description=DESCRIPTION + f". The reference is that of {source}",
             parameters={
                 "window_visits": float(protocol.drift_window),
+                "states": float(judgement.factors),
                 "autocorrelation": round(judgement.autocorrelation, 4),
             },
         ),

@@ -1,0 +1,273 @@
+"""The report: one HTML file with the staircases, the choices, the machine's drift and where the numbers come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.io import to_html
+from plotly.offline import get_plotlyjs
+
+from lut import LatencyTable
+from lut._console import format_ms
+from lut._records import FLAGS, REJECTION_CAUSES
+from predictors import WidthSelection
+from predictors._show import SURE_SHARE, law_line
+
+__all__ = ["report_html"]
+
+# Okabe and Ito's palette, told apart by colour-blind readers too.
+MEASURED, LAW, CHOSEN, QUIET = "#0072B2", "#555555", "#D55E00", "#9ecae1"
+SENTINEL_COLOURS = ("#0072B2", "#009E73", "#CC79A7")
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; margin: 0 auto; max-width: 72rem; padding: 1rem; }
+h1 { font-size: 1.5rem; margin: .5rem 0; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
+p { max-width: 46rem; } .scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; } th, td { padding: .2rem .7rem .2rem 0; text-align: right;
+border-bottom: 1px solid #e5e5e5; white-space: nowrap; } th:first-child, td:first-child { text-align: left; }
+table.facts td { text-align: left; white-space: normal; vertical-align: top; overflow-wrap: anywhere; }
+.warning { border-left: 4px solid #E69F00; background: #fff8e6; padding: .4rem .8rem; margin: .4rem 0; }
+.failure { border-left: 4px solid #D55E00; background: #fdf0ea; padding: .4rem .8rem; margin: .4rem 0;
+overflow-wrap: anywhere; }
+.unsure { color: #8a5a00; } .big { font-size: 1.1rem; }
+"""
+
+
+def report_html(table: LatencyTable, selections: Sequence[WidthSelection], *, title: str) -> str:
+    """Return a self-contained HTML page about a table.
+
+    Args:
+        table: the lookup table.
+        selections: the widths chosen on its curves; may be empty.
+        title: the page's title, the file's name say.
+    """
+    parts = [_head(table, selections), _warnings(table)]
+    parts += [_stage(selection) for selection in selections]
+    parts += [_drift(table), _reliability(table), _provenance(table)]
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        # An empty icon, so that a browser does not go and look for one.
+        '<link rel="icon" href="data:,">'
+        f"<title>{escape(title)} – latency-lut</title><style>{STYLE}</style>"
+        f"<script>{get_plotlyjs()}</script></head><body>"
+        f"<h1>{escape(title)}: {escape(table.device.model)}</h1>" + "\n".join(parts) + "</body></html>\n"
+    )
+
+
+def _head(table: LatencyTable, selections: Sequence[WidthSelection]) -> str:
+    converged = sum(m.converged for m in table.values())
+    text = f"<p>{escape(str(table.setting))}. {len(table)} layers measured, {converged} converged"
+    if table.failures or table.not_measured:
+        text += f", {len(table.failures)} failed, {len(table.not_measured)} not measured"
+    text += ".</p>"
+    if not selections:
+        return text
+    rows = []
+    for selection in selections:
+        widths = ", ".join(
+            f'<span class="{"" if c.chosen_share >= SURE_SHARE else "unsure"}">{c.channels}'
+            f"{'' if c.chosen_share >= SURE_SHARE else '~'}</span>"
+            for c in selection.choices
+        )
+        rows.append([escape(selection.curve.name), escape(selection.curve.size), f'<span class="big">{widths}</span>'])
+    text += "<h2>Hardware-aware widths</h2>" + _table(["stage", "output size", "search space"], rows)
+    return text + "<p>~ another width of the group wins in more than a tenth of the resamples.</p>"
+
+
+def _warnings(table: LatencyTable) -> str:
+    found = [f'<div class="warning">{escape(w)}</div>' for s in table.sessions for w in s.preflight.warnings]
+    found += [
+        f'<div class="failure">failed: {escape(str(f.layer))}: {escape(f.reason)}: {escape(f.message)}</div>'
+        for f in table.failures
+    ]
+    if table.not_measured:
+        reason = escape(table.not_measured[0].reason)
+        found.append(f'<div class="failure">{len(table.not_measured)} layers not measured: {reason}</div>')
+    return "".join(found)
+
+
+def _stage(selection: WidthSelection) -> str:
+    curve = selection.curve
+    x = list(curve.channels)
+    chosen = [choice.channels for choice in selection.choices]
+    shape: dict[str, Any] = {"shape": "hvh"}
+    latency = go.Figure()
+    latency.add_trace(
+        go.Scatter(x=x, y=_gaps(curve.high_ms), mode="lines", line={"width": 0, **shape}, showlegend=False, hoverinfo="skip")
+    )
+    latency.add_trace(
+        go.Scatter(
+            x=x,
+            y=_gaps(curve.low_ms),
+            mode="lines",
+            line={"width": 0, **shape},
+            fill="tonexty",
+            fillcolor="rgba(0,114,178,0.25)",
+            name="within-run interval",
+            hoverinfo="skip",
+        )
+    )
+    latency.add_trace(
+        go.Scatter(x=x, y=_gaps(curve.ms), mode="lines", line={"color": MEASURED, **shape}, name="measured m(x)")
+    )
+    latency.add_trace(
+        go.Scatter(x=x, y=list(selection.law_ms), mode="lines", line={"color": LAW, "dash": "dash"}, name="law f(x)")
+    )
+    latency.add_trace(
+        go.Scatter(
+            x=chosen,
+            y=[choice.ms for choice in selection.choices],
+            mode="markers+text",
+            text=[str(width) for width in chosen],
+            textposition="bottom center",
+            marker={"color": CHOSEN, "size": 9},
+            name="chosen",
+        )
+    )
+    _finish(latency, y="latency in ms", height=380)
+
+    scores = go.Figure()
+    colours = [CHOSEN if width in chosen else QUIET for width in x]
+    scores.add_trace(go.Bar(x=x, y=_gaps(selection.scores_ms), marker={"color": colours}, name="score s(x)"))
+    for choice in selection.choices[:-1]:
+        scores.add_vline(x=choice.last + 0.5, line={"dash": "dash", "width": 1, "color": "#bbbbbb"})
+    scores.add_trace(
+        go.Scatter(
+            x=chosen,
+            y=[max(choice.score_ms, 0.0) for choice in selection.choices],
+            mode="text",
+            text=[str(width) for width in chosen],
+            textposition="top center",
+            hoverinfo="skip",
+        )
+    )
+    _finish(scores, y="score f(x) − m(x) in ms", height=280, legend=False)
+
+    rows = [
+        [
+            f"{c.first}–{c.last}",
+            f"<b>{c.channels}</b>",
+            format_ms(c.ms),
+            f"{c.score_ms:+.4f}",
+            "–" if c.runner_up is None else str(c.runner_up),
+            "–" if c.margin_in_noise is None else f"{c.margin_in_noise:.1f} σ",
+            f"{c.chosen_share:.0%}",
+            str(c.uniform_channels),
+            "–" if c.uniform_ms is None else format_ms(c.uniform_ms),
+            "–" if c.uniform_score_ms is None else f"{c.uniform_score_ms:+.4f}",
+        ]
+        for c in selection.choices
+    ]
+    header = ["group", "width", "ms", "score ms", "runner-up", "margin", "chosen", "uniform", "ms", "score ms"]
+    return (
+        f"<h2>{escape(curve.name)}, {escape(curve.size)}</h2><p>{escape(law_line(selection))}</p>"
+        + _plot(latency)
+        + _plot(scores)
+        + "<p>One choice per group: its margin over the runner-up in standard errors, how often resampled visits "
+        "choose it, and what an evenly spaced grid would have taken.</p>" + _table(header, rows)
+    )
+
+
+def _drift(table: LatencyTable) -> str:
+    text = (
+        "<h2>The machine's speed during the run</h2><p>Three fixed layers, the sentinels, were timed between all "
+        "others; 1 is the speed to which all latencies are brought. What slows everything alike is estimated from all "
+        "visits and taken out.</p>"
+    )
+    for number, session in enumerate(table.sessions):
+        figure = go.Figure()
+        for sentinel, colour in zip(session.sentinels, SENTINEL_COLOURS, strict=False):
+            at_s, ratios = _thinned(sentinel.at_s, [ms / sentinel.reference_ms for ms in sentinel.ms])
+            figure.add_trace(
+                go.Scatter(x=at_s, y=ratios, mode="markers", marker={"size": 3, "color": colour}, name=sentinel.what)
+            )
+        figure.add_hline(y=1, line={"dash": "dash", "width": 1, "color": LAW})
+        _finish(figure, y="latency / reference", x="seconds since the start", height=300)
+        if len(table.sessions) > 1:
+            text += f"<p>Session {number}, {escape(session.started_at)}</p>"
+        text += _plot(figure)
+    return text
+
+
+def _reliability(table: LatencyTable) -> str:
+    rows = []
+    for flag, meaning in FLAGS.items():
+        count = sum(flag in m.flags for m in table.values())
+        rows.append([escape(flag), str(count), escape(meaning)])
+    rejected: dict[str, int] = {}
+    for m in table.values():
+        for cause, count in m.rejected_by_cause.items():
+            rejected[cause] = rejected.get(cause, 0) + count
+    causes = [[escape(c), str(rejected.get(c, 0)), escape(meaning)] for c, meaning in REJECTION_CAUSES.items()]
+    return (
+        "<h2>How sure the numbers are</h2>"
+        + _table(["flag", "layers", "meaning"], rows, facts=True)
+        + "<p>Visits that were put aside and made again, by cause:</p>"
+        + _table(["cause", "visits", "meaning"], causes, facts=True)
+    )
+
+
+def _provenance(table: LatencyTable) -> str:
+    device = {k: getattr(table.device, k) for k in type(table.device).__struct_fields__}
+    facts: list[tuple[str, Any]] = [(k.replace("_", " "), v) for k, v in device.items() if v is not None]
+    for number, session in enumerate(table.sessions):
+        prefix = f"session {number}: " if len(table.sessions) > 1 else ""
+        protocol = session.protocol
+        facts += [
+            (f"{prefix}started, ended", f"{session.started_at}, {session.ended_at}"),
+            (f"{prefix}measuring", f"{session.measuring_s:.1f} s in {session.processes} processes"
+             + (f", resumed {session.resumed} times" if session.resumed else "")),
+            (f"{prefix}noise floor", f"±{session.preflight.noise_floor:.2%} of {session.preflight.noise_floor_visits} visits"),
+            (f"{prefix}precision", f"±{protocol.precision:.1%} asked for, ±{protocol.target_precision:.1%} aimed at"),
+            (f"{prefix}spread between runs (1 σ)", f"scale {session.spread.scale:.2%}, process {session.spread.process:.2%}"),
+            (f"{prefix}drift during the run (1 σ)", f"{session.spread.common_drift:.2%}"),
+            (f"{prefix}correction", f"{session.correction.name}: {session.correction.description}"),
+            (f"{prefix}protocol", f"{protocol.name}, seed {protocol.seed}, level {protocol.level:.0%}, "
+             f"{protocol.blocks_per_visit} blocks of {protocol.block_ms:g} ms a visit"),
+            (f"{prefix}software", ", ".join(f"{k} {v}" for k, v in session.software.packages.items())
+             + f", python {session.software.python}"),
+        ]
+        facts += [(f"{prefix}{key}", value) for key, value in session.software.details.items()]
+    return "<h2>Provenance</h2>" + _table(None, [[escape(str(k)), escape(str(v))] for k, v in facts], facts=True)
+
+
+def _gaps(values: Iterable[float]) -> list[float | None]:
+    """Return values with NaN as ``None``: JSON knows no NaN, and the line is to break there."""
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def _thinned(at_s: Sequence[float], ratios: Sequence[float], most: int = 4000) -> tuple[list[float], list[float]]:
+    step = max(1, -(-len(at_s) // most))
+    return list(at_s[::step]), list(ratios[::step])
+
+
+def _finish(figure: go.Figure, *, y: str, x: str = "output channels", height: int, legend: bool = True) -> None:
+    figure.update_layout(
+        template="simple_white",
+        height=height,
+        margin={"l": 60, "r": 10, "t": 10, "b": 45},
+        showlegend=legend,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        xaxis_title=x,
+        yaxis_title=y,
+        font={"size": 13},
+    )
+
+
+def _plot(figure: go.Figure) -> str:
+    config = {"responsive": True, "displaylogo": False, "displayModeBar": False}
+    return str(to_html(figure, full_html=False, include_plotlyjs=False, config=config, default_width="100%"))
+
+
+def _table(header: Sequence[str] | None, rows: Iterable[Sequence[str]], *, facts: bool = False) -> str:
+    """Return an HTML table; cells are HTML already."""
+    head = "" if header is None else "<tr>" + "".join(f"<th>{escape(h)}</th>" for h in header) + "</tr>"
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    kind = ' class="facts"' if facts else ""
+    return f'<div class="scroll"><table{kind}>{head}{body}</table></div>'

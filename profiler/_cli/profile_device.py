@@ -1,0 +1,354 @@
+"""The command ``profile-device``: measure this device into a lookup table."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lut._console import format_ms, run_command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+    from lut import ChannelCurve, LatencyTable, Layer
+    from predictors import WidthSelection
+    from profiler._session import Progress
+
+__all__ = ["main"]
+
+# HTAS measures with batch 4 on a CPU (section 4.1).
+DEFAULT_BATCH = 4
+INCOMPLETE = 3
+
+
+def main() -> None:
+    """Run the command."""
+    run_command(_make_app)
+
+
+def _make_app() -> typer.Typer:
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.command()(profile_device)
+    return app
+
+
+def profile_device(
+    target: Annotated[
+        str, typer.Option("--target", help="Where to measure: cpu (PyTorch on this machine), or another installed target.")
+    ] = "cpu",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images per call.")] = DEFAULT_BATCH,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="CPU threads. Default: all CPUs this process may use, or its container's quota."),
+    ] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
+    memory_format: Annotated[
+        str, typer.Option("--memory-format", help="contiguous or channels_last.")
+    ] = "contiguous",
+    space: Annotated[
+        str, typer.Option("--space", help="Search space whose layers are measured.")
+    ] = "resnet-cifar",
+    layers: Annotated[
+        Path | None,
+        typer.Option("--layers", metavar="FILE", help="Measure the layers of this JSON file instead of a space's."),
+    ] = None,
+    expand: Annotated[
+        float, typer.Option("--expand", help="Widest layer, in multiples of the base network's width (HTAS: e).")
+    ] = 2.0,
+    groups: Annotated[
+        int, typer.Option("--groups", min=1, help="Groups of widths per stage; one width is chosen in each (HTAS: g).")
+    ] = 8,
+    alpha: Annotated[
+        str, typer.Option("--alpha", metavar="NUMBER|auto", help="Exponent of the law k·x^alpha + b (HTAS: 1).")
+    ] = "1",
+    precision: Annotated[
+        float | None,
+        typer.Option("--precision", help="Stop measuring a layer at this half-width of its interval. Default: 0.02; quick: 0.05."),
+    ] = None,
+    time_budget: Annotated[
+        float | None,
+        typer.Option("--time-budget", metavar="SECONDS", help="Stop measuring after this long. Default: 112; quick: 26."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A rough table in half a minute.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the order of visits, weights and inputs.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where the table goes. Default: TARGET-bBATCH.json, here."),
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Discard an interrupted run, and replace a table that is already there.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON; progress goes to standard error.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Also print each choice's certainty and each flag.")] = False,
+) -> None:
+    """Measure how long network layers take on this device, and choose the channel counts that it likes.
+
+    The result is a lookup table (JSON): for each layer its latency in milliseconds, how sure that is, and how it was
+    measured. Beside it goes a report (HTML) with the curves. If the run is interrupted, the same command goes on from
+    there.
+
+    Example: profile-device --target cpu --batch 4
+    """
+    from predictors._show import parse_alpha
+
+    exponent = parse_alpha(alpha)
+    wanted, curves = _what_to_measure(layers, space, expand)
+    for curve in curves:
+        if groups > len(curve.layers):
+            from lut import UsageError
+
+            raise UsageError(f"{curve.name} has {len(curve.layers)} widths, too few for {groups} groups")
+    if target == "cpu":
+        from profiler._cpu import check_options
+
+        check_options(batch=batch, dtype=dtype, threads=threads, memory_format=memory_format)
+    output = output if output is not None else Path(f"{target}-b{batch}.json")
+    console = _console(stderr=json)
+    console.print(f"Measuring {len(wanted)} layers on {target}, batch {batch}. Leave the machine alone meanwhile.")
+
+    from profiler._profile import profile
+
+    with _progress_bar(console) as show:
+        table = profile(
+            wanted,
+            target=target,
+            batch=batch,
+            threads=threads,
+            dtype=dtype,
+            memory_format=memory_format,
+            curves=curves,
+            precision=precision,
+            time_budget_s=time_budget,
+            quick=quick,
+            seed=seed,
+            output=output,
+            restart=restart,
+            progress=show,
+        )
+    selections = _select(table, groups, exponent, console)
+    report = _write_report(table, selections, output, console)
+    if json:
+        _print_json(table, selections, output, report)
+    else:
+        _print_result(console, table, selections, output, report, groups=groups, alpha=alpha, verbose=verbose)
+    if table.failures or table.not_measured:
+        raise typer.Exit(INCOMPLETE)
+
+
+def _what_to_measure(
+    layers: Path | None, space: str, expand: float
+) -> tuple[tuple[Layer, ...], tuple[ChannelCurve, ...]]:
+    if layers is not None:
+        from profiler._layers_file import load_layers
+
+        return load_layers(layers), ()
+    from profiler._profile import load_space
+
+    found = load_space(space, expand=expand)
+    return found.layers(), found.curves()
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+class _progress_bar:
+    """Shows a session's progress: a bar on a terminal, a line every ten seconds elsewhere.
+
+    It draws only when the session tells it something. A bar with a refresh thread would take time from the very CPU
+    that is being measured.
+    """
+
+    LINE_EVERY_S = 10.0
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        self._console = console
+        self._bar = (
+            Bar(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[left]}"),
+                console=console,
+                auto_refresh=False,
+                transient=True,
+            )
+            if console.is_terminal
+            else None
+        )
+        self._task: Any = None
+        self._last_line_s = 0.0
+
+    def __enter__(self) -> Callable[[Progress], None]:
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=1.0, left="")
+        return self.update
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, now: Progress) -> None:
+        done = max(now.elapsed_s / max(now.elapsed_s + now.left_s, 1e-9), now.converged / max(now.layers, 1))
+        left = f"{now.left_s:.0f} s left at most"
+        text = f"{now.phase}: {now.converged} of {now.layers} layers converged, {now.visits:,} visits"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, description=text, left=left, refresh=True)
+        elif now.elapsed_s - self._last_line_s >= self.LINE_EVERY_S:
+            self._last_line_s = now.elapsed_s
+            self._console.print(f"{now.elapsed_s:4.0f} s  {text}, {left}")
+
+
+def _select(
+    table: LatencyTable, groups: int, alpha: Any, console: Console
+) -> tuple[WidthSelection, ...]:
+    from lut import TableError, UsageError
+    from predictors import hardware_aware_widths, measured_curves
+
+    if not table.curves:
+        return ()
+    selections = []
+    for curve in measured_curves(table):
+        try:
+            selections.append(hardware_aware_widths(curve, groups=groups, alpha=alpha))
+        except (TableError, UsageError) as error:
+            console.print(f"no widths chosen: {error}", style="yellow")
+    return tuple(selections)
+
+
+def _write_report(
+    table: LatencyTable, selections: tuple[WidthSelection, ...], output: Path, console: Console
+) -> Path | None:
+    from lut._files import write_atomically
+    from lut.errors import FileAccessError
+    from profiler._report import report_html
+
+    path = output.with_suffix(".html")
+    try:
+        write_atomically(path, report_html(table, selections, title=output.name).encode())
+    except FileAccessError as error:
+        # The table is safe by now; a picture that could not be saved must not look like a lost measurement.
+        console.print(f"no report: {error}", style="yellow")
+        return None
+    return path
+
+
+def _print_result(
+    console: Console,
+    table: LatencyTable,
+    selections: tuple[WidthSelection, ...],
+    output: Path,
+    report: Path | None,
+    *,
+    groups: int,
+    alpha: str,
+    verbose: bool,
+) -> None:
+    from predictors._show import choices_table, law_line, widths_table
+
+    session, device = table.sessions[-1], table.device
+    console.print(f"\n[bold]{device.model}[/], {device.affinity_cpus} of {device.cores} cores, {device.system}")
+    console.print(f"{table.setting}, torch {session.software.packages.get('torch', 'none')}")
+    for warning in session.preflight.warnings:
+        console.print(f"warning: {warning}", style="yellow")
+    target = session.protocol.target_precision
+    console.print(
+        f"noise floor ±{session.preflight.noise_floor:.1%}; precision asked for ±{session.protocol.precision:.1%}"
+        + (f", so ±{target:.1%} was aimed at" if target > session.protocol.precision else "")
+    )
+    console.print(_counts(table))
+    console.print(
+        f"between runs: scale ±{session.spread.scale:.1%}, process ±{session.spread.process:.1%} (1 σ); machine's "
+        f"drift during the run {session.spread.common_drift:.1%}, removed"
+    )
+    if selections:
+        console.print(f"\nHardware-aware widths (g = {groups}, α = {alpha})")
+        console.print(widths_table(selections, hardware=device.kind.upper()))
+        if any("~" for s in selections for c in s.choices if c.chosen_share < 0.9):
+            console.print("~ another width of the group wins in more than a tenth of the resamples")
+    if verbose:
+        for selection in selections:
+            console.print(f"\n[bold]{selection.curve.name}[/], {selection.curve.size}: {law_line(selection)}")
+            console.print(choices_table(selection))
+        _print_flags(console, table)
+    for failure in table.failures[:10]:
+        console.print(f"failed: {failure.layer}: {failure.reason}: {failure.message}", style="red")
+    if len(table.failures) > 10:
+        console.print(f"… and {len(table.failures) - 10} more failures: lut show {output}", style="red")
+    if table.not_measured:
+        console.print(
+            f"{len(table.not_measured)} layers were never visited within {session.protocol.time_budget_s:g} s: give "
+            "more with --time-budget",
+            style="yellow",
+        )
+    console.print(f"\nmeasured in {session.measuring_s:.0f} s, {session.processes} processes")
+    console.print(f"table   {output}")
+    if report is not None:
+        console.print(f"report  {report}")
+
+
+def _counts(table: LatencyTable) -> str:
+    n = len(table)
+    converged = sum(m.converged for m in table.values())
+    text = f"{n} layers measured, {converged} converged"
+    if n:
+        widths = sorted(m.relative_half_width for m in table.values())
+        text += f"; half-width of the interval ±{widths[n // 2]:.1%} (median), ±{widths[int(0.95 * (n - 1))]:.1%} (95 %)"
+    rejected = sum(len(m.rejected) for m in table.values())
+    visits = sum(m.n_visits for m in table.values())
+    text += f"; {visits:,} visits, {rejected} rejected"
+    if table.failures:
+        text += f"; {len(table.failures)} layers failed"
+    return text
+
+
+def _print_flags(console: Console, table: LatencyTable) -> None:
+    from lut._records import FLAGS
+
+    console.print()
+    for flag, meaning in FLAGS.items():
+        flagged = [m for m in table.values() if flag in m.flags]
+        if flagged and flag != "converged":
+            example = flagged[0]
+            console.print(
+                f"{flag}: {len(flagged)} layers ({meaning}); such as {example.layer}, {format_ms(example.median_ms)} ms"
+            )
+
+
+def _print_json(
+    table: LatencyTable, selections: tuple[WidthSelection, ...], output: Path, report: Path | None
+) -> None:
+    import msgspec
+
+    from predictors._show import selection_json
+
+    session = table.sessions[-1]
+    value = {
+        "table": str(output),
+        "report": None if report is None else str(report),
+        "device": table.device,
+        "setting": table.setting,
+        "layers": len(table),
+        "converged": sum(m.converged for m in table.values()),
+        "failures": [{"layer": str(f.layer), "reason": f.reason, "message": f.message} for f in table.failures],
+        "not_measured": [str(entry.layer) for entry in table.not_measured],
+        "noise_floor": session.preflight.noise_floor,
+        "warnings": session.preflight.warnings,
+        "measuring_s": session.measuring_s,
+        "widths": [selection_json(selection) for selection in selections],
+    }
+    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

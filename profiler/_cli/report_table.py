@@ -1,0 +1,57 @@
+"""The command ``report-table``: a table as a page with pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lut._console import run_command
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command."""
+    run_command(_make_app)
+
+
+def _make_app() -> typer.Typer:
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.command()(report_table)
+    return app
+
+
+def report_table(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A lookup table, as profile-device writes it.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where the page goes. Default: beside the table.")
+    ] = None,
+    groups: Annotated[int, typer.Option("--groups", min=1, help="Groups of widths per stage (HTAS: g).")] = 8,
+    alpha: Annotated[str, typer.Option("--alpha", metavar="NUMBER|auto", help="Exponent of the fitted law.")] = "1",
+) -> None:
+    """Draw a lookup table: staircases, fitted laws, chosen widths, the machine's drift, provenance.
+
+    The page is one HTML file that needs nothing else, no network either.
+    """
+    from lut import LatencyTable
+    from lut._files import write_atomically
+    from predictors import hardware_aware_widths, measured_curves
+    from predictors._show import parse_alpha
+    from profiler._report import report_html
+
+    exponent = parse_alpha(alpha)
+    table = LatencyTable.load(file)
+    selections = (
+        tuple(hardware_aware_widths(curve, groups=groups, alpha=exponent) for curve in measured_curves(table))
+        if table.curves
+        else ()
+    )
+    output = output if output is not None else file.with_suffix(".html")
+    write_atomically(output, report_html(table, selections, title=file.name).encode())
+    typer.echo(f"report  {output}")
