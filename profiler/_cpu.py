@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from math import prod
 from typing import TYPE_CHECKING, Any, final
 
 from lut import Device, Layer, Setting, UsageError
@@ -32,6 +33,16 @@ MEMORY_FORMATS = ("contiguous", "channels_last")
 # low 12 bits collide in store-to-load forwarding and in the first-level cache, those that agree in 16 in the second.
 ALIGNMENT_BYTES = 64
 RELOCATION_BYTES = 1 << 16
+HELD_BLOCKS = 8
+
+# oneDNN compiles each convolution to machine code at its first call, keeps it in a cache, and where that code comes to lie
+# is luck: on one x86 machine a layer in twenty was 10 to 40 % slower throughout a process, another one in the next. With
+# a cache this small, a layer's kernels are gone by its next visit and are compiled to another place in the warm-up; the
+# median over the visits then is the same from process to process. It must hold all kernels of one layer, or they would
+# be compiled in every call: four per convolution.
+KERNEL_CACHE = 48
+# Small convolutions that push a layer's kernels out of the cache where too few other layers do.
+FILLERS = 16
 
 # glibc's mallopt(3): larger blocks come from mmap, and a free top of the heap above the threshold goes back to the
 # system. By default a layer's output is then unmapped and mapped anew in every call, or not, depending on what else
@@ -41,15 +52,14 @@ KEEP_BYTES = 1 << 30
 
 
 class _Prepared:
-    """A module with its inputs, and arenas in which their data can be shifted."""
+    """A module with its inputs, and the masters that their data is copied from."""
 
     def __init__(self, module: torch.nn.Module, inputs: list[torch.Tensor]) -> None:
         self.module = module
         self.inputs = inputs
         self.masters: list[torch.Tensor] = []
-        self.arenas: list[torch.Tensor] = []
         self.weights: list[torch.nn.Parameter] = []
-        self.spacer: torch.Tensor | None = None
+        self.output_bytes = 0
 
 
 @final
@@ -81,6 +91,7 @@ class CpuTarget(Target[_Prepared]):
         os.environ["OMP_NUM_THREADS"] = str(self._threads)
         self._pinned = _pin(self._threads)
         self._allocator = _keep_freed_memory()
+        os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = str(KERNEL_CACHE)
         import torch
 
         self._torch = torch
@@ -89,6 +100,10 @@ class CpuTarget(Target[_Prepared]):
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._memory_format = memory_format
         torch.set_num_threads(self._threads)
+        self._held: list[torch.Tensor] = []
+        self._fillers: list[tuple[torch.nn.Module, torch.Tensor]] = []
+        # The layers visited lately, the latest last: whose kernels may still be in the cache.
+        self._recent: dict[int, None] = {}
         self._disturbances = DisturbanceReader()
         self._flush = bool(torch.set_flush_denormal(True))
 
@@ -108,7 +123,8 @@ class CpuTarget(Target[_Prepared]):
             "allocator": self._allocator,
             "pinned": self._pinned,
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "unset"),
-            "data": "weights He-normal, inputs standard normal, moved to random addresses before every visit",
+            "data": "weights He-normal, inputs standard normal; moved to random addresses before every visit",
+            "kernels": f"compiled anew before every visit (oneDNN cache of {KERNEL_CACHE})",
         }
         software = Software(python=platform.python_version(), packages={"torch": str(torch.__version__)}, details=details)
         return cpu_device(instructions=torch.backends.cpu.get_cpu_capability()), setting, software
@@ -130,8 +146,7 @@ class CpuTarget(Target[_Prepared]):
             prepared = _Prepared(module.requires_grad_(False), inputs)
             prepared.weights = [w for w in module.parameters() if w.ndim > 1]
             prepared.masters = [t.detach().clone(memory_format=torch.preserve_format) for t in self._movable(prepared)]
-            spare = RELOCATION_BYTES // inputs[0].element_size()
-            prepared.arenas = [torch.empty(master.numel() + spare, dtype=master.dtype) for master in prepared.masters]
+            prepared.output_bytes = self._batch * prod(layer.output_shape) * inputs[0].element_size()
         return prepared
 
     def _movable(self, prepared: _Prepared) -> list[torch.Tensor]:
@@ -150,25 +165,60 @@ class CpuTarget(Target[_Prepared]):
             )
 
     def relocate(self, prepared: _Prepared, rng: random.Random) -> None:
-        """Shift inputs, weights and, through a spacer on the heap, the output.
+        """Shift inputs and weights, and make the outputs land elsewhere on the heap.
 
         Where buffers lie relative to each other decides how they collide in the caches. In one process that is luck
         once for all, worth 10 to 30 % for some layers; a new place for every visit makes it noise, which the median
         over the visits takes out (the idea of Stabilizer: Curtsinger & Berger, ASPLOS 2013).
         """
         torch = self._torch
+        self._evict_kernels(prepared)
+        self._shuffle_heap(prepared, rng)
         moved = []
         with torch.inference_mode():
-            for master, arena in zip(prepared.masters, prepared.arenas, strict=True):
+            for master in prepared.masters:
                 step = ALIGNMENT_BYTES // master.element_size()
                 start = rng.randrange(RELOCATION_BYTES // ALIGNMENT_BYTES) * step
+                arena = torch.empty(master.numel() + RELOCATION_BYTES // master.element_size(), dtype=master.dtype)
                 flat = arena[start : start + master.numel()]
                 copy = flat.as_strided(master.shape, master.stride())
                 moved.append(copy.copy_(master))
         prepared.inputs = moved[: len(prepared.inputs)]
         for weight, copy in zip(prepared.weights, moved[len(prepared.inputs) :], strict=True):
             weight.data = copy
-        prepared.spacer = torch.empty(rng.randrange(RELOCATION_BYTES // ALIGNMENT_BYTES) * ALIGNMENT_BYTES // 4)
+
+    def _evict_kernels(self, prepared: _Prepared) -> None:
+        """Have the layer's kernels compiled anew, at another place, by its next call."""
+        torch = self._torch
+        me = id(prepared)
+        if me in self._recent:
+            if not self._fillers:
+                # A batch of 16 is what makes PyTorch hand even the smallest convolution to oneDNN.
+                self._fillers = [
+                    (torch.nn.Conv2d(1 + i, 1, 3).eval().requires_grad_(False), torch.zeros(16, 1 + i, 4, 4))
+                    for i in range(FILLERS)
+                ]
+            with torch.inference_mode():
+                for module, x in self._fillers:
+                    module(x)
+            self._recent.clear()
+        self._recent[me] = None
+        if len(self._recent) > FILLERS:
+            del self._recent[next(iter(self._recent))]
+
+    def _shuffle_heap(self, prepared: _Prepared, rng: random.Random) -> None:
+        """Make the next outputs land elsewhere on the heap.
+
+        A freed block goes to the next request of its size, so that a layer's output would lie at the same address in
+        every call of a process. Blocks of about that size, taken and given back at random, occupy some of the places.
+        """
+        torch = self._torch
+        rng.shuffle(self._held)
+        del self._held[HELD_BLOCKS // 2 :]
+        while len(self._held) < HELD_BLOCKS:
+            spare = rng.randrange(RELOCATION_BYTES // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+            share = rng.choice((0.0, 0.5, 1.0, 1.0))
+            self._held.append(torch.empty(int(prepared.output_bytes * share) + spare, dtype=torch.uint8))
 
     def run(self, prepared: _Prepared, calls: int) -> int:
         module, inputs = prepared.module, prepared.inputs
@@ -203,7 +253,8 @@ class CpuTarget(Target[_Prepared]):
         self._disturbances.close()
 
     def release(self, prepared: _Prepared) -> None:
-        prepared.inputs, prepared.masters, prepared.arenas, prepared.spacer = [], [], [], None
+        self._recent.pop(id(prepared), None)
+        prepared.inputs, prepared.masters, prepared.weights = [], [], []
 
 
 def check_options(*, batch: int, dtype: str, threads: int | None, memory_format: str) -> None:
