@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,15 @@ def minimum(call: Call, share_s: float) -> float:
 
 
 def ours(seconds: float, threads: int, seed: int, reference: Path) -> dict[int, float]:
-    """This project's protocol in one process, without its early stop, so that it takes the time it is given."""
+    """This project's protocol on the 49 widths."""
+    return dict(zip(WIDTHS, measure(layers(), seconds, threads, seed, reference), strict=True))
+
+
+def measure(wanted: Sequence[Any], seconds: float, threads: int | None, seed: int, reference: Path) -> list[float]:
+    """Return latencies in ms by this project's protocol, in one process and without its early stop.
+
+    So it takes the time that it is given. The reference speed is kept in a file between repeats, as it is for users.
+    """
     import msgspec
 
     from profiler._cpu import CpuTarget
@@ -130,9 +138,8 @@ def ours(seconds: float, threads: int, seed: int, reference: Path) -> dict[int, 
     protocol = msgspec.structs.replace(
         make_protocol(precision=0.0005, time_budget_s=seconds, seed=seed), most_processes=1, most_visits=10_000
     )
-    options = {"batch": BATCH, "threads": threads}
-    plan = Plan("profiler._cpu:CpuTarget", options, tuple(layers()), protocol)
     target = CpuTarget(batch=BATCH, threads=threads)
+    plan = Plan("profiler._cpu:CpuTarget", {"batch": BATCH, "threads": threads}, tuple(wanted), protocol)
     started()
     origin = target.clock()
     result = run_session(
@@ -145,7 +152,7 @@ def ours(seconds: float, threads: int, seed: int, reference: Path) -> dict[int, 
         save_references(
             reference, result.ready.device, result.ready.setting, result.ready.software, found.references
         )
-    return {width: found.layers[i].median_ms for i, width in enumerate(WIDTHS)}
+    return [found.layers[i].median_ms for i in range(len(plan.entries))]
 
 
 PEERS: dict[str, Callable[[Call, float], float]] = {

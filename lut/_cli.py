@@ -142,8 +142,7 @@ def diff(
             {
                 **{k: getattr(difference, k) for k in ("level", "margin", "common_factor")},
                 "layers": [
-                    {"layer": str(d.layer), "digest": d.layer.digest, **d._asdict(), } | {"layer": str(d.layer)}
-                    for d in difference.layers
+                    {**d._asdict(), "layer": str(d.layer), "digest": d.layer.digest} for d in difference.layers
                 ],
                 "only_first": [str(layer) for layer in difference.only_first],
                 "only_second": [str(layer) for layer in difference.only_second],

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lut._records import Flag, Interval, Protocol, Spread
 from lut._statistics import bimodal_split, log_standard_error, median_interval
-from profiler._drift import pooled_autocorrelation, remove_drift
+from profiler._drift import MAD_TO_SIGMA, pooled_autocorrelation, remove_drift
 from profiler._visit import Visit
 
 __all__ = ["Judgement", "LayerJudgement", "judge"]
@@ -31,6 +31,8 @@ STRICT_LEVEL = 0.99
 # A chunk of the session in which the machine is taken to be in one state, for the spread of the scale.
 CHUNK_S = 3.0
 CALM_QUANTILE = 0.1
+# Standard error of a median against that of a mean, for normal noise: √(π/2).
+MEDIAN_EFFICIENCY = 1.2533
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -103,6 +105,7 @@ def judge(
         process=_rounded(process_spread),
     )
     processes = len(np.unique(process))
+    sigma = MAD_TO_SIGMA * float(np.median(np.abs(noise)))
     divisors = np.exp(drift + shift)
 
     order = np.argsort(groups, kind="stable")
@@ -119,6 +122,7 @@ def judge(
             spread,
             processes=processes,
             rho=rho,
+            sigma=sigma,
             contaminated=int(entry) in contaminated,
         )
     return Judgement(
@@ -186,6 +190,7 @@ def _judge_layer(
     *,
     processes: int,
     rho: float,
+    sigma: float,
     contaminated: bool,
 ) -> LayerJudgement:
     corrected = [visit.ms / divisor for visit, divisor in zip(visits, drift, strict=True)]
@@ -210,7 +215,10 @@ def _judge_layer(
     if float(np.median([visit.faults for visit in visits])) >= 1:
         flags.append("page_faults")
 
-    error = log_standard_error(low, high, reached) if reached > 0 and high > low else 0.0
+    # An interval of very few visits says little of itself: the noise of all layers' visits then stands for theirs.
+    error = MEDIAN_EFFICIENCY * sigma / sqrt(len(visits))
+    if len(visits) >= protocol.first_look:
+        error = log_standard_error(low, high, reached)
     # Both this session and the other one err; the other one's processes are others, and so is its scale.
     variance = 2 * (error**2 + spread.process**2 / processes + spread.scale**2)
     reach = exp(NormalDist().inv_cdf(0.5 + protocol.level / 2) * sqrt(variance))

@@ -35,6 +35,12 @@ def device_lock(device: str, *, folder: Path | None = None) -> Iterator[None]:
     try:
         # Any user may meet this file; O_NOFOLLOW keeps a planted link from making us write elsewhere.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except PermissionError:
+        # Another user made it. Locking needs no more than to read it.
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError as error:
+            raise file_error(path, "read", error) from None
     except OSError as error:
         raise file_error(path, "write", error) from None
     try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -108,6 +109,8 @@ def next_round(
     half_width_ms: Mapping[int, float],
     protocol: Protocol,
     rng: random.Random,
+    *,
+    failed: Collection[int] = (),
 ) -> list[int]:
     """Return the order of the next round, sentinels in between.
 
@@ -119,12 +122,15 @@ def next_round(
         chosen.sort(key=lambda entry: -half_width_ms.get(entry, float("inf")))
         chosen = chosen[: max(32, -(-len(chosen) // 2))]
     rng.shuffle(chosen)
+    # A sentinel that the target cannot run, or dies of, is done without.
+    sentinels = [-1 - i for i in range(len(SENTINELS)) if -1 - i not in failed]
+    rng.shuffle(sentinels)
+    following = itertools.cycle(sentinels)
     order: list[int] = []
-    sentinel = rng.randrange(len(SENTINELS))
     for i, entry in enumerate(chosen):
-        if i % protocol.sentinel_every == 0:
-            order.append(-1 - sentinel)
-            sentinel = (sentinel + 1) % len(SENTINELS)
+        if sentinels and i % protocol.sentinel_every == 0:
+            order.append(next(following))
         order.append(entry)
-    order.append(-1 - sentinel)
+    if sentinels:
+        order.append(next(following))
     return order

@@ -18,7 +18,7 @@ from profiler._judge import judge
 from profiler._machine import preflight_warnings
 from profiler._plan import LOOKS, Plan, next_round
 from profiler._visit import Implementation, LayerFailure, Visit
-from profiler._worker import Ready, Worker
+from profiler._worker import Outcome, Ready, Worker
 
 __all__ = ["Progress", "SessionResult", "Sorted", "run_session", "sort_visits"]
 
@@ -194,6 +194,7 @@ def run_session(
                 tell("measuring the noise floor")
                 outcome = worker.run([-1] * (2 * A_A_VISITS), deadline, lambda _: None)
                 visits += outcome.visits
+                failures += outcome.failures
                 preflight = _preflight(worker, outcome.visits, protocol.level, protocol.most_visits, threads)
                 target_precision = max(protocol.precision, preflight.noise_floor)
                 if journal is not None:
@@ -203,18 +204,18 @@ def run_session(
                     worker = None
                     continue
 
-            order = next_round(open_entries, counts, half_width_ms, protocol, rng)
+            order = next_round(open_entries, counts, half_width_ms, protocol, rng, failed=failed)
             outcome = worker.run(order, deadline, lambda made: tell("measuring", made))
-            visits += outcome.visits
-            failures += outcome.failures
-            implementations += outcome.implementations
-            if journal is not None and not outcome.alive:
-                # The process that died could not write down why.
-                for failure in outcome.failures:
-                    journal.append(failure)
-            if not outcome.alive:
+            if outcome.alive:
+                visits += outcome.visits
+                failures += outcome.failures
+                implementations += outcome.implementations
+            else:
                 worker.close()
                 worker = None
+                visits, failures, implementations = _after_a_death(
+                    journal, outcome, (visits, failures, implementations)
+                )
             rounds += 1
             rounds_in_process += 1
             tell("measuring")
@@ -238,6 +239,28 @@ def run_session(
         target_precision=target_precision,
         measuring_s=clock() - began + used,
     )
+
+
+_Found = tuple[list[Visit], list[LayerFailure], list[Implementation]]
+
+
+def _after_a_death(journal: Journal | None, outcome: Outcome, before: _Found) -> _Found:
+    """Return what is known once the measuring process died.
+
+    It journalled its visits before it reported them, but could not write down what it died of.
+    """
+    if journal is None:
+        return (
+            before[0] + outcome.visits,
+            before[1] + outcome.failures,
+            before[2] + outcome.implementations,
+        )
+    known = {(failure.entry, failure.process) for failure in journal.read().failures}
+    for failure in outcome.failures:
+        if (failure.entry, failure.process) not in known:
+            journal.append(failure)
+    content = journal.read()
+    return content.visits, content.failures, content.implementations
 
 
 def _look(count: int) -> int:

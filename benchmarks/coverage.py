@@ -1,0 +1,154 @@
+"""How often each interval holds what it promises, on the fake clock and on this machine.
+
+``within_run`` speaks of relative latencies: with one common factor per session removed, it is to hold the truth (fake
+clock) or the consensus of all other sessions (machine). ``across_runs`` speaks of absolute ones: one session's
+interval is to hold another's median. A layer that carries a flag other than ``converged`` counts apart.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _common import parser, print_table, write_results
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+CASES: dict[str, dict[str, Any]] = {
+    "log-normal 2 %": {"sigma": 0.02},
+    "log-normal 5 %": {"sigma": 0.05},
+    "2 % and 10 % spikes of +50 %": {"sigma": 0.02, "spike_share": 0.1},
+    "AR(1) ρ = 0.5, 3 %": {"sigma": 0.03, "autocorrelation": 0.5},
+    "two modes, +10 %": {"sigma": 0.01, "second_mode": 1.1},
+    "2 % and a common swing of 10 %": {"sigma": 0.02, "common_drift": 0.1},
+    "2 % and own drift of 5 %": {"sigma": 0.02, "own_drift": None},
+}
+LAYERS = 24
+
+SESSION = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from _rules import layers
+from profiler import profile
+table = profile(layers(), batch=4, time_budget_s=float(sys.argv[3]), seed=int(sys.argv[2]), reference=Path(sys.argv[4]))
+print(json.dumps([[m.median_ms, m.within_run.low_ms, m.within_run.high_ms, m.across_runs.low_ms,
+                   m.across_runs.high_ms, [f for f in m.flags if f != "converged"]] for m in table.values()]))
+"""
+
+
+def simulated(case: dict[str, Any], seed: int, reference: Path) -> list[list[Any]]:
+    """Return one simulated session: per layer the median, both intervals, the flags and the truth."""
+    from conftest import curve_of, simulate, table_of
+
+    from profiler import FakeTarget
+
+    layers = curve_of(range(8, 8 + LAYERS)).layers
+    options = dict(case)
+    drifting = options.pop("own_drift", 0.0) is None
+    if drifting:
+        # About 5 % over the simulated time that such a session takes.
+        options["own_drift"] = 0.05 / 4.0
+    plan, result, target = simulate(layers, target=FakeTarget(seed=seed, **options), protocol={"seed": seed})
+    table = table_of(plan, result, reference)
+    return [
+        [
+            m.median_ms, m.within_run.low_ms, m.within_run.high_ms, m.across_runs.low_ms, m.across_runs.high_ms,
+            [f for f in m.flags if f != "converged"], target.true_ms(layer),
+        ]
+        for layer, m in table.items()
+    ]
+
+
+def within(sessions: list[list[list[Any]]], truths: np.ndarray | None) -> dict[str, float]:
+    """Return how often within_run held the relative truth, and how many layers were flagged."""
+    logs = np.log([[layer[0] for layer in session] for session in sessions])
+    relative = logs - np.median(logs, axis=1, keepdims=True)
+    hits, flagged, hit_or_flagged = [], [], []
+    for s, session in enumerate(sessions):
+        if truths is not None:
+            # A single factor per session: the sentinels' scale is across_runs' business.
+            truth = np.log(truths) + np.median(logs[s] - np.log(truths))
+        else:
+            truth = np.median(np.delete(relative, s, axis=0), axis=0) + np.median(logs[s])
+        for i, layer in enumerate(session):
+            hit = np.log(layer[1]) <= truth[i] <= np.log(layer[2])
+            hits.append(hit)
+            flagged.append(bool(layer[5]))
+            hit_or_flagged.append(hit or bool(layer[5]))
+    return {
+        "coverage_percent": 100 * float(np.mean(hits)),
+        "flagged_percent": 100 * float(np.mean(flagged)),
+        "held_or_flagged_percent": 100 * float(np.mean(hit_or_flagged)),
+    }
+
+
+def across(sessions: list[list[list[Any]]]) -> float:
+    """Return how often one session's across_runs interval held another session's median, in percent."""
+    hits = [
+        mine[3] <= other[0] <= mine[4]
+        for a, b in itertools.permutations(sessions, 2)
+        for mine, other in zip(a, b, strict=True)
+    ]
+    return 100 * float(np.mean(hits))
+
+
+def main() -> None:
+    """Run the benchmark."""
+    options = parser(__doc__)
+    options.add_argument("--sessions", type=int, default=20, help="sessions on this machine")
+    options.add_argument("--seconds", type=float, default=15.0, help="time budget of each")
+    options.add_argument("--simulated", type=int, default=40, help="sessions per case on the fake clock")
+    arguments = options.parse_args()
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, case in CASES.items():
+            runs = [simulated(case, seed, Path(folder) / f"{seed}.json") for seed in range(arguments.simulated)]
+            figures[name] = within(runs, np.array([layer[6] for layer in runs[0]]))
+        shared = Path(folder) / "shared.json"
+        many = {"sigma": 0.02, "common_drift": 0.1, "process_sigma": 0.01}
+        runs = [simulated(many, 1000 + seed, shared) for seed in range(arguments.simulated)]
+        figures["across runs: 2 %, swing of 10 %, processes 1 %"] = {"coverage_percent": across(runs)}
+
+        machine = []
+        for seed in range(arguments.sessions):
+            command = [sys.executable, "-c", SESSION, str(Path(__file__).parent), str(seed), str(arguments.seconds)]
+            done = subprocess.run(
+                [*command, str(Path(folder) / "machine.json")], capture_output=True, text=True, check=True
+            )
+            machine.append(json.loads(done.stdout))
+            print(f"session {seed + 1} of {arguments.sessions}", flush=True)
+    figures["this machine, within run"] = within(machine, None)
+    figures["this machine, across runs"] = {"coverage_percent": across(machine)}
+    widths = [np.log(layer[4] / layer[3]) / 2 for session in machine for layer in session]
+    figures["this machine, across runs"]["median_half_width_percent"] = 100 * float(np.median(widths))
+    print_table(
+        "coverage of nominal 95 % intervals",
+        ["case", "coverage %", "flagged %", "held or flagged %"],
+        [
+            [name, row["coverage_percent"], row.get("flagged_percent", "–"), row.get("held_or_flagged_percent", "–")]
+            for name, row in figures.items()
+        ],
+    )
+    write_results(
+        arguments.results,
+        "coverage",
+        {
+            "sessions": arguments.sessions,
+            "seconds": arguments.seconds,
+            "simulated_sessions": arguments.simulated,
+            "layers": LAYERS,
+            "figures": figures,
+            "machine_sessions": machine,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

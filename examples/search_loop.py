@@ -1,0 +1,34 @@
+"""Use a table in your own search: look layers up, and choose the widest layer under a budget.
+
+Run ``profile-device --target cpu --batch 4`` first, then ``python examples/search_loop.py cpu-b4.json``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from lut import LatencyTable, MissingLayerError, conv_norm_act
+
+
+def main() -> None:
+    """Print the widest first-stage layer under several budgets, and what the next width would cost."""
+    table = LatencyTable.load(sys.argv[1] if len(sys.argv) > 1 else "cpu-b4.json")
+    (curve, *_) = table.curves
+    for budget_ms in (0.1, 0.15, 0.2, 0.3):
+        affordable = [layer for layer in curve.layers if layer in table and table[layer].median_ms <= budget_ms]
+        if not affordable:
+            print(f"{budget_ms} ms: nothing fits")
+            continue
+        widest = table[max(affordable, key=lambda layer: layer.output_shape[0])]
+        low, high = widest.within_run.low_ms, widest.within_run.high_ms
+        print(f"{budget_ms} ms: {widest.layer}, {widest.median_ms:.4f} ms ({low:.4f} … {high:.4f})")
+
+    # What was not measured is an error that names its neighbours, never 0 ms.
+    try:
+        table[conv_norm_act(17, 19, kernel_size=3, stride=1, activation="relu", input_size=(32, 32))]
+    except MissingLayerError as error:
+        print(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What the tests share: simulated sessions, and tables made of them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from lut import ChannelCurve, LatencyTable, Layer, conv_norm_act
+from profiler._fake import FakeTarget
+from profiler._journal import FORMAT, VERSION, Journal, JournalHeader
+from profiler._plan import Plan, make_protocol
+from profiler._profile import _assemble
+from profiler._session import SessionResult, run_session
+from profiler._worker import LocalWorker
+
+
+def conv(width: int, *, channels: int = 16, size: int = 32) -> Layer:
+    """Return one layer of a curve."""
+    return conv_norm_act(channels, width, kernel_size=3, stride=1, activation="relu", input_size=(size, size))
+
+
+def curve_of(widths: Sequence[int], *, channels: int = 16, name: str = "stage 1") -> ChannelCurve:
+    """Return a curve over widths."""
+    return ChannelCurve(name, channels, tuple(conv(width, channels=channels) for width in widths))
+
+
+def simulate(
+    layers: Sequence[Layer],
+    *,
+    target: FakeTarget | None = None,
+    protocol: dict[str, Any] | None = None,
+    journal: Journal | None = None,
+    **options: Any,
+) -> tuple[Plan, SessionResult, FakeTarget]:
+    """Run a session on the fake clock and return what came of it."""
+    changed = dict(protocol or {})
+    made = make_protocol(
+        precision=changed.pop("precision", 0.02),
+        time_budget_s=changed.pop("time_budget_s", 1000.0),
+        seed=changed.pop("seed", 0),
+    )
+    plan = Plan("fake", options, tuple(layers), msgspec.structs.replace(made, **changed))
+    target = target or FakeTarget(**options)
+    origin = target.clock()
+    result = run_session(
+        plan,
+        lambda process: LocalWorker(
+            target, plan.entries, plan.protocol, process=process, origin=origin, journal=journal
+        ),
+        journal,
+        clock=target.clock,
+    )
+    return plan, result, target
+
+
+def table_of(
+    plan: Plan, result: SessionResult, reference: Path, curves: Sequence[ChannelCurve] = ()
+) -> LatencyTable:
+    """Return the table of a simulated session."""
+    header = JournalHeader(FORMAT, VERSION, plan.digest, "2026-01-01T00:00:00Z", 0.0)
+    return _assemble(plan, result, header, curves, reference)
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give every test its own lock and its own reference speeds, whatever else runs on this machine."""
+    folder = tmp_path / ".own"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+
+
+@pytest.fixture
+def make_table(tmp_path: Path) -> Callable[..., LatencyTable]:
+    """Return a function that simulates a table of a curve of widths."""
+
+    def make(widths: Sequence[int] = tuple(range(1, 33)), **options: Any) -> LatencyTable:
+        protocol = options.pop("protocol", None)
+        reference = options.pop("reference", tmp_path / "references.json")
+        curve = curve_of(widths)
+        plan, result, _ = simulate(curve.layers, protocol=protocol, **options)
+        return table_of(plan, result, reference, [curve])
+
+    return make

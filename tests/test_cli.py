@@ -1,0 +1,231 @@
+"""The commands as people type them: results that read well, one clear line per mistake, the right exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lut import LatencyTable
+
+MakeTable = Callable[..., LatencyTable]
+MODULES = {
+    "profile-device": "profiler._cli.profile_device",
+    "report-table": "profiler._cli.report_table",
+    "lut": "lut._cli",
+    "select-widths": "predictors._cli",
+}
+TINY = [
+    {"make": "conv_norm_act", "in_channels": 8, "out_channels": 8, "kernel_size": 3, "stride": 1,
+     "activation": "relu", "input_size": [8, 8]},
+    {"make": "linear", "in_features": 16, "out_features": 10, "bias": True},
+    {"make": "residual_add", "channels": 8, "activation": "relu", "input_size": [8, 8]},
+]
+
+
+def command(folder: Path, name: str, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    script = f"import sys; sys.argv[0] = {name!r}; from {MODULES[name]} import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "COLUMNS": "120", "PYTHONWARNINGS": "error", **environment},
+        timeout=300,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def table_file(make_table: MakeTable, tmp_path: Path) -> Path:
+    make_table().save(tmp_path / "t.json")
+    return tmp_path / "t.json"
+
+
+def test_help_imports_neither_torch_nor_pandas(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.argv = ['profile-device', '--help']\n"
+        "from profiler._cli.profile_device import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'torch', 'pandas', 'numpy', 'scipy', 'sklearn', 'plotly'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "--target" in done.stdout
+
+
+def test_lut_imports_no_framework_and_fast(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; start = time.perf_counter(); import lut; spent = time.perf_counter() - start\n"
+        "heavy = {'torch', 'pandas', 'numpy', 'scipy', 'sklearn', 'plotly', 'typer', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\nprint(spent)"
+    )
+    times = [
+        float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+        for _ in range(3)
+    ]
+    assert min(times) < 0.2
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_help_speaks_to_a_stranger(name: str, tmp_path: Path) -> None:
+    text = command(tmp_path, name, "--help").stdout
+    assert "Usage: " in text
+    assert len(text.splitlines()) > 8
+
+
+def test_profile_device_from_end_to_end(tmp_path: Path) -> None:
+    (tmp_path / "layers.json").write_text(json.dumps(TINY))
+    # A user's own modules of our names lie in the folder; they must not be taken for ours.
+    for name in ("lut", "search", "profiler", "predictors"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
+    done = command(
+        tmp_path, "profile-device", "--layers", "layers.json", "--batch", "2", "--threads", "1", "--quick",
+        "--output", "mine.json",
+    )
+    for part in ("noise floor", "3 layers measured", "converged", "measured in", "mine.json", "mine.html", "1 thread"):
+        assert part in done.stdout
+    table = LatencyTable.load(tmp_path / "mine.json")
+    assert len(table) == 3
+    assert table.setting.batch == 2
+    assert (tmp_path / "mine.html").read_text().startswith("<!DOCTYPE html>")
+    again = command(
+        tmp_path, "profile-device", "--layers", "layers.json", "--batch", "2", "--quick", "--output", "mine.json", code=2
+    )
+    assert again.stderr == (
+        "error: mine.json exists already; --restart measures again and replaces it in the end, --output writes "
+        "elsewhere\n"
+    )
+    for name in ("lut", "select-widths", "report-table"):
+        command(tmp_path, name, "--help")
+
+
+def test_profile_device_prints_json(tmp_path: Path) -> None:
+    (tmp_path / "layers.json").write_text(json.dumps(TINY[:1]))
+    done = command(tmp_path, "profile-device", "--layers", "layers.json", "--quick", "--time-budget", "2", "--json")
+    result = json.loads(done.stdout)
+    assert result["layers"] == 1
+    assert result["table"] == "cpu-b4.json"
+    assert result["setting"]["batch"] == 4
+
+
+def test_an_incomplete_table_is_exit_code_3(tmp_path: Path) -> None:
+    huge = {**TINY[0], "in_channels": 4096, "out_channels": 4096, "input_size": [4096, 4096]}
+    (tmp_path / "layers.json").write_text(json.dumps([TINY[0], huge]))
+    done = command(tmp_path, "profile-device", "--layers", "layers.json", "--quick", "--time-budget", "2", code=3)
+    assert "failed: conv3×3 4096→4096" in done.stdout
+    assert "out_of_memory" in done.stdout
+    assert len(LatencyTable.load(tmp_path / "cpu-b4.json")) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--target", "abacus"], "unknown target 'abacus'"),
+        (["--space", "nowhere"], "unknown space 'nowhere'"),
+        (["--dtype", "float8"], "dtype is one of"),
+        (["--memory-format", "sideways"], "memory format is one of"),
+        (["--alpha", "big"], "--alpha is a positive number or 'auto'"),
+        (["--alpha", "-1"], "--alpha is a positive number"),
+        (["--expand", "0"], "expand must be between"),
+        (["--expand", "nan"], "expand must be between"),
+        (["--groups", "200"], "too few for 200 groups"),
+        (["--precision", "5"], "precision is a share"),
+        (["--time-budget", "0"], "time budget is between"),
+        (["--threads", "5000"], "threads must be between"),
+        (["--layers", "none.json"], "no such file"),
+        (["--layers", "bad.json"], "not valid JSON"),
+        (["--layers", "wrong.json"], "`$[1]`"),
+        (["--layers", "unknown.json"], "nothing makes 'magic'"),
+        (["--layers", "empty.json"], "expected a list of layers"),
+        (["--output", "missing/t.json", "--layers", "layers.json"], "create the folder missing first"),
+        (["--output", ".", "--layers", "layers.json"], "give a file, not a folder"),
+    ],
+)
+def test_each_mistake_is_one_clear_line(tmp_path: Path, arguments: list[str], problem: str) -> None:
+    (tmp_path / "layers.json").write_text(json.dumps(TINY))
+    (tmp_path / "bad.json").write_text("{")
+    (tmp_path / "wrong.json").write_text(json.dumps([TINY[0], {**TINY[0], "stride": "two"}]))
+    (tmp_path / "unknown.json").write_text('[{"make": "magic"}]')
+    (tmp_path / "empty.json").write_text("[]")
+    files = [a for a in arguments if a.endswith(".json") or a == "."]
+    code = 1 if any(f in ("none.json", "missing/t.json", ".") for f in files) else 2
+    done = command(tmp_path, "profile-device", *arguments, code=code)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert problem in line
+
+
+def test_wrong_options_are_exit_code_2(tmp_path: Path) -> None:
+    assert "No such option" in command(tmp_path, "profile-device", "--colour", "red", code=2).stderr
+    assert "--batch" in command(tmp_path, "profile-device", "--batch", "0", code=2).stderr
+
+
+def test_select_widths(table_file: Path) -> None:
+    text = command(table_file.parent, "select-widths", "t.json").stdout
+    assert "stage 1" in text
+    assert "8, 16" in text.replace("~", "")
+    assert "σ" in text
+    assert "uniform" in text
+    found = json.loads(command(table_file.parent, "select-widths", "t.json", "--groups", "4", "--json").stdout)
+    assert len(found[0]["choices"]) == 4
+    narrow = json.loads(
+        command(table_file.parent, "select-widths", "t.json", "--expand", "1", "--alpha", "auto", "--json").stdout
+    )
+    assert narrow[0]["choices"][-1]["last"] == 16
+    line = command(table_file.parent, "select-widths", "t.json", "--expand", "4", code=2).stderr
+    assert line.startswith("error: expand 4 asks for 64 channels")
+    assert command(table_file.parent, "select-widths", "t.json", "--loss", "x", code=2).stderr.count("\n") == 1
+
+
+def test_lut_show(table_file: Path) -> None:
+    text = command(table_file.parent, "lut", "show", "t.json", "--contains", "16→16", "--limit", "5").stdout
+    assert "simulated device" in text
+    assert "conv3×3 16→16" in text
+    shown = json.loads(command(table_file.parent, "lut", "show", "t.json", "--json").stdout)
+    assert shown["layers"] == 32
+    assert shown["measurements"][0]["median_ms"] > 0
+
+
+def test_lut_validate(table_file: Path) -> None:
+    folder = table_file.parent
+    assert "valid: t.json: 32 layers" in command(folder, "lut", "validate", "t.json").stdout
+    (folder / "bad.json").write_text(table_file.read_text().replace('"median_ms":', '"median_ms":-', 1))
+    done = command(folder, "lut", "validate", "t.json", "bad.json", code=1)
+    assert "valid: t.json" in done.stdout
+    (line,) = done.stderr.splitlines()
+    assert "bad.json" in line
+    assert "median_ms" in line
+
+
+def test_lut_diff_and_merge(make_table: MakeTable, table_file: Path) -> None:
+    folder = table_file.parent
+    make_table(range(33, 49), batch=8).save(folder / "other.json")
+    make_table(range(33, 49)).save(folder / "more.json")
+    make_table(range(1, 33), tile=32, ms_per_gmadd=100.0).save(folder / "slow.json")
+    text = command(folder, "lut", "diff", "t.json", "slow.json").stdout
+    assert "slower" in text
+    assert "95%" in text
+    verdicts = {d["verdict"] for d in json.loads(command(folder, "lut", "diff", "t.json", "t.json", "--json").stdout)["layers"]}
+    assert verdicts <= {"same", "undecided"}
+    assert "batch 4 / 8" in command(folder, "lut", "merge", "t.json", "other.json", "-o", "m.json", code=2).stderr
+    assert not (folder / "m.json").exists()
+    command(folder, "lut", "merge", "t.json", "other.json", "-o", "m.json", "--across", "setting")
+    command(folder, "lut", "merge", "t.json", "more.json", "-o", "n.json")
+    assert len(LatencyTable.load(folder / "n.json")) == 48
+    assert "both tables hold" in command(folder, "lut", "merge", "t.json", "t.json", "-o", "x.json", code=1).stderr
+    command(folder, "lut", "merge", "t.json", "t.json", "-o", "x.json", "--on-duplicate", "tighter")
+    assert "no layer in common" in command(folder, "lut", "diff", "t.json", "more.json", code=1).stderr
+
+
+def test_report_table(table_file: Path) -> None:
+    assert "t.html" in command(table_file.parent, "report-table", "t.json").stdout
+    assert "error: cannot read none.json" in command(table_file.parent, "report-table", "none.json", code=1).stderr

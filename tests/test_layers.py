@@ -1,0 +1,117 @@
+"""Layers: canonical, with exact counts, and honest about what is impossible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lut import Layer, LayerError, Node, chain, conv_norm_act, global_pool, linear, pooled_shortcut, residual_add
+from lut._primitives import Activation, Add, AvgPool2d, BatchNorm2d, Concat, Conv2d, Linear, MaxPool2d, Mul
+
+
+def conv(out: int, kernel: int = 3) -> Conv2d:
+    return Conv2d(out_channels=out, kernel_size=(kernel, kernel), stride=(1, 1), padding=(kernel // 2, kernel // 2))
+
+
+def test_conv_norm_act_counts_are_exact() -> None:
+    layer = conv_norm_act(16, 32, kernel_size=3, stride=2, activation="relu", input_size=(32, 32))
+    assert layer.output_shape == (32, 16, 16)
+    assert layer.madds == 16 * 32 * 9 * 16 * 16
+    assert layer.parameters == 16 * 32 * 9 + 2 * 32
+    assert layer.bytes_moved(batch=4, bytes_per_element=4) == 4 * (4 * (16 * 32 * 32 + 32 * 16 * 16) + layer.parameters)
+    assert str(layer) == "conv3×3 16→32 /2 +bn +relu @32×32"
+
+
+def test_depthwise_and_linear_counts() -> None:
+    depthwise = conv_norm_act(8, 8, kernel_size=3, stride=1, activation=None, input_size=(4, 4), groups=8)
+    assert (depthwise.madds, depthwise.parameters) == (8 * 9 * 16, 8 * 9 + 16)
+    assert linear(64, 10, bias=True).parameters == 650
+    assert linear(64, 10, bias=True).madds == 640
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (residual_add(8, activation="relu", input_size=(4, 4)), (8, 4, 4)),
+        (pooled_shortcut(8, 16, input_size=(8, 8)), (16, 4, 4)),
+        (global_pool(8, input_size=(8, 8)), (8,)),
+        (chain((3, 224, 224), MaxPool2d(kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))), (3, 112, 112)),
+    ],
+)
+def test_output_shapes(layer: Layer, shape: tuple[int, ...]) -> None:
+    assert layer.output_shape == shape
+
+
+def test_equal_work_has_one_description() -> None:
+    shape, other = (8, 4, 4), (4, 4, 4)
+    branch, relu = Node(conv(8), (0,)), Activation(kind="relu")
+    first = Layer((shape, other), (branch, Node(conv(8), (1,)), Node(Add(), (2, 3)), Node(relu, (4,))))
+    swapped = Layer((other, shape), (Node(conv(8), (0,)), Node(conv(8), (1,)), Node(Add(), (3, 2)), Node(relu, (4,))))
+    assert first == swapped
+    assert hash(first) == hash(swapped)
+    assert first.digest == swapped.digest
+    assert msgspec.json.encode(first) == msgspec.json.encode(swapped)
+
+
+def test_different_work_has_different_descriptions() -> None:
+    base = {"kernel_size": 3, "stride": 1, "activation": "relu", "input_size": (8, 8)}
+    layers = [
+        conv_norm_act(8, 8, **base),
+        conv_norm_act(8, 9, **base),
+        conv_norm_act(8, 8, **{**base, "stride": 2}),
+        conv_norm_act(8, 8, **{**base, "activation": None}),
+        conv_norm_act(8, 8, **{**base, "input_size": (8, 9)}),
+        conv_norm_act(8, 8, groups=2, **base),
+    ]
+    assert len({layer.digest for layer in layers}) == len(layers)
+    assert layers[0].family == layers[1].family != layers[2].family
+
+
+def test_the_digest_is_what_files_already_hold() -> None:
+    # A change here makes every table that was ever written unreadable by key: it needs a new format version.
+    assert conv_norm_act(16, 32, kernel_size=3, stride=1, activation="relu", input_size=(32, 32)).digest == (
+        "DIGEST"
+    )
+
+
+IMAGE = (8, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: chain((8, 4), conv(8)), "takes one input of shape"),
+        (lambda: chain(IMAGE, conv(0)), "out_channels must be between 1"),
+        (lambda: chain(IMAGE, Conv2d(out_channels=8, kernel_size=(9, 9), stride=(1, 1), padding=(0, 0))), "does not fit"),
+        (lambda: chain(IMAGE, Conv2d(out_channels=8, kernel_size=(3, 3), stride=(0, 1), padding=(1, 1))), "stride"),
+        (lambda: chain(IMAGE, Conv2d(out_channels=9, kernel_size=(1, 1), stride=(1, 1), padding=(0, 0), groups=2)), "groups=2"),
+        (lambda: chain(IMAGE, Activation(kind="swoosh")), "unknown activation"),  # type: ignore[arg-type]
+        (lambda: chain(IMAGE, Linear(out_features=3, bias=True)), "one vector of features"),
+        (lambda: chain(IMAGE, AvgPool2d(kernel_size=(2, 2), stride=(2, 2), padding=(2, 2))), "more than half"),
+        (lambda: chain((0, 4, 4), BatchNorm2d()), "positive sizes"),
+        (lambda: Layer((IMAGE, (8, 2, 2)), (Node(Add(), (0, 1)),)), "same shape"),
+        (lambda: Layer((IMAGE, (8, 2, 2)), (Node(Mul(), (0, 1)),)), "same shape"),
+        (lambda: Layer((IMAGE, (8, 2, 2)), (Node(Concat(), (0, 1)),)), "one height and width"),
+        (lambda: Layer((IMAGE, IMAGE), (Node(conv(8), (0,)),)), "never used"),
+        (lambda: Layer((IMAGE,), (Node(conv(8), (1,)),)), "only inputs and earlier nodes"),
+        (lambda: Layer((IMAGE,), ()), "at least one"),
+        (lambda: conv_norm_act(8, 8, kernel_size=2, stride=1, activation=None, input_size=(4, 4)), "odd kernel_size"),
+    ],
+)
+def test_impossible_layers_are_refused(make: Callable[[], Layer], message: str) -> None:
+    with pytest.raises(LayerError, match=message):
+        make()
+
+
+@given(
+    st.integers(1, 64), st.integers(1, 64), st.sampled_from([1, 3, 5]), st.sampled_from([1, 2]), st.integers(4, 64)
+)
+def test_json_round_trip_keeps_identity(channels: int, out: int, kernel: int, stride: int, size: int) -> None:
+    layer = conv_norm_act(channels, out, kernel_size=kernel, stride=stride, activation="relu", input_size=(size, size))
+    again = msgspec.json.decode(msgspec.json.encode(layer), type=Layer)
+    assert again == layer
+    assert again.digest == layer.digest

@@ -1,0 +1,247 @@
+"""The protocol, on a clock that can be trusted: what it finds, when it stops, what it puts aside, what it flags."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import conv, curve_of, simulate, table_of
+
+from lut import LatencyTable, UsageError
+from profiler._drift import remove_drift
+from profiler._fake import FakeTarget
+from profiler._judge import judge
+from profiler._plan import LOOKS, SENTINELS, make_protocol, next_round
+from profiler._session import sort_visits
+from profiler._visit import Visit
+
+MakeTable = Callable[..., LatencyTable]
+WIDTHS = tuple(range(1, 33))
+
+
+def test_it_finds_the_true_latencies(make_table: MakeTable) -> None:
+    table = make_table(common_drift=0.15, process_sigma=0.0)
+    target = FakeTarget()
+    ratios = [math.log(m.median_ms / target.true_ms(layer)) for layer, m in table.items()]
+    assert np.std(ratios) < 0.01
+    assert sum(m.converged for m in table.values()) >= 30
+
+
+def test_the_same_seed_gives_the_same_table(make_table: MakeTable, tmp_path: Path) -> None:
+    tables = [make_table(reference=tmp_path / f"{i}.json") for i in range(2)]
+    assert [m.visits for m in tables[0].values()] == [m.visits for m in tables[1].values()]
+    other = make_table(reference=tmp_path / "3.json", protocol={"seed": 5})
+    assert [m.visits for m in other.values()] != [m.visits for m in tables[0].values()]
+
+
+def test_quiet_layers_stop_early_and_noisy_ones_go_on() -> None:
+    counts = {}
+    for sigma in (0.002, 0.05):
+        plan, result, _ = simulate(curve_of(WIDTHS).layers, sigma=sigma)
+        visits = sort_visits(result.visits, plan.protocol.first_look, final=True).counts
+        counts[sigma] = np.mean([visits[i] for i in range(len(WIDTHS))])
+    assert counts[0.002] == LOOKS[0]
+    assert counts[0.05] > 24
+
+
+def test_the_time_budget_is_kept() -> None:
+    plan, result, target = simulate(curve_of(WIDTHS).layers, sigma=0.1, protocol={"time_budget_s": 2.0})
+    assert target.clock() < 2.1
+    assert result.measuring_s < 2.1
+    assert plan.protocol.time_budget_s == 2.0
+
+
+def test_what_was_never_visited_is_not_measured(tmp_path: Path) -> None:
+    plan, result, _ = simulate(curve_of(WIDTHS).layers, protocol={"time_budget_s": 1.0}, floor_ms=30.0)
+    table = table_of(plan, result, tmp_path / "r.json")
+    assert 0 < len(table) < len(WIDTHS)
+    assert len(table) + len(table.not_measured) == len(WIDTHS)
+    assert "time budget of 1 s" in table.not_measured[0].reason
+    assert b'"origin":"not_measured"' in table.to_json()
+    again = LatencyTable.from_json(table.to_json())
+    with pytest.raises(KeyError, match="was not measured"):
+        again[again.not_measured[0].layer]
+
+
+def test_preempted_blocks_do_not_count_and_preempted_visits_are_made_again(make_table: MakeTable) -> None:
+    table = make_table(preempted_share=0.5, sigma=0.005)
+    target = FakeTarget()
+    for layer, m in table.items():
+        assert m.median_ms == pytest.approx(target.true_ms(layer), rel=0.05)
+    assert sum(m.rejected_by_cause.get("preempted", 0) for m in table.values()) > 0
+
+
+def test_a_permanent_hog_contaminates_instead_of_emptying(make_table: MakeTable) -> None:
+    table = make_table(range(8, 12), preempted_share=1.0)
+    assert len(table) == 4
+    assert all("contaminated" in m.flags and m.rejected == () for m in table.values())
+
+
+def visit(entry: int, ms: float, cause: str | None = None, at_s: float = 0.0, process: int = 0) -> Visit:
+    return Visit(entry, process, at_s, ms, cause, False, 0.0, 1)  # type: ignore[arg-type]
+
+
+def test_sorting_is_by_cause_never_by_value() -> None:
+    visits = [visit(0, 1.0), visit(0, 99.0), visit(0, 1.0, "stolen"), visit(1, 1.0, "throttled")]
+    during = sort_visits(visits, 6, final=False)
+    assert [v.ms for v in during.accepted] == [1.0, 99.0]
+    assert {e: len(r) for e, r in during.rejected.items()} == {0: 1, 1: 1}
+    after = sort_visits(visits, 6, final=True)
+    assert after.contaminated == {1}
+    assert {e: len(r) for e, r in after.rejected.items()} == {0: 1}
+
+
+def test_layer_failures_are_data(tmp_path: Path) -> None:
+    layers = curve_of(range(1, 9)).layers
+    plan, result, _ = simulate(layers, misbehave={layers[2].digest: "raise", layers[5].digest: "memory"})
+    table = table_of(plan, result, tmp_path / "r.json")
+    assert len(table) == 6
+    assert [(f.layer, f.reason) for f in table.failures] == [(layers[2], "error"), (layers[5], "out_of_memory")]
+    with pytest.raises(KeyError, match="could not be measured"):
+        table[layers[2]]
+    assert LatencyTable.from_json(table.to_json()).failures == table.failures
+
+
+def stream(rng: np.random.Generator, n_layers: int, rounds: int, drift: Callable[[float], np.ndarray]) -> list[Visit]:
+    visits = []
+    for r in range(rounds):
+        for i in rng.permutation(n_layers):
+            at = len(visits) * 0.004
+            log_ms = 0.01 * i + drift(at)[i] + rng.normal(0, 0.01)
+            visits.append(visit(int(i), float(np.exp(log_ms)), at_s=at, process=r // 6))
+    return visits
+
+
+def arrays(visits: list[Visit]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return (
+        np.log([v.ms for v in visits]),
+        np.array([v.entry for v in visits]),
+        np.array([v.process for v in visits]),
+    )
+
+
+def test_a_drift_common_to_all_is_taken_out() -> None:
+    rng = np.random.default_rng(0)
+    visits = stream(rng, 40, 16, lambda at: np.full(40, 0.3 * math.sin(3 * at)))
+    found = remove_drift(*arrays(visits), window=15)
+    at = np.array([v.at_s for v in visits])
+    assert np.corrcoef(found.common, np.sin(3 * at))[0, 1] > 0.99
+    levels = found.levels - found.levels.mean()
+    assert np.max(np.abs(levels - (0.01 * np.arange(40) - 0.195))) < 0.015
+    assert found.factors == 0
+
+
+def test_states_to_which_layers_respond_differently_are_taken_out() -> None:
+    rng = np.random.default_rng(1)
+    response = np.linspace(-0.15, 0.15, 40)
+    visits = stream(rng, 40, 32, lambda at: response * (1.0 if int(at) % 2 else -1.0))
+    logs, groups, process = arrays(visits)
+    found = remove_drift(logs, groups, process, window=15)
+    assert found.factors >= 1
+    noise = logs - found.total - found.levels[groups]
+    assert np.std(noise) < 0.02
+    assert np.std(logs - found.common - found.levels[groups]) > 0.06
+
+
+def test_pure_noise_has_no_states() -> None:
+    rng = np.random.default_rng(2)
+    found = remove_drift(*arrays(stream(rng, 40, 16, lambda _: np.zeros(40))), window=15)
+    assert found.factors == 0
+
+
+def test_one_layer_alone_is_corrected_by_the_sentinels_only(tmp_path: Path) -> None:
+    plan, result, target = simulate([conv(16)], common_drift=0.2, sigma=0.01, floor_ms=0.5)
+    table = table_of(plan, result, tmp_path / "r.json")
+    m = table[conv(16)]
+    assert np.std(np.log(m.corrected_ms)) < 0.6 * np.std(np.log(m.visits.raw_ms))
+    assert m.median_ms == pytest.approx(target.true_ms(conv(16)), rel=0.25)
+
+
+def test_the_sentinels_tie_sessions_together(tmp_path: Path) -> None:
+    reference = tmp_path / "r.json"
+    layers = curve_of(range(8, 33)).layers
+    medians = []
+    for slow in (1.0, 1.3):
+        plan, result, _ = simulate(layers, floor_ms=0.02 * slow, ms_per_gmadd=10.0 * slow, sigma=0.005)
+        medians.append([m.median_ms for m in table_of(plan, result, reference).values()])
+    # The second machine is 30 % slower throughout; against its reference speed it is the same machine.
+    assert np.median(np.log(medians[1]) - np.log(medians[0])) == pytest.approx(0, abs=0.01)
+    raw = [np.median([v.ms for v in result.visits if v.entry == 3])]
+    assert raw[0] > 1.2 * medians[0][3]
+
+
+def test_autocorrelated_streams_are_flagged_and_widened() -> None:
+    rng = np.random.default_rng(3)
+    visits, noise = [], np.zeros(10)
+    for r in range(24):
+        for i in range(10):
+            noise[i] = 0.7 * noise[i] + rng.normal(0, 0.03)
+            visits.append(visit(i, float(np.exp(noise[i])), at_s=r + i / 10))
+    protocol = make_protocol()
+    found = judge(visits, protocol, references={})
+    assert found.autocorrelation > 0.2
+    assert all("autocorrelated" in layer.flags and layer.within_run.level == 0.99 for layer in found.layers.values())
+
+
+def test_a_layer_that_drifts_by_itself_is_flagged() -> None:
+    rng = np.random.default_rng(4)
+    visits = []
+    for r in range(32):
+        for i in range(20):
+            own = 0.2 * r / 32 if i == 0 else 0.0
+            visits.append(visit(i, float(np.exp(own + rng.normal(0, 0.01))), at_s=r + i / 20))
+    flags = {i: layer.flags for i, layer in judge(visits, make_protocol(), references={}).layers.items()}
+    assert "drifting" in flags[0]
+    assert not any("drifting" in flags[i] for i in range(1, 20))
+
+
+def test_two_modes_are_flagged(make_table: MakeTable) -> None:
+    table = make_table(range(8, 12), sigma=0.003, second_mode=1.2)
+    assert sum("bimodal" in m.flags for m in table.values()) >= 3
+    m = next(m for m in table.values() if "bimodal" in m.flags)
+    assert m.modes is not None
+    assert m.modes[1][0] / m.modes[0][0] == pytest.approx(1.2, rel=0.05)
+
+
+def test_rounds_visit_each_layer_once_with_sentinels_between() -> None:
+    import random
+
+    protocol = make_protocol()
+    order = next_round(range(60), {}, {}, protocol, random.Random(0))
+    assert sorted(e for e in order if e >= 0) == list(range(60))
+    assert order != sorted(order)
+    sentinels = [e for e in order if e < 0]
+    assert len(sentinels) == 11
+    assert set(sentinels) == {-1 - i for i in range(len(SENTINELS))}
+
+
+def test_time_goes_where_the_error_is_largest() -> None:
+    import random
+
+    protocol = make_protocol()
+    visits = dict.fromkeys(range(100), 12)
+    widths = {e: float(e) for e in range(100)}
+    order = next_round(range(100), visits, widths, protocol, random.Random(0))
+    assert {e for e in order if e >= 0} == set(range(50, 100))
+
+
+def test_an_empty_session_judges_to_nothing() -> None:
+    assert judge([], make_protocol(), references=None).layers == {}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"precision": 0.0}, {"precision": 0.9}, {"time_budget_s": 0.0}, {"time_budget_s": float("nan")}, {"seed": -1}],
+)
+def test_senseless_parameters(arguments: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        make_protocol(**arguments)  # type: ignore[arg-type]
+
+
+def test_quick_asks_for_less() -> None:
+    quick, full = make_protocol(quick=True), make_protocol()
+    assert quick.precision > full.precision
+    assert (quick.time_budget_s or 0) < (full.time_budget_s or 0)

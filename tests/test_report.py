@@ -1,0 +1,88 @@
+"""The report: everything in one file, shown by a real browser without an error."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from lut import LatencyTable
+from lut._records import Failure
+from predictors import hardware_aware_widths, measured_curves
+from profiler import report_html
+
+MakeTable = Callable[..., LatencyTable]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def page(table: LatencyTable) -> str:
+    selections = [hardware_aware_widths(curve) for curve in measured_curves(table)]
+    return report_html(table, selections, title="cpu-b4.json")
+
+
+def test_it_holds_what_it_should_and_asks_nobody_for_more(make_table: MakeTable) -> None:
+    text = page(make_table())
+    for part in ("Hardware-aware widths", "measured m(x)", "law f(x)", "score", "within-run interval", "Provenance",
+                 "simulated device", "noise floor", "contaminated", "viewport"):
+        assert part in text
+    outside = text.replace("<script>", "\n<script>").split("\n")
+    ours = [line for line in outside if not line.startswith("<script>")]
+    assert not any('src="http' in line or "src='http" in line for line in ours)
+
+
+def test_text_from_a_file_cannot_become_markup(make_table: MakeTable) -> None:
+    table = make_table(range(1, 17))
+    evil = "<script>alert(1)</script>"
+    hostile = LatencyTable(
+        device=msgspec.structs.replace(table.device, model=evil),
+        setting=msgspec.structs.replace(table.setting, dtype=evil),
+        sessions=table.sessions,
+        measurements=table.values(),
+        curves=[msgspec.structs.replace(table.curves[0], name=evil)],
+        failures=[Failure(layer=next(iter(table)), reason="error", message=evil, session=0)],
+    )
+    assert evil not in report_html(hostile, [hardware_aware_widths(c) for c in measured_curves(hostile)], title=evil)
+
+
+def test_a_table_without_curves_has_a_report_too(make_table: MakeTable) -> None:
+    table = make_table(range(1, 5)).select(lambda m: m.layer.output_shape[0] == 1)
+    assert "Provenance" in report_html(table, [], title="t")
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
+@pytest.mark.parametrize("width", [1200, 380])
+def test_a_browser_shows_its_plots_and_logs_no_error(make_table: MakeTable, tmp_path: Path, width: int) -> None:
+    file, picture = tmp_path / "report.html", tmp_path / "report.png"
+    # The page says itself what it shows: counts of plots, of drawn curves, and whether it is wider than the window.
+    probe = (
+        "<script>window.addEventListener('load', () => setTimeout(() => { document.title = 'plots='"
+        " + document.querySelectorAll('.js-plotly-plot .main-svg').length + ' traces='"
+        " + document.querySelectorAll('.scatterlayer .trace').length + ' bars='"
+        " + document.querySelectorAll('.barlayer .point').length + ' overflow='"
+        " + (document.documentElement.scrollWidth - document.documentElement.clientWidth); }, 500));</script>"
+    )
+    file.write_text(page(make_table()).replace("</body>", probe + "</body>"))
+    assert CHROMIUM is not None
+    base = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},3000", "--enable-logging=stderr", "--v=0",
+        "--virtual-time-budget=8000",
+    ]
+    shown = subprocess.run([*base, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    title = shown.stdout.partition("<title>")[2].partition("</title>")[0]
+    found = dict(part.split("=") for part in title.split())
+    assert int(found["plots"]) >= 3
+    assert int(found["traces"]) >= 6
+    assert int(found["bars"]) == 32
+    assert int(found["overflow"]) <= 0
+    console = [line for line in shown.stderr.splitlines() if "CONSOLE" in line]
+    assert console == []
+    subprocess.run([*base, f"--screenshot={picture}", file.as_uri()], capture_output=True, timeout=120, check=True)
+    assert picture.stat().st_size > 20_000

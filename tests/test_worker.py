@@ -1,0 +1,275 @@
+"""The measuring process: crashes, hangs and kills cost one layer or one visit, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import conv, curve_of
+
+from lut import LatencyTable, UsageError
+from lut.errors import DeviceBusyError, JournalError, ProfileError, TargetUnavailableError
+from profiler import TargetSpec, profile
+from profiler._journal import Journal, journal_path
+from profiler._lock import device_lock
+from profiler._target import load_target, target_spec
+
+FAKE = "profiler._fake:FakeTarget"
+LAYERS = curve_of(range(1, 9)).layers
+
+
+def run(tmp_path: Path, *, misbehave: dict[str, str] | None = None, **arguments: Any) -> LatencyTable:
+    spec = TargetSpec(FAKE, {"misbehave": misbehave or {}, "sigma": 0.01})
+    return profile(
+        arguments.pop("layers", LAYERS),
+        target=spec,
+        output=tmp_path / "t.json",
+        reference=tmp_path / "references.json",
+        time_budget_s=arguments.pop("time_budget_s", 60.0),
+        **arguments,
+    )
+
+
+def test_a_child_measures(tmp_path: Path) -> None:
+    table = run(tmp_path)
+    assert len(table) == 8
+    assert LatencyTable.load(tmp_path / "t.json").to_json() == table.to_json()
+    assert not journal_path(tmp_path / "t.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("misbehaviour", "reason", "message"),
+    [("raise", "error", "made to fail"), ("memory", "out_of_memory", "exhaust"), ("exit", "crashed", "exit code 9")],
+)
+def test_a_bad_layer_costs_itself_only(tmp_path: Path, misbehaviour: str, reason: str, message: str) -> None:
+    table = run(tmp_path, misbehave={LAYERS[3].digest: misbehaviour})
+    assert len(table) == 7
+    (failure,) = table.failures
+    assert (failure.layer, failure.reason) == (LAYERS[3], reason)
+    assert message in failure.message
+
+
+def test_a_hanging_layer_is_given_up(tmp_path: Path) -> None:
+    table = run(tmp_path, misbehave={LAYERS[0].digest: "hang"}, layer_limit_s=1.5)
+    assert len(table) == 7
+    assert [(f.layer, f.reason) for f in table.failures] == [(LAYERS[0], "timeout")]
+    assert "1.5 s" in table.failures[0].message
+
+
+def test_several_bad_layers(tmp_path: Path) -> None:
+    bad = {LAYERS[1].digest: "exit", LAYERS[2].digest: "raise", LAYERS[6].digest: "exit"}
+    table = run(tmp_path, misbehave=bad)
+    assert {f.layer for f in table.failures} == {LAYERS[1], LAYERS[2], LAYERS[6]}
+    assert len(table) == 5
+
+
+SLOW = """
+import sys
+from pathlib import Path
+from conftest import curve_of
+from profiler import TargetSpec, profile
+folder = Path(sys.argv[1])
+profile(curve_of(range(1, 25)).layers, target=TargetSpec("slow_target:SlowFake", {}), output=folder / "t.json",
+        reference=folder / "references.json", time_budget_s=60, precision=0.0005)
+"""
+SLOW_TARGET = """
+import time
+from typing import Any
+from profiler import FakeTarget, Target
+class SlowFake(Target):
+    def __init__(self) -> None:
+        self.inner = FakeTarget(sigma=0.05)
+    def describe(self) -> Any:
+        return self.inner.describe()
+    def prepare(self, layer: Any, seed: int) -> Any:
+        return self.inner.prepare(layer, seed)
+    def relocate(self, prepared: Any, rng: Any) -> None:
+        time.sleep(0.002)
+        self.inner.relocate(prepared, rng)
+    def run(self, prepared: Any, calls: int) -> int:
+        return self.inner.run(prepared, calls)
+"""
+
+
+def start_slow(folder: Path) -> subprocess.Popen[str]:
+    (folder / "slow_target.py").write_text(SLOW_TARGET)
+    path = os.pathsep.join([str(folder), str(Path(__file__).parent)])
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(folder)],
+        env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(folder)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_visits(journal: Path, count: int) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if journal.exists() and journal.read_bytes().count(b"\n[") >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the run made no visits")
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_kill_9_loses_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
+    journal = journal_path(tmp_path / "t.json")
+    for kills in range(1, 4):
+        process = start_slow(tmp_path)
+        wait_for_visits(journal, 150 * kills)
+        (worker,) = children_of(process.pid)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+        # The measuring process ends with the profiler, so that nothing goes on writing.
+        until = time.monotonic() + 10
+        while Path(f"/proc/{worker}").exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        assert not Path(f"/proc/{worker}").exists()
+    # A kill in the middle of a line: the half line is dropped.
+    with journal.open("ab") as stream:
+        stream.write(b"[3,1,0.5,")
+    before = [line for line in journal.read_bytes().split(b"\n") if line.startswith(b"[")][:-1]
+    process = start_slow(tmp_path)
+    assert process.stderr is not None
+    assert process.wait(timeout=120) == 0, process.stderr.read()
+    process.stderr.close()
+    table = LatencyTable.load(tmp_path / "t.json")
+    assert len(table) == 24
+    assert table.sessions[0].resumed == 3
+    visits = [
+        (layer.digest, process, at) for layer, m in table.items()
+        for process, at in zip(m.visits.process, m.visits.at_s, strict=True)
+    ]
+    assert len(visits) == len(set(visits))
+    entries = {i: layer for i, layer in enumerate(curve_of(range(1, 25)).layers)}
+    kept = {(entries[v[0]].digest, v[1], round(v[2], 3)) for v in map(eval, (b.replace(b"null", b"None").replace(b"false", b"False").replace(b"true", b"True") for b in before)) if v[0] >= 0}
+    assert kept <= set(visits)
+    assert not journal.exists()
+
+
+def test_a_resumed_run_needs_the_same_plan(tmp_path: Path) -> None:
+    process = start_slow(tmp_path)
+    wait_for_visits(journal_path(tmp_path / "t.json"), 10)
+    process.kill()
+    process.wait()
+    assert process.stderr is not None
+    process.stderr.close()
+    time.sleep(0.2)
+    with pytest.raises(JournalError, match=r"other options or layers.*--restart"):
+        run(tmp_path)
+    assert len(run(tmp_path, restart=True)) == 8
+
+
+def test_ctrl_c_keeps_the_visits_and_says_how_to_go_on(tmp_path: Path) -> None:
+    process = start_slow(tmp_path)
+    journal = journal_path(tmp_path / "t.json")
+    wait_for_visits(journal, 30)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert "InterruptedRunError" in errors
+    assert "visits are kept" in errors
+    assert "run the same command again" in errors
+    assert journal.exists()
+
+
+def test_a_finished_table_is_not_overwritten_by_accident(tmp_path: Path) -> None:
+    run(tmp_path)
+    content = (tmp_path / "t.json").read_bytes()
+    with pytest.raises(UsageError, match=r"exists already; --restart measures again"):
+        run(tmp_path)
+    assert (tmp_path / "t.json").read_bytes() == content
+    run(tmp_path, restart=True)
+
+
+def test_a_second_profile_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
+    with device_lock("machine", folder=tmp_path), pytest.raises(DeviceBusyError, match=f"process {os.getpid()}"):
+        script = "from profiler._lock import device_lock\nfrom pathlib import Path\n"
+        script += f"with device_lock('machine', folder=Path({str(tmp_path)!r})): pass"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        raise DeviceBusyError(done.stderr.splitlines()[-1])
+
+
+def test_a_stale_lock_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "latency-lut-machine.lock").write_text("999999\n")
+    with device_lock("machine", folder=tmp_path):
+        assert (tmp_path / "latency-lut-machine.lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_damaged_journal_is_one_clear_line(tmp_path: Path) -> None:
+    path = journal_path(tmp_path / "t.json")
+    path.write_bytes(b"garbage\nmore\n")
+    with pytest.raises(JournalError, match=r"line 1: not a line of a journal; start afresh with --restart"):
+        run(tmp_path)
+    path.write_bytes(b"half a line without its end")
+    assert len(run(tmp_path)) == 8
+
+
+def test_an_unwritable_folder_is_said_before_measuring(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="create the folder"):
+        profile(LAYERS, target=TargetSpec(FAKE, {}), output=tmp_path / "no" / "t.json")
+
+
+def test_no_layers(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to measure"):
+        run(tmp_path, layers=[])
+
+
+def test_a_target_that_cannot_run_here_says_why(tmp_path: Path) -> None:
+    (tmp_path / "needy.py").write_text("import a_package_that_is_not_there\n")
+    sys.path.append(str(tmp_path))
+    try:
+        with pytest.raises(TargetUnavailableError, match="pip install a_package_that_is_not_there"):
+            load_target(TargetSpec("needy:Target", {}))
+    finally:
+        sys.path.remove(str(tmp_path))
+
+
+def test_an_unavailable_target_in_the_child_is_told(tmp_path: Path) -> None:
+    with pytest.raises(TargetUnavailableError, match="no_such_module"):
+        profile(LAYERS, target=TargetSpec("no_such_module:T", {}), output=tmp_path / "t.json")
+
+
+def test_an_unknown_target_is_named() -> None:
+    with pytest.raises(UsageError, match=r"unknown target 'abacus'; installed: .*cpu"):
+        target_spec("abacus")
+
+
+def test_a_child_that_cannot_begin_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match="before it began"):
+        profile(LAYERS, target=TargetSpec(FAKE, {"no_such_option": 1}), output=tmp_path / "t.json")
+
+
+def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000));"
+        "from pathlib import Path; from conftest import curve_of; from profiler import TargetSpec, profile;"
+        f"folder = Path({str(tmp_path)!r});"
+        f"profile(curve_of(range(1, 9)).layers, target=TargetSpec({FAKE!r}, {{}}), output=folder / 't.json')"
+    )
+    path = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path)},
+    )
+    assert "FileAccessError: cannot write" in done.stderr.splitlines()[-1]
+    content = Journal(journal_path(tmp_path / "t.json")).read()
+    assert len(content.visits) > 10
+    assert len(profile(LAYERS, target=TargetSpec(FAKE, {}), output=tmp_path / "t.json")) == 8
+
+
+def test_one_layer_only(tmp_path: Path) -> None:
+    assert len(run(tmp_path, layers=[conv(8)])) == 1
