@@ -91,7 +91,7 @@ def do_bench(call: Call, share_s: float) -> float:
 
 
 def timm(call: Call, share_s: float) -> float:
-    """timm's benchmark.py: 10 warm-up calls, then the mean over single timed calls (50 by default, here what fits)."""
+    """Timm's benchmark.py: 10 warm-up calls, then the mean over single timed calls (50 by default, here what fits)."""
     began = time.perf_counter()
     _each(call, 0.0, 10)
     times = _each(call, began + share_s)
@@ -117,7 +117,7 @@ def minimum(call: Call, share_s: float) -> float:
 
 
 def ours(seconds: float, threads: int, seed: int, reference: Path) -> dict[int, float]:
-    """This project's protocol on the 49 widths."""
+    """Our protocol on the 49 widths."""
     return dict(zip(WIDTHS, measure(layers(), seconds, threads, seed, reference), strict=True))
 
 
@@ -149,9 +149,7 @@ def measure(wanted: Sequence[Any], seconds: float, threads: int | None, seed: in
     known = load_references(reference, result.ready.device, result.ready.setting, result.ready.software)
     found = judge(accepted.accepted, protocol, references=known)
     if known is None:
-        save_references(
-            reference, result.ready.device, result.ready.setting, result.ready.software, found.references
-        )
+        save_references(reference, result.ready.device, result.ready.setting, result.ready.software, found.references)
     return [found.layers[i].median_ms for i in range(len(plan.entries))]
 
 

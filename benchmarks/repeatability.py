@@ -25,7 +25,9 @@ from scipy.stats import kendalltau
 HOG = "import time\nend = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
 
 
-def run_rule(rule: str, *, threads: int, seconds: float, seed: int, reference: Path, hog_at: float | None) -> list[float]:
+def run_rule(
+    rule: str, *, threads: int, seconds: float, seed: int, reference: Path, hog_at: float | None
+) -> list[float]:
     """Return the latencies of one repeat in ms; ``hog_at`` is when the hogs start, as a share of the time."""
     import os
 
@@ -104,7 +106,9 @@ def main() -> None:
             best = min((row[key], rule) for rule, row in by_rule.items() if rule != "ours")
             ratio = by_rule["ours"][key] / best[0]
             verdict[f"{condition}_{key.removesuffix('_percent')}_ratio_to_best_peer"] = ratio
-            print(f"{condition}, {key}: ours {by_rule['ours'][key]:.2f}, best peer {best[1]} {best[0]:.2f}: × {ratio:.2f}")
+            print(
+                f"{condition}, {key}: ours {by_rule['ours'][key]:.2f}, best peer {best[1]} {best[0]:.2f}: × {ratio:.2f}"
+            )
     write_results(
         arguments.results,
         "repeatability",

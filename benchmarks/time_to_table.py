@@ -1,4 +1,4 @@
-"""How long the 224 layers of HTAS's three curves take, at equal repeatability: this protocol against 2,000 calls a layer.
+"""How long the 224 layers of HTAS's curves take at equal repeatability: this protocol against 2,000 calls a layer.
 
 Both start with PyTorch loaded, in a fresh process per repeat. The paper's protocol (HTAS section 4.1) is the mean of
 2,000 back-to-back calls a layer. Ours gets several time budgets; the smallest one at which two repeats differ by no

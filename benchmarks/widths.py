@@ -41,8 +41,11 @@ def main() -> None:
                 env={**os.environ, "XDG_CACHE_HOME": folder},
             )
         runs.append(json.loads(done.stdout))
-        print(f"run {seed + 1} of {arguments.runs}: {runs[-1]['measuring_s']:.0f} s, "
-              f"{runs[-1]['converged']} of {runs[-1]['layers']} layers converged", flush=True)
+        print(
+            f"run {seed + 1} of {arguments.runs}: {runs[-1]['measuring_s']:.0f} s, "
+            f"{runs[-1]['converged']} of {runs[-1]['layers']} layers converged",
+            flush=True,
+        )
     figures: dict[str, Any] = {}
     for stage, paper in PAPER.items():
         choices = [next(c for c in run["widths"] if c["curve"] == stage)["choices"] for run in runs]

@@ -141,9 +141,7 @@ def diff(
         _print_json(
             {
                 **{k: getattr(difference, k) for k in ("level", "margin", "common_factor")},
-                "layers": [
-                    {**d._asdict(), "layer": str(d.layer), "digest": d.layer.digest} for d in difference.layers
-                ],
+                "layers": [{**d._asdict(), "layer": str(d.layer), "digest": d.layer.digest} for d in difference.layers],
                 "only_first": [str(layer) for layer in difference.only_first],
                 "only_second": [str(layer) for layer in difference.only_second],
             }

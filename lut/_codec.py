@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import isclose
 from statistics import median
 from typing import Any
@@ -9,7 +10,16 @@ from typing import Any
 import msgspec
 
 from lut._layer import Layer
-from lut._records import FORMAT, VERSION, Measurement, TableRecord
+from lut._records import (
+    FORMAT,
+    VERSION,
+    CurveRecord,
+    Failure,
+    Measurement,
+    NotMeasured,
+    Session,
+    TableRecord,
+)
 from lut.errors import LayerError, TableFormatError
 
 __all__ = ["decode_table", "encode_table", "json_schema"]
@@ -49,12 +59,45 @@ def decode_table(content: bytes, *, source: str) -> TableRecord:
     try:
         record = msgspec.json.decode(content, type=TableRecord)
     except (msgspec.DecodeError, UnicodeDecodeError, LayerError) as error:
-        raise TableFormatError(f"{source}: {_lower(error)}") from None
+        raise TableFormatError(f"{source}: {_numbered(content, _lower(error))}") from None
     except RecursionError:
         raise TableFormatError(f"{source}: it is nested too deeply") from None
     for place, problem in _problems(record):
         raise TableFormatError(f"{source}: {problem} - at `$.{place}`")
     return record
+
+
+class _Lists(msgspec.Struct):
+    """The long lists of a table, their entries not yet decoded."""
+
+    sessions: list[msgspec.Raw] = []
+    curves: list[msgspec.Raw] = []
+    measurements: list[msgspec.Raw] = []
+    not_measured: list[msgspec.Raw] = []
+    failures: list[msgspec.Raw] = []
+
+
+_ENTRIES: dict[str, Any] = {
+    "sessions": Session,
+    "curves": CurveRecord,
+    "measurements": Measurement,
+    "not_measured": NotMeasured,
+    "failures": Failure,
+}
+
+
+def _numbered(content: bytes, message: str) -> str:
+    """Return a decoder's message with the number of the entry that it only calls ``[...]``."""
+    found = re.search(r"`\$\.(\w+)\[\.\.\.\]", message)
+    if found is None or found.group(1) not in _ENTRIES:
+        return message
+    name = found.group(1)
+    for number, raw in enumerate(getattr(msgspec.json.decode(content, type=_Lists), name)):
+        try:
+            msgspec.json.decode(raw, type=_ENTRIES[name])
+        except (msgspec.DecodeError, LayerError):
+            return message.replace(f"$.{name}[...]", f"$.{name}[{number}]")
+    return message
 
 
 def _lower(error: Exception) -> str:
@@ -70,8 +113,12 @@ def _problems(record: TableRecord) -> list[tuple[str, str]]:
         for i, entry in enumerate(getattr(record, kind)):
             place = f"{kind}[{i}]"
             if entry.layer in seen:
-                found.append((f"{place}.layer", f"layer {entry.layer} ({entry.layer.digest}) stands twice, "
-                              f"first at `$.{seen[entry.layer]}`"))
+                found.append(
+                    (
+                        f"{place}.layer",
+                        f"layer {entry.layer} ({entry.layer.digest}) stands twice, first at `$.{seen[entry.layer]}`",
+                    )
+                )
             seen.setdefault(entry.layer, place)
             if kind != "not_measured" and entry.session >= len(record.sessions):
                 found.append((f"{place}.session", f"there is no session {entry.session}"))
@@ -95,8 +142,15 @@ def _measurement_problems(measurement: Measurement) -> list[tuple[str, str]]:
         interval = getattr(measurement, name)
         # Values are written with six digits, so a bound may round past a median that equals it.
         if not interval.low_ms * (1 - 1e-5) <= measurement.median_ms <= interval.high_ms * (1 + 1e-5):
-            found.append((name, f"the interval {interval.low_ms:g} … {interval.high_ms:g} does not hold the median "
-                          f"{measurement.median_ms:g}"))
+            found.append(
+                (
+                    name,
+                    (
+                        f"the interval {interval.low_ms:g} … {interval.high_ms:g} does not hold the median "
+                        f"{measurement.median_ms:g}"
+                    ),
+                )
+            )
     visits = measurement.visits
     lengths = {len(column) for column in (visits.process, visits.at_s, visits.raw_ms, visits.drift)}
     if len(lengths) != 1:
@@ -105,11 +159,22 @@ def _measurement_problems(measurement: Measurement) -> list[tuple[str, str]]:
         if not visits.raw_ms:
             found.append(("visits", "a measured layer needs at least one visit"))
         elif not isclose(median(visits.raw_ms), measurement.raw_median_ms, rel_tol=1e-4):
-            found.append(("raw_median_ms", f"{measurement.raw_median_ms:g} is not the median of the raw visits, "
-                          f"{median(visits.raw_ms):g}"))
+            found.append(
+                (
+                    "raw_median_ms",
+                    f"{measurement.raw_median_ms:g} is not the median of the raw visits, {median(visits.raw_ms):g}",
+                )
+            )
         elif not isclose(median(measurement.corrected_ms), measurement.median_ms, rel_tol=1e-4):
-            found.append(("median_ms", f"{measurement.median_ms:g} is not the median of the corrected visits, "
-                          f"{median(measurement.corrected_ms):g}"))
+            found.append(
+                (
+                    "median_ms",
+                    (
+                        f"{measurement.median_ms:g} is not the median of the corrected visits, "
+                        f"{median(measurement.corrected_ms):g}"
+                    ),
+                )
+            )
     return found
 
 

@@ -97,4 +97,3 @@ def global_pool(channels: int, *, input_size: Pair) -> Layer:
 def linear(in_features: int, out_features: int, *, bias: bool) -> Layer:
     """Return a fully connected layer."""
     return chain((in_features,), Linear(out_features=out_features, bias=bias))
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import exp, log
+from math import exp, log, sqrt
 from statistics import NormalDist, median
 from typing import Literal, NamedTuple
 
@@ -109,7 +109,7 @@ def _ratio_error(first: Measurement, second: Measurement) -> float:
         log_standard_error(m.across_runs.low_ms, m.across_runs.high_ms, m.across_runs.level) ** 2
         for m in (first, second)
     ]
-    return max((sum(variances) / 2) ** 0.5, 1e-9)
+    return max(sqrt(sum(variances) / 2), 1e-9)
 
 
 def _holm(p_values: Sequence[float], alpha: float) -> list[bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -56,7 +57,7 @@ class ChannelCurve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         widths = self.channels
         if not widths or self.base_channels < 1:
             raise LayerError(f"curve {self.name!r} needs at least one layer and a positive base width")
-        if any(b <= a for a, b in zip(widths, widths[1:], strict=False)):
+        if any(b <= a for a, b in itertools.pairwise(widths)):
             raise LayerError(f"curve {self.name!r}: output channels must increase from layer to layer")
         if len({layer.family for layer in self.layers}) > 1:
             raise LayerError(f"curve {self.name!r}: layers must differ in their output channels only")

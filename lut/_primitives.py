@@ -292,15 +292,5 @@ class Linear(_Op, frozen=True, tag="linear"):
 
 
 Primitive: TypeAlias = (
-    Conv2d
-    | BatchNorm2d
-    | Activation
-    | Add
-    | Mul
-    | Concat
-    | MaxPool2d
-    | AvgPool2d
-    | GlobalAvgPool2d
-    | Flatten
-    | Linear
+    Conv2d | BatchNorm2d | Activation | Add | Mul | Concat | MaxPool2d | AvgPool2d | GlobalAvgPool2d | Flatten | Linear
 )

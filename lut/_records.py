@@ -41,8 +41,8 @@ __all__ = [
     "Visits",
 ]
 
-FORMAT = "latency-lut"
-VERSION = 1
+FORMAT: Literal["latency-lut"] = "latency-lut"
+VERSION: Literal[1] = 1
 
 # JSON knows neither NaN nor infinity; the upper bound (eleven days) turns an overflow into an error too.
 Ms: TypeAlias = Annotated[float, Meta(gt=0, le=1e9, description="milliseconds")]
@@ -300,7 +300,7 @@ class Measurement(Record, frozen=True, dict=True):
 
     @property
     def noise_index(self) -> float:
-        """median / min − 1 of the raw visits: 0 on a silent machine."""
+        """Median / min − 1 of the raw visits: 0 on a silent machine."""
         return median(self.visits.raw_ms) / self.min_ms - 1
 
     @property

@@ -5,6 +5,7 @@ They stand in the lowest floor so that anybody can derive a table's numbers from
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 from math import comb, log
@@ -94,7 +95,7 @@ def bimodal_split(values: Sequence[float]) -> tuple[tuple[float, int], tuple[flo
     least = max(2, -(-n // 5))
     if n < 6:
         return None
-    gaps = [b - a for a, b in zip(ordered, ordered[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(ordered)]
     cut = max(range(least - 1, n - least), key=gaps.__getitem__, default=None)
     if cut is None or gaps[cut] <= 0.03 * median(ordered):
         return None

@@ -96,7 +96,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
     def __repr__(self) -> str:
         return f"<LatencyTable of {len(self)} layers: {self.device.model}, {self.setting}>"
 
-    def _missing(self, layer: Layer) -> str:
+    def _missing(self, layer: object) -> str:
         if not isinstance(layer, Layer):
             return f"a table is indexed by a Layer, got {type(layer).__name__}"
         for failure in self.failures:

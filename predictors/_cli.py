@@ -35,7 +35,8 @@ def select_widths(
     ] = "1",
     loss: Annotated[str, typer.Option("--loss", metavar="squared|huber", help="How the law is fitted.")] = "squared",
     expand: Annotated[
-        float | None, typer.Option("--expand", help="Widest layer, in multiples of the base width. Default: all measured.")
+        float | None,
+        typer.Option("--expand", help="Widest layer, in multiples of the base width. Default: all measured."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the resampling.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text.")] = False,

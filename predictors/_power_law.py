@@ -72,7 +72,9 @@ class PowerLaw(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         different = np.unique(x).size
         least = 2 if alpha is not None else 3
         if different < least:
-            raise ValueError(f"a power law needs {least} different channel counts, got {different} (n_samples={x.size})")
+            raise ValueError(
+                f"a power law needs {least} different channel counts, got {different} (n_samples={x.size})"
+            )
 
         if alpha is None:
             alpha = _best_alpha(x, ms, bounds)
@@ -153,9 +155,11 @@ def _fit_line(x: NDArray[np.float64], ms: NDArray[np.float64], alpha: float, los
     if loss == "huber":
         sigma = MAD_TO_SIGMA * float(np.median(np.abs(residuals - np.median(residuals))))
         if sigma > 0:
-            result = least_squares(
-                lambda w: design @ w - ms, solution, jac=lambda _: design, loss="huber", f_scale=HUBER_THRESHOLD * sigma
-            )
+
+            def misfit(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+                return np.asarray(design @ weights - ms)
+
+            result = least_squares(misfit, solution, loss="huber", f_scale=HUBER_THRESHOLD * sigma)
             solution, cost = result.x, float(result.cost)
     return float(solution[0] / scale**alpha), float(solution[1]), cost
 
@@ -170,7 +174,5 @@ def _best_alpha(x: NDArray[np.float64], ms: NDArray[np.float64], bounds: tuple[f
     costs = [_fit_line(x, ms, float(alpha), "squared")[2] for alpha in grid]
     best = int(np.argmin(costs))
     around = (float(grid[max(best - 1, 0)]), float(grid[min(best + 1, grid.size - 1)]))
-    found = minimize_scalar(
-        lambda alpha: _fit_line(x, ms, float(alpha), "squared")[2], bounds=around, method="bounded"
-    )
+    found = minimize_scalar(lambda alpha: _fit_line(x, ms, float(alpha), "squared")[2], bounds=around, method="bounded")
     return float(found.x) if found.fun <= costs[best] else float(grid[best])

@@ -19,7 +19,7 @@ SURE_SHARE = 0.9
 
 
 def widths_table(selections: Sequence[WidthSelection], *, hardware: str) -> Table:
-    """Return HTAS's Table 2: one line of chosen widths per stage; ``~`` marks a choice that resampling often changes."""
+    """Return HTAS's Table 2: a line of widths per stage; ``~`` marks a choice that resampling often changes."""
     from rich.table import Table
 
     grid = Table(box=None, pad_edge=False)

@@ -104,7 +104,7 @@ def _measured_curve(table: LatencyTable, curve: ChannelCurve, expand: float | No
                 f"{curve.channels[-1]}; measure with `profile-device --expand {expand:g}`"
             )
         layers = tuple(layer for layer in layers if layer.output_shape[0] <= widest)
-    found = [table[layer] if layer in table else None for layer in layers]
+    found = [table.get(layer, None) for layer in layers]
     nan = float("nan")
     return MeasuredCurve(
         name=curve.name,

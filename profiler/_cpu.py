@@ -35,11 +35,11 @@ ALIGNMENT_BYTES = 64
 RELOCATION_BYTES = 1 << 16
 HELD_BLOCKS = 8
 
-# oneDNN compiles each convolution to machine code at its first call, keeps it in a cache, and where that code comes to lie
-# is luck: on one x86 machine a layer in twenty was 10 to 40 % slower throughout a process, another one in the next. With
-# a cache this small, a layer's kernels are gone by its next visit and are compiled to another place in the warm-up; the
-# median over the visits then is the same from process to process. It must hold all kernels of one layer, or they would
-# be compiled in every call: four per convolution.
+# oneDNN compiles each convolution to machine code at its first call, keeps it in a cache, and where that code comes
+# to lie is luck: on one x86 machine a layer in twenty was 10 to 40 % slower throughout a process, another one in the
+# next. With a cache this small, a layer's kernels are gone by its next visit and are compiled to another place in the
+# warm-up; the median over the visits then is the same from process to process. It must hold all kernels of one layer,
+# or they would be compiled in every call: four per convolution.
 KERNEL_CACHE = 48
 # Small convolutions that push a layer's kernels out of the cache where too few other layers do.
 FILLERS = 16
@@ -126,7 +126,9 @@ class CpuTarget(Target[_Prepared]):
             "data": "weights He-normal, inputs standard normal; moved to random addresses before every visit",
             "kernels": f"compiled anew before every visit (oneDNN cache of {KERNEL_CACHE})",
         }
-        software = Software(python=platform.python_version(), packages={"torch": str(torch.__version__)}, details=details)
+        software = Software(
+            python=platform.python_version(), packages={"torch": str(torch.__version__)}, details=details
+        )
         return cpu_device(instructions=torch.backends.cpu.get_cpu_capability()), setting, software
 
     def prepare(self, layer: Layer, seed: int) -> _Prepared:

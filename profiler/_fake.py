@@ -9,7 +9,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import final
 
 from lut import Device, Layer, Setting
@@ -53,6 +53,7 @@ class FakeTarget(Target[_Fake]):
         process_sigma: standard deviation of log(latency) of a layer between processes.
         preempted_share: share of the blocks during which another process takes the core.
         seed: of all noise.
+        affected: digests of the layers that ``second_mode`` and ``own_drift`` concern; all layers by default.
         misbehave: digest of a layer → ``raise``, ``memory``, ``exit`` or ``hang``.
     """
 
@@ -75,6 +76,7 @@ class FakeTarget(Target[_Fake]):
         process_sigma: float = 0.0,
         preempted_share: float = 0.0,
         seed: int = 0,
+        affected: Collection[str] | None = None,
         misbehave: Mapping[str, str] | None = None,
     ) -> None:
         self._setting = Setting(
@@ -92,6 +94,7 @@ class FakeTarget(Target[_Fake]):
         self._process_sigma = process_sigma
         self._preempted_share = preempted_share
         self._rng = random.Random(seed)  # noqa: S311 - simulated noise
+        self._affected = None if affected is None else frozenset(affected)
         self._misbehave = dict(misbehave or {})
         self._now_s = 0.0
         self._preemptions = 0
@@ -131,9 +134,11 @@ class FakeTarget(Target[_Fake]):
         factor = math.exp(noise) * prepared.process_effect
         if self._rng.random() < self._spike_share:
             factor *= 1.5
-        if self._second_mode != 1.0 and self._rng.random() < 0.5:
-            factor *= self._second_mode
-        prepared.factor = factor * (1.0 + self._own_drift * self._now_s)
+        if self._affected is None or prepared.layer.digest in self._affected:
+            if self._second_mode != 1.0 and self._rng.random() < 0.5:
+                factor *= self._second_mode
+            factor *= 1.0 + self._own_drift * self._now_s
+        prepared.factor = factor
 
     def run(self, prepared: _Fake, calls: int) -> int:
         common = math.exp(self._common_drift * math.sin(self._now_s / 2.0))

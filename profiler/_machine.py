@@ -11,6 +11,7 @@ import platform
 import re
 import resource
 from pathlib import Path
+
 from lut import Device
 
 __all__ = [

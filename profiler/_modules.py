@@ -78,9 +78,7 @@ def build_module(layer: Layer) -> nn.Module:
     Weights follow He et al. (2015), so that activations neither grow nor vanish; norms get random statistics near the
     identity. Both are drawn from PyTorch's global generator: seed it before.
     """
-    ops = []
-    for node in layer.nodes:
-        ops.append(_build(node.op, tuple(layer.shapes[i] for i in node.args)))
+    ops = [_build(node.op, tuple(layer.shapes[i] for i in node.args)) for node in layer.nodes]
     plain = len(layer.inputs) == 1 and all(node.args == (i,) for i, node in enumerate(layer.nodes))
     module = nn.Sequential(*ops) if plain else _Graph(len(layer.inputs), ops, [node.args for node in layer.nodes])
     for part in module.modules():

@@ -134,6 +134,8 @@ def profile_plan(
     lock_folder: Path | None = None,
 ) -> LatencyTable:
     """Measure a plan and write its table; see :func:`profile`."""
+    if output.is_dir():
+        raise file_error(output, "write", IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
     if not plan.entries:
         raise UsageError("there is nothing to measure: no layers were given")
     journal = Journal(journal_path(output))
@@ -147,9 +149,7 @@ def profile_plan(
         spec = TargetSpec(plan.target, plan.options)
 
         def make_worker(process: int) -> Worker:
-            return ChildWorker(
-                spec, plan.entries, plan.protocol, process=process, origin=origin, journal=journal.path
-            )
+            return ChildWorker(spec, plan.entries, plan.protocol, process=process, origin=origin, journal=journal.path)
 
         try:
             result = run_session(
@@ -180,8 +180,6 @@ def _threads(plan: Plan) -> int:
 
 
 def _check_output(output: Path, journal: Path, *, restart: bool) -> None:
-    if output.is_dir():
-        raise file_error(output, "write", IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
     if output.exists() and not restart and not journal.exists():
         raise UsageError(
             f"{output} exists already; --restart measures again and replaces it in the end, --output writes elsewhere"
@@ -220,9 +218,7 @@ def _assemble(
     protocol = msgspec.structs.replace(plan.protocol, target_precision=result.target_precision)
     sorted_visits = sort_visits(result.visits, protocol.first_look, final=True)
     known = load_references(reference, ready.device, ready.setting, ready.software)
-    judgement = judge(
-        sorted_visits.accepted, protocol, references=known, contaminated=sorted_visits.contaminated
-    )
+    judgement = judge(sorted_visits.accepted, protocol, references=known, contaminated=sorted_visits.contaminated)
     warnings = list(result.preflight.warnings)
     source = "earlier sessions on this machine" if known else "this session's calm speed"
     if known is None and len(judgement.references) == len(SENTINELS):
@@ -293,9 +289,7 @@ def _sentinels(
             )
 
 
-def _measurement(
-    layer: Layer, found: LayerJudgement, spoiled: Sequence[Visit], kernel: str | None
-) -> Measurement:
+def _measurement(layer: Layer, found: LayerJudgement, spoiled: Sequence[Visit], kernel: str | None) -> Measurement:
     return Measurement(
         layer=layer,
         origin="measured",

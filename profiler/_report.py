@@ -99,7 +99,9 @@ def _stage(selection: WidthSelection) -> str:
     shape: dict[str, Any] = {"shape": "hvh"}
     latency = go.Figure()
     latency.add_trace(
-        go.Scatter(x=x, y=_gaps(curve.high_ms), mode="lines", line={"width": 0, **shape}, showlegend=False, hoverinfo="skip")
+        go.Scatter(
+            x=x, y=_gaps(curve.high_ms), mode="lines", line={"width": 0, **shape}, showlegend=False, hoverinfo="skip"
+        )
     )
     latency.add_trace(
         go.Scatter(
@@ -221,17 +223,34 @@ def _provenance(table: LatencyTable) -> str:
         protocol = session.protocol
         facts += [
             (f"{prefix}started, ended", f"{session.started_at}, {session.ended_at}"),
-            (f"{prefix}measuring", f"{session.measuring_s:.1f} s in {session.processes} processes"
-             + (f", resumed {session.resumed} times" if session.resumed else "")),
-            (f"{prefix}noise floor", f"±{session.preflight.noise_floor:.2%} of {session.preflight.noise_floor_visits} visits"),
+            (
+                f"{prefix}measuring",
+                f"{session.measuring_s:.1f} s in {session.processes} processes"
+                + (f", resumed {session.resumed} times" if session.resumed else ""),
+            ),
+            (
+                f"{prefix}noise floor",
+                f"±{session.preflight.noise_floor:.2%} of {session.preflight.noise_floor_visits} visits",
+            ),
             (f"{prefix}precision", f"±{protocol.precision:.1%} asked for, ±{protocol.target_precision:.1%} aimed at"),
-            (f"{prefix}spread between runs (1 σ)", f"scale {session.spread.scale:.2%}, process {session.spread.process:.2%}"),
+            (
+                f"{prefix}spread between runs (1 σ)",
+                f"scale {session.spread.scale:.2%}, process {session.spread.process:.2%}",
+            ),
             (f"{prefix}drift during the run (1 σ)", f"{session.spread.common_drift:.2%}"),
             (f"{prefix}correction", f"{session.correction.name}: {session.correction.description}"),
-            (f"{prefix}protocol", f"{protocol.name}, seed {protocol.seed}, level {protocol.level:.0%}, "
-             f"{protocol.blocks_per_visit} blocks of {protocol.block_ms:g} ms a visit"),
-            (f"{prefix}software", ", ".join(f"{k} {v}" for k, v in session.software.packages.items())
-             + f", python {session.software.python}"),
+            (
+                f"{prefix}protocol",
+                (
+                    f"{protocol.name}, seed {protocol.seed}, level {protocol.level:.0%}, "
+                    f"{protocol.blocks_per_visit} blocks of {protocol.block_ms:g} ms a visit"
+                ),
+            ),
+            (
+                f"{prefix}software",
+                ", ".join(f"{k} {v}" for k, v in session.software.packages.items())
+                + f", python {session.software.python}",
+            ),
         ]
         facts += [(f"{prefix}{key}", value) for key, value in session.software.details.items()]
     return "<h2>Provenance</h2>" + _table(None, [[escape(str(k)), escape(str(v))] for k, v in facts], facts=True)

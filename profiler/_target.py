@@ -43,7 +43,7 @@ class Target(ABC, Generic[PreparedT]):
     def relocate(self, prepared: PreparedT, rng: random.Random) -> None:
         """Move the layer's data to other addresses, so that no visit inherits another's luck; optional, not timed."""
 
-    def implementation(self, prepared: PreparedT) -> str | None:
+    def implementation(self, prepared: PreparedT) -> str | None:  # noqa: ARG002 - for those that know
         """Return which kernel runs the layer, where the runtime tells; called once per layer, not timed."""
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import random
 import time
 from statistics import median
@@ -172,6 +173,6 @@ def calibrate_timer(samples: int = 2000) -> tuple[float, float]:
     """Return (resolution, overhead) of the timer in nanoseconds: the smallest step seen, and the median cost."""
     clock = time.perf_counter_ns
     stamps = [clock() for _ in range(samples)]
-    steps = sorted(b - a for a, b in zip(stamps, stamps[1:], strict=False))
+    steps = sorted(b - a for a, b in itertools.pairwise(stamps))
     positive = [step for step in steps if step > 0]
     return float(positive[0] if positive else 1), float(max(steps[len(steps) // 2], 1))

@@ -131,9 +131,7 @@ class LocalWorker(Worker):
 
     def run(self, order: Sequence[int], deadline: float, progress: Callable[[int], None]) -> Outcome:
         report = Report(visits=[], failures=[], implementations=[])
-        _carry_out(
-            self._visitor, order, lambda: self._target.clock() >= deadline, self._process, self._journal, report
-        )
+        _carry_out(self._visitor, order, lambda: self._target.clock() >= deadline, self._process, self._journal, report)
         progress(len(report.visits))
         return Outcome(report.visits, report.failures, report.implementations, alive=True)
 
@@ -166,7 +164,7 @@ def _carry_out(
             report.visits.append(event)
         except LayerFailedError as error:
             event = LayerFailure(entry, process, error.reason, str(error))
-        except Exception as error:  # noqa: BLE001 - whatever one layer raises must not end the others
+        except Exception as error:
             event = LayerFailure(entry, process, "error", f"{type(error).__name__}: {error}")
         if isinstance(event, LayerFailure):
             failed.add(entry)
@@ -412,7 +410,7 @@ def _work(
         if time.monotonic() - last >= REPORT_EVERY_S:
             report(collected)
             for part in (collected.visits, collected.failures, collected.implementations):
-                part.clear()  # type: ignore[attr-defined]
+                part.clear()
             last = time.monotonic()
 
     _carry_out(

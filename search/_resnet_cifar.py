@@ -173,9 +173,7 @@ def _conv(in_channels: int, out_channels: int, size: int, *, stride: int = 1, ac
 
 
 def _project(in_channels: int, out_channels: int, size: int) -> Layer:
-    return conv_norm_act(
-        in_channels, out_channels, kernel_size=1, stride=1, activation=None, input_size=(size, size)
-    )
+    return conv_norm_act(in_channels, out_channels, kernel_size=1, stride=1, activation=None, input_size=(size, size))
 
 
 def _down(in_channels: int, out_channels: int, size: int) -> Layer:

@@ -58,9 +58,7 @@ def simulate(
     return plan, result, target
 
 
-def table_of(
-    plan: Plan, result: SessionResult, reference: Path, curves: Sequence[ChannelCurve] = ()
-) -> LatencyTable:
+def table_of(plan: Plan, result: SessionResult, reference: Path, curves: Sequence[ChannelCurve] = ()) -> LatencyTable:
     """Return the table of a simulated session."""
     header = JournalHeader(FORMAT, VERSION, plan.digest, "2026-01-01T00:00:00Z", 0.0)
     return _assemble(plan, result, header, curves, reference)

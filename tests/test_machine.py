@@ -31,10 +31,23 @@ V1 = {"proc/self/cgroup": "4:memory:/job\n1:cpu,cpuacct:/job\n"}
         ({**V2, "sys/fs/cgroup/user/job/cpu.max": "100000 100000\n"}, 1.0),
         ({**V2, "sys/fs/cgroup/user/job/cpu.max": "max 100000\n"}, None),
         ({**V2, "sys/fs/cgroup/user/job/cpu.max": "max 100000\n", "sys/fs/cgroup/user/cpu.max": "150000 100000"}, 1.5),
-        ({**V2, "sys/fs/cgroup/user/job/cpu.max": "50000 100000\n", "sys/fs/cgroup/user/cpu.max": "150000 100000"}, 0.5),
+        (
+            {**V2, "sys/fs/cgroup/user/job/cpu.max": "50000 100000\n", "sys/fs/cgroup/user/cpu.max": "150000 100000"},
+            0.5,
+        ),
         ({**V2, "sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2.0),
-        ({**V1, "sys/fs/cgroup/cpu/job/cpu.cfs_quota_us": "250000", "sys/fs/cgroup/cpu/job/cpu.cfs_period_us": "100000"}, 2.5),
-        ({**V1, "sys/fs/cgroup/cpu/job/cpu.cfs_quota_us": "-1", "sys/fs/cgroup/cpu/job/cpu.cfs_period_us": "100000"}, None),
+        (
+            {
+                **V1,
+                "sys/fs/cgroup/cpu/job/cpu.cfs_quota_us": "250000",
+                "sys/fs/cgroup/cpu/job/cpu.cfs_period_us": "100000",
+            },
+            2.5,
+        ),
+        (
+            {**V1, "sys/fs/cgroup/cpu/job/cpu.cfs_quota_us": "-1", "sys/fs/cgroup/cpu/job/cpu.cfs_period_us": "100000"},
+            None,
+        ),
         ({**V2, "sys/fs/cgroup/user/job/cpu.max": "garbage"}, None),
         ({}, None),
     ],
@@ -101,9 +114,7 @@ def test_the_device_names_no_person_and_no_host() -> None:
 
 
 def test_warnings_name_what_disturbs() -> None:
-    device = msgspec.structs.replace(
-        cpu_device(), governor="powersave", virtual=True, quota_cpus=1.0, affinity_cpus=2
-    )
+    device = msgspec.structs.replace(cpu_device(), governor="powersave", virtual=True, quota_cpus=1.0, affinity_cpus=2)
     text = " ".join(preflight_warnings(device, threads=4))
     for part in ("powersave", "virtual machine", "quota allows 1 of 2", "4 threads share 2"):
         assert part in text

@@ -55,7 +55,7 @@ def test_the_time_budget_is_kept() -> None:
 
 
 def test_what_was_never_visited_is_not_measured(tmp_path: Path) -> None:
-    plan, result, _ = simulate(curve_of(WIDTHS).layers, protocol={"time_budget_s": 1.0}, floor_ms=30.0)
+    plan, result, _ = simulate(curve_of(WIDTHS).layers, protocol={"time_budget_s": 1.0}, floor_ms=2.0)
     table = table_of(plan, result, tmp_path / "r.json")
     assert 0 < len(table) < len(WIDTHS)
     assert len(table) + len(table.not_measured) == len(WIDTHS)
@@ -142,8 +142,9 @@ def test_states_to_which_layers_respond_differently_are_taken_out() -> None:
     found = remove_drift(logs, groups, process, window=15)
     assert found.factors >= 1
     noise = logs - found.total - found.levels[groups]
-    assert np.std(noise) < 0.02
-    assert np.std(logs - found.common - found.levels[groups]) > 0.06
+    # Robust, since a window blurs the moments at which the state changes.
+    assert np.median(np.abs(noise)) < 0.02
+    assert np.median(np.abs(logs - found.common - found.levels[groups])) > 0.06
 
 
 def test_pure_noise_has_no_states() -> None:
@@ -153,7 +154,8 @@ def test_pure_noise_has_no_states() -> None:
 
 
 def test_one_layer_alone_is_corrected_by_the_sentinels_only(tmp_path: Path) -> None:
-    plan, result, target = simulate([conv(16)], common_drift=0.2, sigma=0.01, floor_ms=0.5)
+    protocol = {"precision": 0.0005, "most_visits": 48}
+    plan, result, target = simulate([conv(16)], common_drift=0.2, sigma=0.01, floor_ms=10.0, protocol=protocol)
     table = table_of(plan, result, tmp_path / "r.json")
     m = table[conv(16)]
     assert np.std(np.log(m.corrected_ms)) < 0.6 * np.std(np.log(m.visits.raw_ms))
@@ -183,7 +185,12 @@ def test_autocorrelated_streams_are_flagged_and_widened() -> None:
     protocol = make_protocol()
     found = judge(visits, protocol, references={})
     assert found.autocorrelation > 0.2
-    assert all("autocorrelated" in layer.flags and layer.within_run.level == 0.99 for layer in found.layers.values())
+    assert all("autocorrelated" in layer.flags for layer in found.layers.values())
+    # 24 visits with ρ ≈ 0.7 are worth half a dozen: their interval is the whole range.
+    for layer in found.layers.values():
+        corrected = [v.ms / d for v, d in zip(layer.visits, layer.drift, strict=True)]
+        assert layer.within_run.low_ms == pytest.approx(min(corrected), rel=1e-4)
+        assert layer.within_run.high_ms == pytest.approx(max(corrected), rel=1e-4)
 
 
 def test_a_layer_that_drifts_by_itself_is_flagged() -> None:
@@ -199,9 +206,9 @@ def test_a_layer_that_drifts_by_itself_is_flagged() -> None:
 
 
 def test_two_modes_are_flagged(make_table: MakeTable) -> None:
-    table = make_table(range(8, 12), sigma=0.003, second_mode=1.2)
-    assert sum("bimodal" in m.flags for m in table.values()) >= 3
-    m = next(m for m in table.values() if "bimodal" in m.flags)
+    table = make_table(sigma=0.003, second_mode=1.2, affected=[conv(9).digest])
+    assert [layer for layer, m in table.items() if "bimodal" in m.flags] == [conv(9)]
+    m = table[conv(9)]
     assert m.modes is not None
     assert m.modes[1][0] / m.modes[0][0] == pytest.approx(1.2, rel=0.05)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -26,8 +27,18 @@ def page(table: LatencyTable) -> str:
 
 def test_it_holds_what_it_should_and_asks_nobody_for_more(make_table: MakeTable) -> None:
     text = page(make_table())
-    for part in ("Hardware-aware widths", "measured m(x)", "law f(x)", "score", "within-run interval", "Provenance",
-                 "simulated device", "noise floor", "contaminated", "viewport"):
+    for part in (
+        "Hardware-aware widths",
+        "measured m(x)",
+        "law f(x)",
+        "score",
+        "within-run interval",
+        "Provenance",
+        "simulated device",
+        "noise floor",
+        "contaminated",
+        "viewport",
+    ):
         assert part in text
     outside = text.replace("<script>", "\n<script>").split("\n")
     ours = [line for line in outside if not line.startswith("<script>")]
@@ -68,13 +79,28 @@ def test_a_browser_shows_its_plots_and_logs_no_error(make_table: MakeTable, tmp_
     )
     file.write_text(page(make_table()).replace("</body>", probe + "</body>"))
     assert CHROMIUM is not None
+    # Chromium keeps a socket in its temporary folder, whose path must be short.
+    environment = {**os.environ, "TMPDIR": "/tmp"}
     base = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-        f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},3000", "--enable-logging=stderr", "--v=0",
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width},3000",
+        "--enable-logging=stderr",
+        "--v=0",
         "--virtual-time-budget=8000",
     ]
-    shown = subprocess.run([*base, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120)
+    shown = subprocess.run(
+        [*base, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120, env=environment
+    )
     assert shown.returncode == 0, shown.stderr
     title = shown.stdout.partition("<title>")[2].partition("</title>")[0]
     found = dict(part.split("=") for part in title.split())
@@ -84,5 +110,7 @@ def test_a_browser_shows_its_plots_and_logs_no_error(make_table: MakeTable, tmp_
     assert int(found["overflow"]) <= 0
     console = [line for line in shown.stderr.splitlines() if "CONSOLE" in line]
     assert console == []
-    subprocess.run([*base, f"--screenshot={picture}", file.as_uri()], capture_output=True, timeout=120, check=True)
+    subprocess.run(
+        [*base, f"--screenshot={picture}", file.as_uri()], capture_output=True, timeout=120, check=True, env=environment
+    )
     assert picture.stat().st_size > 20_000

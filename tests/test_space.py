@@ -76,8 +76,9 @@ def brackets(space: ResNetCifar, network: Network) -> list[str]:
     for item in network.layers:
         at = (item.layer.inputs[0][0], item.layer.output_shape[0])
         points = families.get(item.layer.family, [])
+        tied = all(p[0] == p[1] for p in points)  # an addition's output is no free choice
         for below_in in (True, False):
-            for below_out in (True, False):
+            for below_out in (below_in,) if tied else (True, False):
                 corner = any(
                     (p[0] <= at[0] if below_in else p[0] >= at[0]) and (p[1] <= at[1] if below_out else p[1] >= at[1])
                     for p in points

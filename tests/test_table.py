@@ -139,14 +139,14 @@ def put(path: str, value: object) -> Callable[[Any], object]:
         (put("measurements.0.visits.raw_ms", []), "$.measurements[0].visits", "length"),
         (put("measurements.0.within_run.low_ms", 1e6), "$.measurements[0].within_run", "does not hold the median"),
         (put("measurements.0.raw_median_ms", 1e6), "$.measurements[0].raw_median_ms", "not the median"),
-        (put("measurements.0.visits.drift.0", 0), "$.measurements[0].visits.drift[...]", "> 0"),
+        (put("measurements.0.visits.drift.0", 0), "$.measurements[0].visits.drift[0]", "> 0"),
         (put("measurements.0.origin", "guessed"), "$.measurements[0].origin", "guessed"),
-        (put("measurements.0.layer.nodes.0.op.groups", 3), "$.measurements[...].layer", "groups=3"),
+        (put("measurements.0.layer.nodes.0.op.groups", 3), "$.measurements[0].layer", "groups=3"),
         (put("measurements.0.layer.nodes.0.op.op", "teleport"), "$.measurements[0].layer.nodes[0].op", "teleport"),
         (lambda c: c["measurements"].append(c["measurements"][0]), "$.measurements[4].layer", "stands twice"),
         (put("curves.0.layers.0", "feedfeedfeedfeed"), "$.curves[0].layers[0]", "no layer"),
-        (put("sessions.0.started_at", "yesterday"), "$.sessions[0].started_at", "pattern"),
-        (lambda c: c.pop("device"), "$", "device"),
+        (put("sessions.0.started_at", "yesterday"), "$.sessions[0].started_at", "matching regex"),
+        (lambda c: c.pop("device"), "device", "missing required field"),
         (put("sessions.0.sentinels.0.ms", []), "$.sessions[0].sentinels[0]", "length"),
     ],
 )
@@ -158,7 +158,7 @@ def test_hostile_files_are_refused_by_place(
         LatencyTable.from_json(content, source="t.json")
     message = str(caught.value)
     assert message.startswith("t.json: ")
-    assert place.replace("[0]", "[...]") in message or place in message
+    assert place in message
     assert problem in message
     assert "\n" not in message
 
@@ -197,7 +197,10 @@ def test_the_reader_survives_any_bytes(data: st.DataObject) -> None:
     try:
         LatencyTable.from_json(content)
     except TableFormatError as error:
-        assert "\n" not in str(error)
+        message = str(error)
+    else:
+        message = ""
+    assert "\n" not in message
 
 
 def _example() -> bytes:

@@ -43,20 +43,19 @@ def _make_app() -> typer.Typer:
 
 def profile_device(
     target: Annotated[
-        str, typer.Option("--target", help="Where to measure: cpu (PyTorch on this machine), or another installed target.")
+        str,
+        typer.Option("--target", help="Where to measure: cpu (PyTorch on this machine), or another installed target."),
     ] = "cpu",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images per call.")] = DEFAULT_BATCH,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, help="CPU threads. Default: all CPUs this process may use, or its container's quota."),
+        typer.Option(
+            "--threads", min=1, help="CPU threads. Default: all CPUs this process may use, or its container's quota."
+        ),
     ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
-    memory_format: Annotated[
-        str, typer.Option("--memory-format", help="contiguous or channels_last.")
-    ] = "contiguous",
-    space: Annotated[
-        str, typer.Option("--space", help="Search space whose layers are measured.")
-    ] = "resnet-cifar",
+    memory_format: Annotated[str, typer.Option("--memory-format", help="contiguous or channels_last.")] = "contiguous",
+    space: Annotated[str, typer.Option("--space", help="Search space whose layers are measured.")] = "resnet-cifar",
     layers: Annotated[
         Path | None,
         typer.Option("--layers", metavar="FILE", help="Measure the layers of this JSON file instead of a space's."),
@@ -72,11 +71,15 @@ def profile_device(
     ] = "1",
     precision: Annotated[
         float | None,
-        typer.Option("--precision", help="Stop measuring a layer at this half-width of its interval. Default: 0.02; quick: 0.05."),
+        typer.Option(
+            "--precision", help="Stop measuring a layer at this half-width of its interval. Default: 0.02; quick: 0.05."
+        ),
     ] = None,
     time_budget: Annotated[
         float | None,
-        typer.Option("--time-budget", metavar="SECONDS", help="Stop measuring after this long. Default: 112; quick: 26."),
+        typer.Option(
+            "--time-budget", metavar="SECONDS", help="Stop measuring after this long. Default: 112; quick: 26."
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A rough table in half a minute.")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the order of visits, weights and inputs.")] = 0,
@@ -87,8 +90,12 @@ def profile_device(
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard an interrupted run, and replace a table that is already there.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON; progress goes to standard error.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Also print each choice's certainty and each flag.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON; progress goes to standard error.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Also print each choice's certainty and each flag.")
+    ] = False,
 ) -> None:
     """Measure how long network layers take on this device, and choose the channel counts that it likes.
 
@@ -117,7 +124,7 @@ def profile_device(
 
     from profiler._profile import profile
 
-    with _progress_bar(console) as show:
+    with _ProgressBar(console) as show:
         table = profile(
             wanted,
             target=target,
@@ -163,7 +170,7 @@ def _console(*, stderr: bool) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
-class _progress_bar:
+class _ProgressBar:
     """Shows a session's progress: a bar on a terminal, a line every ten seconds elsewhere.
 
     It draws only when the session tells it something. A bar with a refresh thread would take time from the very CPU
@@ -213,9 +220,7 @@ class _progress_bar:
             self._console.print(f"{now.elapsed_s:4.0f} s  {text}, {left}")
 
 
-def _select(
-    table: LatencyTable, groups: int, alpha: Any, console: Console
-) -> tuple[WidthSelection, ...]:
+def _select(table: LatencyTable, groups: int, alpha: Any, console: Console) -> tuple[WidthSelection, ...]:
     from lut import TableError, UsageError
     from predictors import hardware_aware_widths, measured_curves
 
@@ -307,7 +312,9 @@ def _counts(table: LatencyTable) -> str:
     text = f"{n} layers measured, {converged} converged"
     if n:
         widths = sorted(m.relative_half_width for m in table.values())
-        text += f"; half-width of the interval ±{widths[n // 2]:.1%} (median), ±{widths[int(0.95 * (n - 1))]:.1%} (95 %)"
+        text += (
+            f"; half-width of the interval ±{widths[n // 2]:.1%} (median), ±{widths[int(0.95 * (n - 1))]:.1%} (95 %)"
+        )
     rejected = sum(len(m.rejected) for m in table.values())
     visits = sum(m.n_visits for m in table.values())
     text += f"; {visits:,} visits, {rejected} rejected"
@@ -329,9 +336,7 @@ def _print_flags(console: Console, table: LatencyTable) -> None:
             )
 
 
-def _print_json(
-    table: LatencyTable, selections: tuple[WidthSelection, ...], output: Path, report: Path | None
-) -> None:
+def _print_json(table: LatencyTable, selections: tuple[WidthSelection, ...], output: Path, report: Path | None) -> None:
     import msgspec
 
     from predictors._show import selection_json

@@ -30,7 +30,8 @@ def _make_app() -> typer.Typer:
 def report_table(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A lookup table, as profile-device writes it.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where the page goes. Default: beside the table.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where the page goes. Default: beside the table."),
     ] = None,
     groups: Annotated[int, typer.Option("--groups", min=1, help="Groups of widths per stage (HTAS: g).")] = 8,
     alpha: Annotated[str, typer.Option("--alpha", metavar="NUMBER|auto", help="Exponent of the fitted law.")] = "1",
