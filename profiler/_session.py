@@ -14,7 +14,7 @@ import msgspec
 from lut._records import Preflight
 from lut._statistics import median_interval, quantile
 from profiler._journal import Journal, JournalContent, PreflightDone, ProcessStart
-from profiler._judge import judge
+from profiler._judge import Judgement, judge
 from profiler._machine import preflight_warnings
 from profiler._plan import LOOKS, Plan, next_round
 from profiler._visit import Implementation, LayerFailure, Visit
@@ -147,6 +147,14 @@ def run_session(
             )
         )
 
+    def settle(known: Sorted) -> Judgement:
+        return judge(
+            known.accepted,
+            msgspec.structs.replace(protocol, target_precision=target_precision),
+            references=None,
+            contaminated=known.contaminated,
+        )
+
     try:
         while True:
             failed = {failure.entry for failure in failures}
@@ -156,12 +164,7 @@ def run_session(
             due = [e for e in open_entries if counts[e] >= LOOKS[0] and _look(counts[e]) > looked.get(e, 0)]
             if due and len(due) >= 0.1 * len(open_entries):
                 tell("judging")
-                settled = judge(
-                    sorted_visits.accepted,
-                    msgspec.structs.replace(protocol, target_precision=target_precision),
-                    references=None,
-                    contaminated=sorted_visits.contaminated,
-                )
+                settled = settle(sorted_visits)
                 for entry in open_entries:
                     found = settled.layers.get(entry)
                     if found is None:
@@ -175,6 +178,21 @@ def run_session(
                         elif counts[entry] >= protocol.most_visits:
                             closed.add(entry)
                 open_entries = [e for e in open_entries if e not in closed]
+            if not open_entries and clock() < deadline:
+                # Later visits sharpen the picture of the drift, and with it that of layers closed long ago: those that
+                # no longer hold what was asked are opened again.
+                tell("judging")
+                found_all = settle(sorted_visits)
+                reopened = {
+                    entry
+                    for entry in converged - failed
+                    if counts[entry] < protocol.most_visits and "converged" not in found_all.layers[entry].flags
+                }
+                closed -= reopened
+                converged -= reopened
+                for entry in reopened:
+                    looked[entry] = _look(counts[entry])
+                open_entries = sorted(reopened)
             if not open_entries or clock() >= deadline:
                 break
 
