@@ -59,7 +59,14 @@ Origin: TypeAlias = Literal["measured", "marginal", "interpolated", "predicted",
 ORIGINS: tuple[str, ...] = ("measured", "marginal", "interpolated", "predicted", "imported")
 
 Flag: TypeAlias = Literal[
-    "converged", "contaminated", "bimodal", "autocorrelated", "drifting", "warmup_not_steady", "page_faults"
+    "converged",
+    "contaminated",
+    "bimodal",
+    "autocorrelated",
+    "drifting",
+    "other_state",
+    "warmup_not_steady",
+    "page_faults",
 ]
 FLAGS: dict[str, str] = {
     "converged": "the within-run interval is as narrow as was asked",
@@ -67,6 +74,7 @@ FLAGS: dict[str, str] = {
     "bimodal": "the visits fall into two groups; the median lies in one of them or between",
     "autocorrelated": "neighbouring visits resemble each other; the interval was widened for it",
     "drifting": "the latency moved in one direction during the run, beyond what the correction explains",
+    "other_state": "the session's sentinels disagree: the machine was in another state than at its reference speed",
     "warmup_not_steady": "the blocks of many visits still got faster from first to last",
     "page_faults": "the layer made the operating system map memory while it was timed",
 }

@@ -5,11 +5,11 @@ They stand in the lowest floor so that anybody can derive a table's numbers from
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from functools import lru_cache
-from math import comb, log
-from statistics import NormalDist, fmean, median
+from itertools import pairwise
+from math import comb, log, sqrt
+from statistics import NormalDist, fmean, median, pstdev
 
 __all__ = [
     "attained_level",
@@ -20,6 +20,8 @@ __all__ = [
     "median_rank",
     "quantile",
 ]
+
+LEAST_FOR_MODES = 8
 
 
 @lru_cache(maxsize=4096)
@@ -85,23 +87,23 @@ def log_standard_error(low: float, high: float, level: float) -> float:
 
 
 def bimodal_split(values: Sequence[float]) -> tuple[tuple[float, int], tuple[float, int]] | None:
-    """Return the two modes as (mean, count) where the values fall into two groups, else ``None``.
+    """Return the two modes as (mean, count) where eight or more values fall into two groups, else ``None``.
 
-    Two groups: the largest gap between neighbouring sorted values is over 4 times the median gap *within* the larger
-    half and over 3 % of the median, and each side holds at least a fifth of the values (one stray value is no mode).
+    Two groups: the largest gap between neighbouring sorted values is over 4 times the median gap and over 3 % of the
+    median, each side holds at least a fifth of the values (one stray value is no mode), and the groups' means lie 5
+    of their own standard deviations apart (a wide single mode, cut in two, has less than 3).
     """
     ordered = sorted(values)
     n = len(ordered)
-    least = max(2, -(-n // 5))
-    if n < 6:
+    if n < LEAST_FOR_MODES:
         return None
-    gaps = [b - a for a, b in itertools.pairwise(ordered)]
-    cut = max(range(least - 1, n - least), key=gaps.__getitem__, default=None)
-    if cut is None or gaps[cut] <= 0.03 * median(ordered):
+    least = max(2, -(-n // 5))
+    gaps = [b - a for a, b in pairwise(ordered)]
+    cut = max(range(least - 1, n - least), key=gaps.__getitem__)
+    if gaps[cut] <= max(0.03 * median(ordered), 4 * median(gaps)):
         return None
     low, high = ordered[: cut + 1], ordered[cut + 1 :]
-    # The gap must stand out against the spread of both groups, or any wide single mode would be called two.
-    spread = max(low[-1] - low[0], high[-1] - high[0])
-    if gaps[cut] <= 4 * median(gaps) or gaps[cut] < spread:
+    within = sqrt((len(low) * pstdev(low) ** 2 + len(high) * pstdev(high) ** 2) / n)
+    if fmean(high) - fmean(low) < 5 * within:
         return None
     return (fmean(low), len(low)), (fmean(high), len(high))

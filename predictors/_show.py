@@ -87,8 +87,9 @@ def law_line(selection: WidthSelection) -> str:
     """Return the fitted law with its error and range in one line."""
     law = selection.law
     low, high = law.valid_range_
+    exponent = "" if law.alpha_ == 1 else f"^{law.alpha_:.3g}"
     return (
-        f"f(x) = {law.k_:.4g}·x^{law.alpha_:.3g} {'+' if law.b_ >= 0 else '−'} {abs(law.b_):.4g} ms, "
+        f"f(x) = {law.k_:.4g}·x{exponent} {'+' if law.b_ >= 0 else '−'} {abs(law.b_):.4g} ms, "
         f"mean error {law.mape_:.1%}, valid for {low:g} … {high:g} channels"
     )
 

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import exp, log, sqrt
+from math import exp, hypot, log, sqrt
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -31,6 +31,9 @@ STRICT_LEVEL = 0.99
 # A chunk of the session in which the machine is taken to be in one state, for the spread of the scale.
 CHUNK_S = 3.0
 CALM_QUANTILE = 0.1
+# Disagreement of the sentinels about a session's speed, as a standard deviation of log(ms), above which the machine is
+# said to be in another state than at its reference: then not all layers slowed down alike.
+OTHER_STATE = 0.025
 # Standard error of a median against that of a mean, for normal noise: √(π/2).
 MEDIAN_EFFICIENCY = 1.2533
 
@@ -104,7 +107,6 @@ def judge(
         scale=_rounded(_scale_spread(noise, entries[groups] < 0, process, at_s, shifts)),
         process=_rounded(process_spread),
     )
-    processes = len(np.unique(process))
     sigma = MAD_TO_SIGMA * float(np.median(np.abs(noise)))
     divisors = np.exp(drift + shift)
 
@@ -120,8 +122,8 @@ def judge(
             [float(f"{divisors[j]:.6g}") for j in members],
             protocol,
             spread,
-            processes=processes,
             rho=rho,
+            other_state=len(shifts) >= 2 and float(np.std(shifts, ddof=1)) > OTHER_STATE,
             sigma=sigma,
             contaminated=int(entry) in contaminated,
         )
@@ -188,8 +190,8 @@ def _judge_layer(
     protocol: Protocol,
     spread: Spread,
     *,
-    processes: int,
     rho: float,
+    other_state: bool,
     sigma: float,
     contaminated: bool,
 ) -> LayerJudgement:
@@ -198,6 +200,7 @@ def _judge_layer(
     autocorrelated = rho > AUTOCORRELATED
     level = STRICT_LEVEL if autocorrelated else protocol.level
     low, high, reached = median_interval(corrected, level, autocorrelation=rho if autocorrelated else 0.0)
+    low, high = _with_processes(low, middle, high, level, spread.process, len({visit.process for visit in visits}))
     half_width = (high - low) / 2 / middle
     flags: list[Flag] = []
     if half_width <= protocol.target_precision and reached >= protocol.level:
@@ -208,6 +211,8 @@ def _judge_layer(
         flags.append("bimodal")
     if autocorrelated:
         flags.append("autocorrelated")
+    if other_state:
+        flags.append("other_state")
     if _drifts(corrected, protocol.target_precision):
         flags.append("drifting")
     if sum(visit.late for visit in visits) > len(visits) / 2:
@@ -217,10 +222,11 @@ def _judge_layer(
 
     # An interval of very few visits says little of itself: the noise of all layers' visits then stands for theirs.
     error = MEDIAN_EFFICIENCY * sigma / sqrt(len(visits))
+    error = hypot(error, spread.process)
     if len(visits) >= protocol.first_look:
         error = log_standard_error(low, high, reached)
-    # Both this session and the other one err; the other one's processes are others, and so is its scale.
-    variance = 2 * (error**2 + spread.process**2 / processes + spread.scale**2)
+    # Both this session and the other one err, and so do their scales.
+    variance = 2 * (error**2 + spread.scale**2)
     reach = exp(NormalDist().inv_cdf(0.5 + protocol.level / 2) * sqrt(variance))
     return LayerJudgement(
         visits=visits,
@@ -232,6 +238,18 @@ def _judge_layer(
         half_width=half_width,
         flags=tuple(flags),
     )
+
+
+def _with_processes(
+    low: float, middle: float, high: float, level: float, spread: float, processes: int
+) -> tuple[float, float]:
+    """Return the interval widened by what processes differ in: their visits are no independent samples of it.
+
+    The order statistics know the visits' noise; a process's own luck is the same for all of its visits, and shrinks
+    with the number of processes only. Both are added in squares, in log(ms).
+    """
+    reach = NormalDist().inv_cdf(0.5 + level / 2) * spread / sqrt(processes)
+    return middle * exp(-hypot(log(middle / low), reach)), middle * exp(hypot(log(high / middle), reach))
 
 
 def _drifts(corrected: Sequence[float], precision: float) -> bool:

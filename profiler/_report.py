@@ -19,6 +19,12 @@ from predictors._show import SURE_SHARE, law_line
 
 __all__ = ["report_html"]
 
+# A plot takes its width when it is drawn, which may be before the window, or the page's scroll bar, has its own.
+RESIZE = """<script>
+new ResizeObserver(() => document.querySelectorAll(".plotly-graph-div").forEach((plot) => Plotly.Plots.resize(plot)))
+  .observe(document.body);
+</script>"""
+
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 MEASURED, LAW, CHOSEN, QUIET = "#0072B2", "#555555", "#D55E00", "#9ecae1"
 SENTINEL_COLOURS = ("#0072B2", "#009E73", "#CC79A7")
@@ -30,7 +36,7 @@ h1 { font-size: 1.5rem; margin: .5rem 0; overflow-wrap: anywhere; } h2 { font-si
 p { max-width: 46rem; } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; } th, td { padding: .2rem .7rem .2rem 0; text-align: right;
 border-bottom: 1px solid #e5e5e5; white-space: nowrap; } th:first-child, td:first-child { text-align: left; }
-table.facts td { text-align: left; white-space: normal; vertical-align: top; overflow-wrap: anywhere; }
+table.facts th, table.facts td { text-align: left; white-space: normal; vertical-align: top; overflow-wrap: anywhere; }
 .warning { border-left: 4px solid #E69F00; background: #fff8e6; padding: .4rem .8rem; margin: .4rem 0; }
 .failure { border-left: 4px solid #D55E00; background: #fdf0ea; padding: .4rem .8rem; margin: .4rem 0;
 overflow-wrap: anywhere; }
@@ -56,7 +62,7 @@ def report_html(table: LatencyTable, selections: Sequence[WidthSelection], *, ti
         '<link rel="icon" href="data:,">'
         f"<title>{escape(title)} – latency-lut</title><style>{STYLE}</style>"
         f"<script>{get_plotlyjs()}</script></head><body>"
-        f"<h1>{escape(title)}: {escape(table.device.model)}</h1>" + "\n".join(parts) + "</body></html>\n"
+        f"<h1>{escape(title)}: {escape(table.device.model)}</h1>" + "\n".join(parts) + RESIZE + "</body></html>\n"
     )
 
 
@@ -76,7 +82,7 @@ def _head(table: LatencyTable, selections: Sequence[WidthSelection]) -> str:
             for c in selection.choices
         )
         rows.append([escape(selection.curve.name), escape(selection.curve.size), f'<span class="big">{widths}</span>'])
-    text += "<h2>Hardware-aware widths</h2>" + _table(["stage", "output size", "search space"], rows)
+    text += "<h2>Hardware-aware widths</h2>" + _table(["stage", "output size", "search space"], rows, facts=True)
     return text + "<p>~ another width of the group wins in more than a tenth of the resamples.</p>"
 
 
@@ -146,6 +152,7 @@ def _stage(selection: WidthSelection) -> str:
             mode="text",
             text=[str(width) for width in chosen],
             textposition="top center",
+            cliponaxis=False,
             hoverinfo="skip",
         )
     )
@@ -270,7 +277,7 @@ def _finish(figure: go.Figure, *, y: str, x: str = "output channels", height: in
     figure.update_layout(
         template="simple_white",
         height=height,
-        margin={"l": 60, "r": 10, "t": 10, "b": 45},
+        margin={"l": 60, "r": 10, "t": 24, "b": 45},
         showlegend=legend,
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         xaxis_title=x,
