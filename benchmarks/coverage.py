@@ -24,12 +24,14 @@ CASES: dict[str, dict[str, Any]] = {
     "log-normal 2 %": {"sigma": 0.02},
     "log-normal 5 %": {"sigma": 0.05},
     "2 % and 10 % spikes of +50 %": {"sigma": 0.02, "spike_share": 0.1},
+    "2 % and a swing of 10 %, 200 layers": {"sigma": 0.02, "common_drift": 0.1, "layers": 200},
     "AR(1) ρ = 0.5, 3 %": {"sigma": 0.03, "autocorrelation": 0.5},
     "two modes, +10 %, a third of the layers": {"sigma": 0.01, "second_mode": 1.1, "some": True},
     "2 % and a common swing of 10 %": {"sigma": 0.02, "common_drift": 0.1},
     "2 % and own drift, a third of the layers": {"sigma": 0.02, "own_drift": 0.02, "some": True},
 }
 LAYERS = 24
+KEYS = ("flagged_percent", "unflagged_coverage_percent", "held_or_flagged_percent")
 
 SESSION = """
 import json, sys
@@ -50,8 +52,8 @@ def simulated(case: dict[str, Any], seed: int, reference: Path) -> list[list[Any
 
     from profiler import FakeTarget
 
-    layers = curve_of(range(8, 8 + LAYERS)).layers
     options = dict(case)
+    layers = curve_of(range(8, 8 + options.pop("layers", LAYERS))).layers
     if options.pop("some", False):
         # What befalls all layers alike is common drift; a layer's own trouble is that of a few.
         options["affected"] = [layer.digest for layer in layers[::3]]
@@ -91,6 +93,7 @@ def within(sessions: list[list[list[Any]]], truths: np.ndarray | None) -> dict[s
         "coverage_percent": 100 * float(np.mean(hits)),
         "flagged_percent": 100 * float(np.mean(flagged)),
         "held_or_flagged_percent": 100 * float(np.mean(hit_or_flagged)),
+        "unflagged_coverage_percent": 100 * float(np.mean([h for h, f in zip(hits, flagged, strict=True) if not f])),
     }
 
 
@@ -114,7 +117,10 @@ def main() -> None:
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, case in CASES.items():
-            runs = [simulated(case, seed, Path(folder) / f"{seed}.json") for seed in range(arguments.simulated)]
+            runs = [
+                simulated(case, seed, Path(folder) / f"{name}-{seed}.json".replace("/", "-"))
+                for seed in range(arguments.simulated)
+            ]
             figures[name] = within(runs, np.array([layer[6] for layer in runs[0]]))
         shared = Path(folder) / "shared.json"
         many = {"sigma": 0.02, "common_drift": 0.1, "process_sigma": 0.01}
@@ -135,11 +141,8 @@ def main() -> None:
     figures["this machine, across runs"]["median_half_width_percent"] = 100 * float(np.median(widths))
     print_table(
         "coverage of nominal 95 % intervals",
-        ["case", "coverage %", "flagged %", "held or flagged %"],
-        [
-            [name, row["coverage_percent"], row.get("flagged_percent", "–"), row.get("held_or_flagged_percent", "–")]
-            for name, row in figures.items()
-        ],
+        ["case", "coverage %", "flagged %", "of unflagged %", "held or flagged %"],
+        [[name, row["coverage_percent"], *(row.get(key, "–") for key in KEYS)] for name, row in figures.items()],
     )
     write_results(
         arguments.results,
@@ -148,7 +151,8 @@ def main() -> None:
             "sessions": arguments.sessions,
             "seconds": arguments.seconds,
             "simulated_sessions": arguments.simulated,
-            "layers": LAYERS,
+            "simulated_layers": LAYERS,
+            "machine_layers": len(machine[0]),
             "figures": figures,
             "machine_sessions": machine,
         },

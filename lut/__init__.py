@@ -4,7 +4,7 @@ from lut._constructors import chain, conv_norm_act, global_pool, linear, pooled_
 from lut._diff import LayerDifference, TableDifference, compare_tables
 from lut._layer import Layer, Node
 from lut._network import ChannelCurve, Decision, Network, NetworkLayer, SearchSpace
-from lut._records import Device, Failure, Interval, Measurement, NotMeasured, Session, Setting, Visits
+from lut._records import Device, Failure, Interval, Measurement, NotMeasured, Session, Setting, Software, Visits
 from lut._table import LatencyTable
 from lut.errors import (
     LatencyLutError,
@@ -36,6 +36,7 @@ __all__ = [
     "SearchSpace",
     "Session",
     "Setting",
+    "Software",
     "TableDifference",
     "TableError",
     "TableFormatError",

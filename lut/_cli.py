@@ -14,6 +14,7 @@ from lut._table import LatencyTable
 from lut.errors import LatencyLutError, UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 __all__ = ["main"]
@@ -21,7 +22,9 @@ __all__ = ["main"]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A lookup table, as profile-device writes it.")]
 AcrossOption = Annotated[
     list[str] | None,
-    typer.Option("--across", metavar="device|setting", help="Allow tables that differ in this. May be repeated."),
+    typer.Option(
+        "--across", metavar="device|setting|reference", help="Allow tables that differ in this. May be repeated."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text for a person.")]
 
@@ -47,32 +50,42 @@ def _make_app() -> typer.Typer:
 
 
 def show(
-    file: FileArgument,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Lookup tables.")],
     contains: Annotated[
         str, typer.Option("--contains", metavar="TEXT", help="Show only layers whose label has this in it.")
     ] = "",
     limit: Annotated[int, typer.Option("--limit", min=1, help="Show at most this many layers.")] = 40,
     json: JsonOption = False,
 ) -> None:
-    """Show a table: the device, the sessions, and its layers with their latency."""
-    table = LatencyTable.load(file)
-    found = [m for layer, m in table.items() if contains in str(layer)]
+    """Show tables: the device, the sessions, and the layers with their latency."""
+    tables = {str(file): LatencyTable.load(file) for file in files}
     if json:
         _print_json(
-            {
-                "file": str(file),
-                "device": table.device,
-                "setting": table.setting,
-                "layers": len(table),
-                "not_measured": len(table.not_measured),
-                "failures": len(table.failures),
-                "measurements": [_measurement_json(m) for m in found[:limit]],
-            }
+            [
+                {
+                    "file": file,
+                    "device": table.device,
+                    "setting": table.setting,
+                    "layers": len(table),
+                    "not_measured": len(table.not_measured),
+                    "failures": len(table.failures),
+                    "measurements": [_measurement_json(m) for layer, m in table.items() if contains in str(layer)],
+                }
+                for file, table in tables.items()
+            ]
         )
         return
     from rich.console import Console
 
     console = Console(highlight=False)
+    for file, table in tables.items():
+        if len(tables) > 1:
+            console.print(f"\n[bold]{file}[/]")
+        _show_table(console, table, contains, limit)
+
+
+def _show_table(console: Console, table: LatencyTable, contains: str, limit: int) -> None:
+    found = [m for layer, m in table.items() if contains in str(layer)]
     device = table.device
     console.print(f"[bold]{device.model}[/], {device.affinity_cpus} of {device.cores} cores, {device.system}")
     console.print(f"{table.setting}")

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from lut._layer import Layer
+from lut._network import ChannelCurve
 from lut._records import (
     FORMAT,
     VERSION,
@@ -92,7 +93,11 @@ def _numbered(content: bytes, message: str) -> str:
     if found is None or found.group(1) not in _ENTRIES:
         return message
     name = found.group(1)
-    for number, raw in enumerate(getattr(msgspec.json.decode(content, type=_Lists), name)):
+    try:
+        lists = msgspec.json.decode(content, type=_Lists)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return message
+    for number, raw in enumerate(getattr(lists, name)):
         try:
             msgspec.json.decode(raw, type=_ENTRIES[name])
         except (msgspec.DecodeError, LayerError):
@@ -128,11 +133,16 @@ def _problems(record: TableRecord) -> list[tuple[str, str]]:
         for j, sentinel in enumerate(session.sentinels):
             if len(sentinel.at_s) != len(sentinel.ms):
                 found.append((f"sessions[{i}].sentinels[{j}]", "columns differ in length"))
-    digests = {layer.digest for layer in seen}
+    by_digest = {layer.digest: layer for layer in seen}
     for i, curve in enumerate(record.curves):
         for j, digest in enumerate(curve.layers):
-            if digest not in digests:
+            if digest not in by_digest:
                 found.append((f"curves[{i}].layers[{j}]", f"no layer of this table has the digest {digest!r}"))
+        if set(curve.layers) <= by_digest.keys():
+            try:
+                ChannelCurve(curve.name, curve.base_channels, tuple(by_digest[digest] for digest in curve.layers))
+            except LayerError as error:
+                found.append((f"curves[{i}]", str(error)))
     return found
 
 

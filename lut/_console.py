@@ -32,6 +32,10 @@ def run_command(make_app: Callable[[], typer.Typer]) -> None:
         # The reader of our output, `head` say, has seen enough; closing quietly is what it expects.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        print(f"error: cannot write the output: {(error.strerror or str(error)).lower()}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def format_ms(value: float) -> str:

@@ -6,7 +6,8 @@ A new kind of layer needs a function like these, anywhere, and no change to the 
 from __future__ import annotations
 
 from lut._layer import Layer, Node
-from lut._primitives import (
+from lut.errors import LayerError
+from lut.primitives import (
     Activation,
     ActivationKind,
     Add,
@@ -20,7 +21,6 @@ from lut._primitives import (
     Primitive,
     Shape,
 )
-from lut.errors import LayerError
 
 __all__ = ["chain", "conv_norm_act", "global_pool", "linear", "pooled_shortcut", "residual_add"]
 

@@ -8,8 +8,8 @@ from math import prod
 
 import msgspec
 
-from lut._primitives import LARGEST_SIZE, Add, Conv2d, Primitive, Shape
 from lut.errors import LayerError
+from lut.primitives import LARGEST_SIZE, Add, Conv2d, Primitive, Shape
 
 __all__ = ["Layer", "Node"]
 

@@ -19,7 +19,6 @@ from lut._statistics import bimodal_split, median_absolute_deviation, quantile
 __all__ = [
     "FLAGS",
     "FORMAT",
-    "ORIGINS",
     "REJECTION_CAUSES",
     "VERSION",
     "Correction",
@@ -44,19 +43,20 @@ __all__ = [
 FORMAT: Literal["latency-lut"] = "latency-lut"
 VERSION: Literal[1] = 1
 
-# JSON knows neither NaN nor infinity; the upper bound (eleven days) turns an overflow into an error too.
-Ms: TypeAlias = Annotated[float, Meta(gt=0, le=1e9, description="milliseconds")]
+# Positive means at least the lower bound: "> 0" would be tested against the smallest denormal, which a process that
+# flushes denormals takes for 0. JSON knows neither NaN nor infinity; the upper bound (eleven days) turns an overflow
+# into an error too.
+Ms: TypeAlias = Annotated[float, Meta(ge=1e-9, le=1e9, description="milliseconds")]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=1e9, description="seconds since the session began")]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
 AtLeastOne: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Deviation: TypeAlias = Annotated[float, Meta(ge=0, le=10)]
-Factor: TypeAlias = Annotated[float, Meta(gt=0, le=1e6)]
+Factor: TypeAlias = Annotated[float, Meta(ge=1e-6, le=1e6)]
 Text: TypeAlias = Annotated[str, Meta(max_length=10_000)]
 Instant: TypeAlias = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$", description="UTC")]
 
 Origin: TypeAlias = Literal["measured", "marginal", "interpolated", "predicted", "imported"]
-ORIGINS: tuple[str, ...] = ("measured", "marginal", "interpolated", "predicted", "imported")
 
 Flag: TypeAlias = Literal[
     "converged",
@@ -147,7 +147,7 @@ class Protocol(Record, frozen=True):
     block_ms: Ms
     first_look: AtLeastOne
     most_visits: AtLeastOne
-    visits_per_process: AtLeastOne
+    rounds_per_process: AtLeastOne
     most_processes: AtLeastOne
     drift_window: AtLeastOne
     layer_limit_s: Seconds
@@ -241,7 +241,7 @@ class RejectedVisit(Record, frozen=True):
 
 
 class Measurement(Record, frozen=True, dict=True):
-    """A layer's visits and what they say.
+    """A layer's visits and what they say. Statistics of the visits are NaN for an ``origin`` that has none.
 
     ``median_ms`` is the best estimate, after the correction that the session names. ``within_run`` is for comparing
     layers of one table: an order-statistic interval of the median of the corrected visits. ``across_runs`` is for
@@ -284,32 +284,32 @@ class Measurement(Record, frozen=True, dict=True):
     @property
     def min_ms(self) -> float:
         """The fastest raw visit."""
-        return min(self.visits.raw_ms)
+        return min(self.visits.raw_ms, default=float("nan"))
 
     @property
     def p10_ms(self) -> float:
         """The 10th percentile of the raw visits."""
-        return quantile(self.visits.raw_ms, 0.1)
+        return quantile(self.visits.raw_ms, 0.1) if self.n_visits else float("nan")
 
     @property
     def p90_ms(self) -> float:
         """The 90th percentile of the raw visits."""
-        return quantile(self.visits.raw_ms, 0.9)
+        return quantile(self.visits.raw_ms, 0.9) if self.n_visits else float("nan")
 
     @property
     def mad_ms(self) -> float:
         """Median absolute deviation of the raw visits."""
-        return median_absolute_deviation(self.visits.raw_ms)
+        return median_absolute_deviation(self.visits.raw_ms) if self.n_visits else float("nan")
 
     @property
     def mean_ms(self) -> float:
         """Mean of the raw visits."""
-        return fmean(self.visits.raw_ms)
+        return fmean(self.visits.raw_ms) if self.n_visits else float("nan")
 
     @property
     def noise_index(self) -> float:
         """Median / min − 1 of the raw visits: 0 on a silent machine."""
-        return median(self.visits.raw_ms) / self.min_ms - 1
+        return median(self.visits.raw_ms) / self.min_ms - 1 if self.n_visits else float("nan")
 
     @property
     def modes(self) -> tuple[tuple[float, int], tuple[float, int]] | None:

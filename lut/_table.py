@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["LatencyTable", "unlike_fields"]
 
 NEAREST_SHOWN = 3
+# Reference speeds are written with six digits; anything beyond rounding is another reference.
+SAME_REFERENCE = 1e-4
 
 
 class LatencyTable(Mapping[Layer, Measurement]):
@@ -212,7 +214,8 @@ class LatencyTable(Mapping[Layer, Measurement]):
 
         Args:
             other: a table of the same device and setting.
-            across: what may differ all the same: ``"device"``, ``"setting"``. The result carries this table's.
+            across: what may differ all the same: ``"device"``, ``"setting"``, ``"reference"``. The
+                result carries this table's.
             on_duplicate: which measurement a layer of both keeps: this table's, the other's, or the one with the
                 tighter ``across_runs`` interval.
 
@@ -290,32 +293,44 @@ class LatencyTable(Mapping[Layer, Measurement]):
 
 
 def unlike_fields(first: LatencyTable, second: LatencyTable) -> dict[str, list[str]]:
-    """Return how two tables' devices and settings differ: ``{"device": ["cores 2 / 8"], "setting": []}``."""
+    """Return how two tables differ: ``{"device": ["cores 2 / 8"], "setting": [], "reference speed": []}``."""
 
     def differences(a: Device | Setting, b: Device | Setting, fields: Iterable[str]) -> list[str]:
         return [f"{f} {getattr(a, f)} / {getattr(b, f)}" for f in fields if getattr(a, f) != getattr(b, f)]
 
+    mine, other = _reference_speeds(first), _reference_speeds(second)
+    speeds = [
+        f"{what} {mine[what]:g} / {other[what]:g} ms"
+        for what in mine.keys() & other.keys()
+        if abs(mine[what] / other[what] - 1) > SAME_REFERENCE
+    ]
     return {
         "device": differences(first.device, second.device, Device.IDENTITY),
         "setting": differences(first.setting, second.setting, Setting.__struct_fields__),
+        "reference speed": sorted(speeds)[:1],
     }
 
 
+def _reference_speeds(table: LatencyTable) -> dict[str, float]:
+    return {sentinel.what: sentinel.reference_ms for session in table.sessions for sentinel in session.sentinels}
+
+
 def refuse_unlike(first: LatencyTable, second: LatencyTable, *, across: Iterable[str], what: str) -> None:
-    """Raise unless device and setting agree wherever ``across`` does not name them.
+    """Raise unless device, setting and reference speed agree wherever ``across`` does not name them.
 
     Raises:
         UnlikeTablesError: with the fields that differ.
-        UsageError: ``across`` names something else than ``device`` and ``setting``.
+        UsageError: ``across`` names something else than ``device``, ``setting`` and ``reference``.
     """
     allowed = set(across)
-    if unknown := allowed - {"device", "setting"}:
-        raise UsageError(f"across is 'device' or 'setting', got {', '.join(sorted(unknown))}")
+    if unknown := allowed - {"device", "setting", "reference"}:
+        raise UsageError(f"across is 'device', 'setting' or 'reference', got {', '.join(sorted(unknown))}")
     for name, differences in unlike_fields(first, second).items():
-        if differences and name not in allowed:
+        short = name.partition(" ")[0]
+        if differences and short not in allowed:
             raise UnlikeTablesError(
                 f"cannot {what} tables of different {name}s: {'; '.join(differences)}. If that is what you want, "
-                f"ask for it: across {name}"
+                f"ask for it: across {short}"
             )
 
 

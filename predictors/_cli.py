@@ -31,7 +31,10 @@ def select_widths(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A lookup table, as profile-device writes it.")],
     groups: Annotated[int, typer.Option("--groups", min=1, help="Groups per stage; one width is chosen in each.")] = 8,
     alpha: Annotated[
-        str, typer.Option("--alpha", metavar="NUMBER|auto", help="Exponent of the law f(x) = k·x^alpha + b.")
+        str,
+        typer.Option(
+            "--alpha", metavar="NUMBER|auto", help="Exponent of the law f(x) = k·x^alpha + b; auto fits it in 0.05 … 3."
+        ),
     ] = "1",
     loss: Annotated[str, typer.Option("--loss", metavar="squared|huber", help="How the law is fitted.")] = "squared",
     expand: Annotated[
@@ -49,7 +52,7 @@ def select_widths(
     an evenly spaced grid would have taken.
     """
     from lut import LatencyTable, UsageError
-    from predictors._show import choices_table, law_line, parse_alpha, selection_json, widths_table
+    from predictors._show import SURE_SHARE, choices_table, law_line, parse_alpha, selection_json, widths_table
     from predictors._widths import hardware_aware_widths, measured_curves
 
     if loss not in ("squared", "huber"):
@@ -73,4 +76,5 @@ def select_widths(
     for selection in selections:
         console.print(f"\n[bold]{selection.curve.name}[/], {selection.curve.size}: {law_line(selection)}")
         console.print(choices_table(selection))
-    console.print("\n~ another width of the group wins in more than a tenth of the resamples")
+    if any(c.chosen_share < SURE_SHARE for s in selections for c in s.choices):
+        console.print("\n~ another width of the group wins in more than a tenth of the resamples")

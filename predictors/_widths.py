@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lut import ChannelCurve, LatencyTable, TableError, UsageError
+from lut import ChannelCurve, LatencyTable, Measurement, TableError, UsageError
 from predictors._power_law import PowerLaw
 
 __all__ = ["MeasuredCurve", "WidthChoice", "WidthSelection", "hardware_aware_widths", "measured_curves"]
@@ -27,6 +27,8 @@ class MeasuredCurve(NamedTuple):
         low_ms: lower ends of the within-run intervals, NaN as above.
         high_ms: upper ends of the within-run intervals.
         visits: the corrected visits in ms behind each m(x); empty where there are none.
+        process_errors: standard error of each log m(x) that comes from the processes it was visited in, and that its
+            visits cannot tell of.
     """
 
     name: str
@@ -37,6 +39,7 @@ class MeasuredCurve(NamedTuple):
     low_ms: tuple[float, ...]
     high_ms: tuple[float, ...]
     visits: tuple[tuple[float, ...], ...]
+    process_errors: tuple[float, ...]
 
 
 class WidthChoice(NamedTuple):
@@ -95,8 +98,10 @@ def measured_curves(table: LatencyTable, *, expand: float | None = None) -> tupl
 def _measured_curve(table: LatencyTable, curve: ChannelCurve, expand: float | None) -> MeasuredCurve:
     layers = curve.layers
     if expand is not None:
+        if not 0 < expand < float("inf"):
+            raise UsageError(f"expand must be a positive number, got {expand}")
         widest = int(curve.base_channels * expand + 1e-9)
-        if expand <= 0 or widest < curve.channels[0]:
+        if widest < curve.channels[0]:
             raise UsageError(f"expand {expand:g} leaves no width of {curve.name} (base width {curve.base_channels})")
         if widest > curve.channels[-1]:
             raise UsageError(
@@ -115,7 +120,13 @@ def _measured_curve(table: LatencyTable, curve: ChannelCurve, expand: float | No
         low_ms=tuple(m.within_run.low_ms if m else nan for m in found),
         high_ms=tuple(m.within_run.high_ms if m else nan for m in found),
         visits=tuple(m.corrected_ms if m else () for m in found),
+        process_errors=tuple(_process_error(table, m) if m else nan for m in found),
     )
+
+
+def _process_error(table: LatencyTable, measurement: Measurement) -> float:
+    spread = table.sessions[measurement.session].spread.process
+    return float(spread / np.sqrt(max(1, len(set(measurement.visits.process)))))
 
 
 def hardware_aware_widths(
@@ -133,8 +144,9 @@ def hardware_aware_widths(
     groups of equal size; each gives the width with the highest score (eq. 3); their union is the search space (eq. 4).
     Where the number of widths is no multiple of ``groups``, the first groups hold one width more.
 
-    Each choice's certainty comes from resampling the visits of every width with replacement (Efron's bootstrap): new
-    medians, a new law with the same α, new choices.
+    Each choice's certainty comes from resampling the visits of every width with replacement (Efron's bootstrap), and a
+    draw of what its processes may have added: new medians, a new law with the same α, new choices. A width with fewer
+    than two visits gets the noise of all widths' visits.
 
     Args:
         curve: the measured sweep.
@@ -216,12 +228,15 @@ def _resampled_scores(
         return None
     rng = np.random.default_rng(seed)
     medians = np.full((resamples, len(channels)), np.nan)
+    spreads = [float(np.std(np.log(visits))) for visits in curve.visits if len(visits) >= 2]
+    pooled = float(np.median(spreads)) if spreads else 1.0
     for i in np.flatnonzero(measured):
         visits = np.asarray(curve.visits[i])
-        if visits.size == 0:
-            medians[:, i] = curve.ms[i]
-            continue
-        medians[:, i] = np.median(visits[rng.integers(visits.size, size=(resamples, visits.size))], axis=1)
+        if visits.size < 2:
+            medians[:, i] = curve.ms[i] * np.exp(rng.normal(0.0, pooled, resamples))
+        else:
+            medians[:, i] = np.median(visits[rng.integers(visits.size, size=(resamples, visits.size))], axis=1)
+        medians[:, i] *= np.exp(rng.normal(0.0, curve.process_errors[i], resamples))
     if law.loss != "squared":
         # An iterative fit a thousand times over would cost seconds; the law itself hardly moves.
         return np.asarray((law.k_ * channels**law.alpha_ + law.b_)[None, :] - medians)

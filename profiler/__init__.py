@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from profiler._modules import build_module
     from profiler._profile import load_space, profile
     from profiler._report import report_html
+    from profiler._session import Progress
     from profiler._target import Target, TargetSpec, available_targets
 
 __all__ = [
     "CpuTarget",
     "FakeTarget",
+    "Progress",
     "Target",
     "TargetSpec",
     "available_targets",
@@ -27,6 +29,7 @@ __all__ = [
 _HOMES = {
     "CpuTarget": "profiler._cpu",
     "FakeTarget": "profiler._fake",
+    "Progress": "profiler._session",
     "Target": "profiler._target",
     "TargetSpec": "profiler._target",
     "available_targets": "profiler._target",

@@ -12,12 +12,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from math import prod
 from typing import TYPE_CHECKING, Any, final
+
+import msgspec
 
 from lut import Device, Layer, Setting, UsageError
 from lut._records import Software
 from lut.errors import LayerFailedError
+from lut.primitives import Conv2d
 from profiler._machine import DisturbanceReader, affinity, available_memory_bytes, cpu_device, default_threads
 from profiler._target import Target
 
@@ -42,7 +46,7 @@ HELD_BLOCKS = 8
 # or they would be compiled in every call: four per convolution.
 KERNEL_CACHE = 48
 # Small convolutions that push a layer's kernels out of the cache where too few other layers do.
-FILLERS = 16
+FILLERS = KERNEL_CACHE
 
 # glibc's mallopt(3): larger blocks come from mmap, and a free top of the heap above the threshold goes back to the
 # system. By default a layer's output is then unmapped and mapped anew in every call, or not, depending on what else
@@ -60,11 +64,15 @@ class _Prepared:
         self.masters: list[torch.Tensor] = []
         self.weights: list[torch.nn.Parameter] = []
         self.output_bytes = 0
+        self.compiles = False
 
 
 @final
 class CpuTarget(Target[_Prepared]):
     """Eager PyTorch on the CPU.
+
+    It sets up the process that it is made in, for good: thread count, CPU affinity, the C library's allocator, oneDNN's
+    cache, denormals. The profiler makes it in a process of its own, and so should you.
 
     Args:
         batch: samples per call.
@@ -89,6 +97,8 @@ class CpuTarget(Target[_Prepared]):
         self._threads = threads if threads is not None else default_threads()
         # The pool reads this when it is made, and a later set_num_threads cannot shrink what was spawned.
         os.environ["OMP_NUM_THREADS"] = str(self._threads)
+        # Before pinning, which is our doing and no property of the device.
+        self._device = cpu_device()
         self._pinned = _pin(self._threads)
         self._allocator = _keep_freed_memory()
         os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = str(KERNEL_CACHE)
@@ -127,9 +137,12 @@ class CpuTarget(Target[_Prepared]):
             "kernels": f"compiled anew before every visit (oneDNN cache of {KERNEL_CACHE})",
         }
         software = Software(
-            python=platform.python_version(), packages={"torch": str(torch.__version__)}, details=details
+            python=platform.python_version(),
+            packages={"torch": str(torch.__version__), "latency-lut": version("latency-lut")},
+            details=details,
         )
-        return cpu_device(instructions=torch.backends.cpu.get_cpu_capability()), setting, software
+        device = msgspec.structs.replace(self._device, instructions=torch.backends.cpu.get_cpu_capability())
+        return device, setting, software
 
     def prepare(self, layer: Layer, seed: int) -> _Prepared:
         torch = self._torch
@@ -148,6 +161,7 @@ class CpuTarget(Target[_Prepared]):
             prepared = _Prepared(module.requires_grad_(False), inputs)
             prepared.weights = [w for w in module.parameters() if w.ndim > 1]
             prepared.masters = [t.detach().clone(memory_format=torch.preserve_format) for t in self._movable(prepared)]
+            prepared.compiles = any(isinstance(node.op, Conv2d) for node in layer.nodes)
             prepared.output_bytes = self._batch * prod(layer.output_shape) * inputs[0].element_size()
         return prepared
 
@@ -193,6 +207,8 @@ class CpuTarget(Target[_Prepared]):
         """Have the layer's kernels compiled anew, at another place, by its next call."""
         torch = self._torch
         me = id(prepared)
+        if not prepared.compiles:
+            return
         if me in self._recent:
             if not self._fillers:
                 # A batch of 16 is what makes PyTorch hand even the smallest convolution to oneDNN.

@@ -11,7 +11,7 @@ import msgspec
 
 from lut._files import file_error, read_bytes
 from lut._records import Preflight
-from lut.errors import JournalError
+from lut.errors import DeviceBusyError, JournalError
 from profiler._visit import Implementation, LayerFailure, Visit
 
 __all__ = ["Journal", "JournalContent", "JournalHeader", "journal_path"]
@@ -37,13 +37,19 @@ class ProcessStart(msgspec.Struct, frozen=True, tag="process"):
     resumed: bool
 
 
+class MachineSeen(msgspec.Struct, frozen=True, tag="machine"):
+    """What is measured on; visits of two machines, or of two PyTorches, never mix."""
+
+    machine: str
+
+
 class PreflightDone(msgspec.Struct, frozen=True, tag="preflight"):
     """What preflight found; a resumed run keeps it."""
 
     preflight: Preflight
 
 
-_Event = JournalHeader | ProcessStart | PreflightDone | LayerFailure | Implementation
+_Event = JournalHeader | ProcessStart | MachineSeen | PreflightDone | LayerFailure | Implementation
 _EVENTS = msgspec.json.Decoder(_Event)
 _VISITS = msgspec.json.Decoder(Visit)
 
@@ -52,6 +58,7 @@ class JournalContent(NamedTuple):
     """What a journal holds."""
 
     header: JournalHeader
+    machine: str | None
     preflight: Preflight | None
     visits: list[Visit]
     failures: list[LayerFailure]
@@ -75,14 +82,20 @@ class Journal:
         self.path = path
         self._descriptor: int | None = None
 
-    def open(self) -> None:
+    def open(self, *, exclusive: bool = False) -> None:
         """Open for appending, cutting off an unfinished last line.
 
+        Args:
+            exclusive: refuse if another profiler holds the journal, on another machine with the same folder say.
+
         Raises:
+            DeviceBusyError: another profiler holds it.
             FileAccessError: the folder or the disk does not allow it.
         """
         try:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            if exclusive:
+                self._hold(self._descriptor)
             size = os.fstat(self._descriptor).st_size
             keep = size
             while keep > 0:
@@ -96,6 +109,16 @@ class Journal:
                 os.ftruncate(self._descriptor, keep)
         except OSError as error:
             raise file_error(self.path, "write", error) from None
+
+    def _hold(self, descriptor: int) -> None:
+        import fcntl
+
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DeviceBusyError(
+                f"another profile is writing {self.path}; wait for it to end, or give another --output"
+            ) from None
 
     def append(self, event: msgspec.Struct) -> None:
         """Write one line.
@@ -142,6 +165,7 @@ class Journal:
         starts = [event for event in events if isinstance(event, ProcessStart)]
         return JournalContent(
             header=header,
+            machine=next((event.machine for event in events if isinstance(event, MachineSeen)), None),
             preflight=preflights[-1] if preflights else None,
             visits=[event for event in events if isinstance(event, Visit)],
             failures=[event for event in events if isinstance(event, LayerFailure)],

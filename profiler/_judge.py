@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from lut._records import Flag, Interval, Protocol, Spread
 from lut._statistics import bimodal_split, log_standard_error, median_interval
 from profiler._drift import MAD_TO_SIGMA, pooled_autocorrelation, remove_drift
+from profiler._plan import PREFLIGHT_ENTRY
 from profiler._visit import Visit
 
 __all__ = ["Judgement", "LayerJudgement", "judge"]
@@ -31,6 +32,11 @@ STRICT_LEVEL = 0.99
 # A chunk of the session in which the machine is taken to be in one state, for the spread of the scale.
 CHUNK_S = 3.0
 CALM_QUANTILE = 0.1
+# What a session without a reference from before cannot know of its own scale: the spread between sessions of the calm
+# speed, as a standard deviation of log(ms), seen on one virtual machine.
+FIRST_SCALE = 0.03
+# What three sentinels leave of the scale between sessions at the least, seen in the same way.
+LEAST_SCALE = 0.02
 # Disagreement of the sentinels about a session's speed, as a standard deviation of log(ms), above which the machine is
 # said to be in another state than at its reference: then not all layers slowed down alike.
 OTHER_STATE = 0.025
@@ -81,7 +87,9 @@ def judge(
             calm speed, at which the drift is as low as in a tenth of the visits.
         contaminated: layers whose rejected visits had to be accepted.
     """
-    visits = sorted(accepted, key=lambda visit: (visit.process, visit.at_s))
+    # Preflight's visits stand by themselves: many in a row, with no other layer to see the drift by.
+    rounds = [visit for visit in accepted if visit.entry != PREFLIGHT_ENTRY]
+    visits = sorted(rounds, key=lambda visit: (visit.process, visit.at_s))
     if not visits:
         return Judgement({}, {}, {}, Spread(common_drift=0.0, scale=0.0, process=0.0), 0.0, 0)
     entries, groups = np.unique([visit.entry for visit in visits], return_inverse=True)
@@ -93,6 +101,7 @@ def judge(
 
     sentinels = [i for i, entry in enumerate(entries) if entry < 0]
     calm = float(np.quantile(found.common, CALM_QUANTILE))
+    tied = references is not None
     if references is None:
         references = {int(entries[i]): exp(levels[i] + calm) for i in sentinels}
     shifts = [levels[i] - log(references[int(entries[i])]) for i in sentinels if int(entries[i]) in references]
@@ -104,7 +113,9 @@ def judge(
     process_spread = _interaction(noise, groups, process)
     spread = Spread(
         common_drift=_rounded(float(np.std(found.common))),
-        scale=_rounded(_scale_spread(noise, entries[groups] < 0, process, at_s, shifts)),
+        scale=_rounded(
+            max(_scale_spread(noise, entries[groups] < 0, process, at_s, shifts), LEAST_SCALE if tied else FIRST_SCALE)
+        ),
         process=_rounded(process_spread),
     )
     sigma = MAD_TO_SIGMA * float(np.median(np.abs(noise)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +22,8 @@ def device_lock(device: str, *, folder: Path | None = None) -> Iterator[None]:
 
     Args:
         device: a name without slashes, such as ``cpu``.
-        folder: where the lock file lies; by default the system's folder for temporary files, shared by all users.
+        folder: where the lock file lies; by default ``/tmp``, shared by all users whatever their ``TMPDIR`` is, or the
+            folder that ``LATENCY_LUT_LOCKS`` names.
 
     Raises:
         DeviceBusyError: another process holds it; the message names its id.
@@ -31,7 +31,8 @@ def device_lock(device: str, *, folder: Path | None = None) -> Iterator[None]:
     """
     import fcntl
 
-    path = (folder or Path(tempfile.gettempdir())) / f"latency-lut-{device}.lock"
+    place = folder or Path(os.environ.get("LATENCY_LUT_LOCKS") or "/tmp")  # noqa: S108 - one place for all users
+    path = place / f"latency-lut-{device}.lock"
     try:
         # Any user may meet this file; O_NOFOLLOW keeps a planted link from making us write elsewhere.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)

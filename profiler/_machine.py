@@ -21,6 +21,7 @@ __all__ = [
     "cpu_device",
     "cpu_quota",
     "default_threads",
+    "load_average",
     "preflight_warnings",
 ]
 
@@ -134,17 +135,28 @@ def _field(text: str, name: str) -> str | None:
     return match.group(1).strip() if match else None
 
 
-def preflight_warnings(device: Device, threads: int) -> tuple[str, ...]:
-    """Return what about this machine, right now, makes latencies less repeatable."""
-    found: list[str] = []
+def load_average() -> float:
+    """Return how many processes wanted a core, over the last minute."""
     try:
-        load = os.getloadavg()[0]
+        return os.getloadavg()[0]
     except OSError:
-        load = 0.0
+        return 0.0
+
+
+def preflight_warnings(device: Device, threads: int, load: float, root: Path = ROOT) -> tuple[str, ...]:
+    """Return what about this machine makes latencies less repeatable; ``load`` is that from before the run."""
+    found: list[str] = []
     if load > 0.3 * device.cores:
         found.append(f"the machine was busy before the run: load average {load:.1f} on {device.cores} cores")
     if device.governor and device.governor not in ("performance", "schedutil"):
         found.append(f"the CPU frequency governor is {device.governor!r}; 'performance' keeps the clock steadier")
+    if device.turbo:
+        found.append("turbo is on: the clock depends on temperature and on what the other cores do")
+    swap = {
+        name: int(kb) for name, kb in re.findall(r"^(Swap\w+):\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
+    }
+    if swap.get("SwapTotal", 0) - swap.get("SwapFree", 0) > swap.get("SwapTotal", 0) / 10:
+        found.append("the machine is swapping: memory is short")
     if device.virtual:
         found.append("a virtual machine: its neighbours on the host can slow it without being seen from inside")
     if device.quota_cpus is not None and device.quota_cpus < device.affinity_cpus:
@@ -163,6 +175,7 @@ class DisturbanceReader:
     def __init__(self, root: Path = ROOT) -> None:
         folders = [folder for folder in _cgroup_folders(root) if (folder / "cpu.stat").exists()]
         self._stat = _open(root / "proc/stat")
+        self._cpus = frozenset(f"cpu{number}".encode() for number in affinity())
         self._throttle = [fd for fd in map(_open, (folder / "cpu.stat" for folder in folders)) if fd is not None]
 
     def preemptions_and_faults(self) -> tuple[int, int]:
@@ -171,11 +184,14 @@ class DisturbanceReader:
         return usage.ru_nivcsw, usage.ru_minflt
 
     def stolen_and_throttled(self) -> tuple[int, int]:
-        """Return the machine's steal ticks (hundredths of a second) and this container's throttled periods so far."""
+        """Return our CPUs' steal ticks (hundredths of a second) and this container's throttled periods so far."""
         stolen = 0
         if self._stat is not None:
-            words = os.pread(self._stat, 256, 0).partition(b"\n")[0].split()
-            stolen = int(words[8]) if len(words) > 8 else 0
+            # One line per CPU; only those that this process may run on disturb it.
+            for line in os.pread(self._stat, 1 << 16, 0).splitlines():
+                words = line.split()
+                if words and words[0] in self._cpus and len(words) > 8:
+                    stolen += int(words[8])
         throttled = 0
         for descriptor in self._throttle:
             match = re.search(rb"nr_throttled (\d+)", os.pread(descriptor, 1024, 0))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lut import Layer, LayerError
-from lut._primitives import (
+from lut.primitives import (
     Activation,
     Add,
     AvgPool2d,

@@ -13,7 +13,16 @@ import msgspec
 from lut import Layer, UsageError, conv_norm_act
 from lut._records import Protocol
 
-__all__ = ["LOOKS", "PROTOCOL_NAME", "SENTINELS", "Plan", "make_protocol", "next_round"]
+__all__ = [
+    "LOOKS",
+    "PREFLIGHT_ENTRY",
+    "PROTOCOL_NAME",
+    "SENTINELS",
+    "Plan",
+    "layer_of",
+    "make_protocol",
+    "next_round",
+]
 
 PROTOCOL_NAME = "shuffled-rounds-1"
 
@@ -26,6 +35,9 @@ SENTINELS: tuple[Layer, ...] = tuple(
     conv_norm_act(i, o, kernel_size=3, stride=1, activation="relu", input_size=(size, size))
     for i, o, size in ((16, 16, 32), (32, 48, 16), (64, 64, 8))
 )
+
+# The first sentinel, as preflight visits it: many times in a row, which no other visit is, so it stands by itself.
+PREFLIGHT_ENTRY = -1 - len(SENTINELS)
 
 DEFAULT_BUDGET_S = 112.0
 QUICK_BUDGET_S = 26.0
@@ -50,7 +62,12 @@ class Plan(NamedTuple):
 
     def layer(self, entry: int) -> Layer:
         """Return the layer behind an entry number."""
-        return self.entries[entry] if entry >= 0 else SENTINELS[-1 - entry]
+        return layer_of(entry, self.entries)
+
+
+def layer_of(entry: int, entries: Sequence[Layer]) -> Layer:
+    """Return the layer behind an entry number: a plan's, a sentinel, or preflight's."""
+    return entries[entry] if entry >= 0 else SENTINELS[(-1 - entry) % len(SENTINELS)]
 
 
 def make_protocol(
@@ -59,7 +76,7 @@ def make_protocol(
     time_budget_s: float | None = None,
     quick: bool = False,
     seed: int = 0,
-    layer_limit_s: float = 60.0,
+    layer_limit_s: float | None = None,
 ) -> Protocol:
     """Return the protocol's parameters.
 
@@ -69,7 +86,8 @@ def make_protocol(
         time_budget_s: seconds after which measuring stops; 112 by default, 26 if ``quick``.
         quick: a rough table soon.
         seed: of the order of visits, of weights, inputs and their addresses.
-        layer_limit_s: seconds after which a layer that does not answer is given up.
+        layer_limit_s: seconds after which a layer that does not answer is given up; by default a sixth of the time
+            budget, within 5 … 60.
 
     Raises:
         UsageError: a value is out of range.
@@ -95,11 +113,11 @@ def make_protocol(
         block_ms=0.3,
         first_look=LOOKS[0],
         most_visits=LOOKS[-1],
-        visits_per_process=3 if quick else 4,
+        rounds_per_process=3 if quick else 4,
         most_processes=2 if quick else 6,
         sentinel_every=6,
         drift_window=15,
-        layer_limit_s=layer_limit_s,
+        layer_limit_s=min(60.0, max(5.0, time_budget_s / 6)) if layer_limit_s is None else layer_limit_s,
     )
 
 

@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import entry_points
+from math import exp, log
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import msgspec
 
 from lut import ChannelCurve, Failure, LatencyTable, Layer, Measurement, NotMeasured, SearchSpace, UsageError, Visits
-from lut._files import file_error
+from lut._files import file_error, write_atomically
 from lut._records import Correction, RejectedVisit, SentinelTimeline, Session
 from lut.errors import FileAccessError, InterruptedRunError, JournalError
 from profiler._journal import FORMAT, VERSION, Journal, JournalContent, JournalHeader, journal_path
@@ -30,6 +32,9 @@ from profiler._visit import Visit
 from profiler._worker import ChildWorker, Worker
 
 __all__ = ["load_space", "profile", "profile_plan"]
+
+# A reference speed that later sessions are held against is not taken from a glimpse.
+LEAST_REFERENCE_VISITS = 12
 
 CORRECTION = "local median polish, states, sentinel scale"
 DESCRIPTION = (
@@ -67,10 +72,11 @@ def profile(
     time_budget_s: float | None = None,
     quick: bool = False,
     seed: int = 0,
-    layer_limit_s: float = 60.0,
+    layer_limit_s: float | None = None,
     output: str | os.PathLike[str] | None = None,
     restart: bool = False,
     reference: Path | None = None,
+    new_reference: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> LatencyTable:
     """Measure layers and return their lookup table.
@@ -92,6 +98,7 @@ def profile(
             ``None`` keeps nothing.
         restart: discard an interrupted run's journal, and replace a finished table.
         reference: file with the machines' reference speeds; by default in the user's cache folder.
+        new_reference: forget the machine's reference speed, and take this session's.
         progress: told where the session stands.
 
     Raises:
@@ -110,6 +117,7 @@ def profile(
     )
     plan = Plan(spec.factory, spec.options, entries, protocol)
     with contextlib.ExitStack() as stack:
+        keep = output is not None
         if output is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="latency-lut-"))
             output = Path(folder) / "table.json"
@@ -119,6 +127,8 @@ def profile(
             output=Path(output),
             restart=restart,
             reference=reference or reference_path(),
+            new_reference=new_reference,
+            keep=keep,
             progress=progress,
         )
 
@@ -130,8 +140,9 @@ def profile_plan(
     output: Path,
     restart: bool,
     reference: Path,
+    new_reference: bool,
+    keep: bool,
     progress: Callable[[Progress], None],
-    lock_folder: Path | None = None,
 ) -> LatencyTable:
     """Measure a plan and write its table; see :func:`profile`."""
     if output.is_dir():
@@ -139,28 +150,30 @@ def profile_plan(
     if not plan.entries:
         raise UsageError("there is nothing to measure: no layers were given")
     journal = Journal(journal_path(output))
-    with device_lock("machine", folder=lock_folder):
+    with device_lock("machine"):
         _check_output(output, journal.path, restart=restart)
         if restart:
             journal.delete()
-        header, resumed = _open_journal(journal, plan, output)
-        # Visits are dated by a monotonic clock, from the moment at which the first run began.
-        origin = time.monotonic() - max(0.0, time.time() - header.started_unix_s)
-        spec = TargetSpec(plan.target, plan.options)
-
-        def make_worker(process: int) -> Worker:
-            return ChildWorker(spec, plan.entries, plan.protocol, process=process, origin=origin, journal=journal.path)
-
         try:
-            result = run_session(
-                plan,
-                make_worker,
-                journal,
-                resumed=resumed,
-                progress=progress,
-                threads=_threads(plan),
-            )
+            header, resumed = _open_journal(journal, plan, output)
+            # Visits are dated by a monotonic clock, from the moment at which the first run began.
+            origin = time.monotonic() - max(0.0, time.time() - header.started_unix_s)
+            spec = TargetSpec(plan.target, plan.options)
+
+            def make_worker(process: int) -> Worker:
+                return ChildWorker(
+                    spec, plan.entries, plan.protocol, process=process, origin=origin, journal=journal.path
+                )
+
+            result = run_session(plan, make_worker, journal, resumed=resumed, progress=progress)
+            table = _assemble(plan, result, header, curves, reference, new_reference=new_reference)
+            content = table.to_json()
+            # The visits are given up only for a file that can be read again.
+            LatencyTable.from_json(content, source=str(output))
+            write_atomically(output, content)
         except KeyboardInterrupt:
+            if not keep:
+                raise InterruptedRunError("stopped; nothing is kept, since no output was named") from None
             kept = len(journal.read().visits)
             raise InterruptedRunError(
                 f"{kept} visits are kept in {journal.path}; run the same command again"
@@ -168,15 +181,8 @@ def profile_plan(
             ) from None
         finally:
             journal.close()
-        table = _assemble(plan, result, header, curves, reference)
-        table.save(output)
         journal.delete()
     return table
-
-
-def _threads(plan: Plan) -> int:
-    threads = plan.options.get("threads")
-    return threads if isinstance(threads, int) else 1
 
 
 def _check_output(output: Path, journal: Path, *, restart: bool) -> None:
@@ -188,7 +194,7 @@ def _check_output(output: Path, journal: Path, *, restart: bool) -> None:
 
 def _open_journal(journal: Journal, plan: Plan, output: Path) -> tuple[JournalHeader, JournalContent | None]:
     exists = journal.path.exists() and journal.path.stat().st_size > 0
-    journal.open()
+    journal.open(exclusive=True)
     resumed = None
     # A run that was killed while it wrote the very first line leaves an empty file once that line is cut off.
     if exists and journal.path.stat().st_size > 0:
@@ -211,17 +217,33 @@ def _now() -> str:
 
 
 def _assemble(
-    plan: Plan, result: SessionResult, header: JournalHeader, curves: Sequence[ChannelCurve], reference: Path
+    plan: Plan,
+    result: SessionResult,
+    header: JournalHeader,
+    curves: Sequence[ChannelCurve],
+    reference: Path,
+    *,
+    new_reference: bool = False,
 ) -> LatencyTable:
     """Return the table of a session's visits."""
     ready = result.ready
     protocol = msgspec.structs.replace(plan.protocol, target_precision=result.target_precision)
     sorted_visits = sort_visits(result.visits, protocol.first_look, final=True)
-    known = load_references(reference, ready.device, ready.setting, ready.software)
+    known = None if new_reference else load_references(reference, ready.device, ready.setting, ready.software)
     judgement = judge(sorted_visits.accepted, protocol, references=known, contaminated=sorted_visits.contaminated)
     warnings = list(result.preflight.warnings)
+    speed = exp(
+        fmean([log(judgement.sentinel_ms[e] / judgement.references[e]) for e in judgement.sentinel_ms] or [0.0])
+    )
+    if known is not None and abs(log(speed)) > log(1.15):
+        warnings.append(
+            f"the machine took {speed:.2f} times as long as at its reference speed, to which latencies are brought; "
+            "if it is another machine for good, profile with --new-reference"
+        )
     source = "earlier sessions on this machine" if known else "this session's calm speed"
-    if known is None and len(judgement.references) == len(SENTINELS):
+    sentinel_visits = [sorted_visits.counts.get(-1 - i, 0) for i in range(len(SENTINELS))]
+    trusted = min(sentinel_visits) >= LEAST_REFERENCE_VISITS and not any(e < 0 for e in sorted_visits.contaminated)
+    if known is None and trusted:
         try:
             save_references(reference, ready.device, ready.setting, ready.software, judgement.references)
         except FileAccessError as error:
@@ -247,7 +269,7 @@ def _assemble(
         resumed=result.resumed,
         spread=judgement.spread,
     )
-    kernels = {note.entry: note.kernel for note in result.implementations}
+    kernels = {note.entry: note.kernel or None for note in result.implementations}
     failed = {failure.entry: failure for failure in result.failures}
     measurements, not_measured, failures = [], [], []
     for entry, layer in enumerate(plan.entries):

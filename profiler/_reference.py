@@ -18,7 +18,7 @@ from lut import Device, Setting
 from lut._files import read_bytes, write_atomically
 from lut._records import Software
 from lut.errors import FileAccessError
-from profiler._plan import SENTINELS
+from profiler._plan import PROTOCOL_NAME, SENTINELS
 
 __all__ = ["load_references", "reference_path", "save_references"]
 
@@ -39,8 +39,11 @@ def reference_path() -> Path:
 
 
 def _key(device: Device, setting: Setting, software: Software) -> str:
-    identity = [str(getattr(device, field)) for field in Device.IDENTITY]
-    described = (identity, setting, software.packages)
+    # Whatever sets the machine's speed for good gives it another reference; our own release does not.
+    fields = (*Device.IDENTITY, "governor", "turbo", "microcode")
+    identity = [str(getattr(device, field)) for field in fields]
+    packages = {name: version for name, version in software.packages.items() if name != "latency-lut"}
+    described = (PROTOCOL_NAME, identity, setting, packages)
     return hashlib.sha256(msgspec.json.encode(described, order="sorted")).hexdigest()[:16]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from lut._records import FLAGS, REJECTION_CAUSES
 from predictors import WidthSelection
 from predictors._show import SURE_SHARE, law_line
 
-__all__ = ["report_html"]
+__all__ = ["report_html", "report_path"]
 
 # A plot takes its width when it is drawn, which may be before the window, or the page's scroll bar, has its own.
 RESIZE = """<script>
@@ -42,6 +43,11 @@ table.facts th, table.facts td { text-align: left; white-space: normal; vertical
 overflow-wrap: anywhere; }
 .unsure { color: #8a5a00; } .big { font-size: 1.1rem; }
 """
+
+
+def report_path(table: Path) -> Path:
+    """Return where a table's report goes: beside it, as ``.html``, and never over it."""
+    return table.with_suffix(".html") if table.suffix == ".json" else table.with_name(table.name + ".html")
 
 
 def report_html(table: LatencyTable, selections: Sequence[WidthSelection], *, title: str) -> str:

@@ -13,10 +13,11 @@ import msgspec
 
 from lut._records import Preflight
 from lut._statistics import median_interval, quantile
-from profiler._journal import Journal, JournalContent, PreflightDone, ProcessStart
+from lut.errors import JournalError
+from profiler._journal import Journal, JournalContent, MachineSeen, PreflightDone, ProcessStart
 from profiler._judge import Judgement, judge
-from profiler._machine import preflight_warnings
-from profiler._plan import LOOKS, Plan, next_round
+from profiler._machine import load_average, preflight_warnings
+from profiler._plan import LOOKS, PREFLIGHT_ENTRY, Plan, next_round
 from profiler._visit import Implementation, LayerFailure, Visit
 from profiler._worker import Outcome, Ready, Worker
 
@@ -95,7 +96,6 @@ def run_session(
     resumed: JournalContent | None = None,
     clock: Callable[[], float] = time.monotonic,
     progress: Callable[[Progress], None] = lambda _: None,
-    threads: int = 1,
 ) -> SessionResult:
     """Measure a plan's layers.
 
@@ -106,13 +106,13 @@ def run_session(
         resumed: what an interrupted run's journal holds.
         clock: seconds; the target's own for a simulated one.
         progress: told where the session stands, about twice a second.
-        threads: threads of the target, for the preflight's warnings.
 
     Raises:
         ProfileError: the target cannot run here, or its process cannot be started.
         FileAccessError: the journal cannot be written.
     """
     protocol = plan.protocol
+    load = load_average()
     visits = list(resumed.visits) if resumed else []
     failures = list(resumed.failures) if resumed else []
     implementations = list(resumed.implementations) if resumed else []
@@ -196,7 +196,7 @@ def run_session(
             if not open_entries or clock() >= deadline:
                 break
 
-            stale = rounds_in_process >= protocol.visits_per_process
+            stale = rounds_in_process >= protocol.rounds_per_process
             if worker is not None and stale and number - first_process < protocol.most_processes:
                 worker.close()
                 worker = None
@@ -204,16 +204,21 @@ def run_session(
                 tell("starting a measuring process")
                 if journal is not None:
                     journal.append(ProcessStart(number, resumed=resumed is not None and number == first_process))
+                starting = clock()
                 worker = make_worker(number)
+                if ready is None:
+                    # Loading the framework is not measuring: a short budget is not to be over before it begins.
+                    deadline += clock() - starting
                 ready = worker.ready
+                _check_machine(ready, resumed, journal, first=number == 0)
                 number += 1
                 rounds_in_process = 0
             if preflight is None:
                 tell("measuring the noise floor")
-                outcome = worker.run([-1] * (2 * A_A_VISITS), deadline, lambda _: None)
+                outcome = worker.run([PREFLIGHT_ENTRY] * (2 * A_A_VISITS), deadline, lambda _: None)
                 visits += outcome.visits
                 failures += outcome.failures
-                preflight = _preflight(worker, outcome.visits, protocol.level, protocol.most_visits, threads)
+                preflight = _preflight(worker, outcome.visits, protocol.level, protocol.most_visits, load)
                 target_precision = max(protocol.precision, preflight.noise_floor)
                 if journal is not None:
                     journal.append(PreflightDone(preflight))
@@ -231,6 +236,8 @@ def run_session(
             else:
                 worker.close()
                 worker = None
+                # The time that a hanging layer took is given back to the others.
+                deadline += sum(protocol.layer_limit_s for failure in outcome.failures if failure.reason == "timeout")
                 visits, failures, implementations = _after_a_death(
                     journal, outcome, (visits, failures, implementations)
                 )
@@ -281,6 +288,20 @@ def _after_a_death(journal: Journal | None, outcome: Outcome, before: _Found) ->
     return content.visits, content.failures, content.implementations
 
 
+def _check_machine(ready: Ready, resumed: JournalContent | None, journal: Journal | None, *, first: bool) -> None:
+    """Note what is measured on, or raise where a resumed run was measured on something else."""
+    identity = [str(getattr(ready.device, field)) for field in type(ready.device).IDENTITY]
+    packages = [f"{name} {version}" for name, version in ready.software.packages.items()]
+    machine = "; ".join([*identity, str(ready.setting), *packages])
+    if resumed is not None and resumed.machine is not None and resumed.machine != machine:
+        raise JournalError(
+            f"the interrupted run was measured on another device or with other versions ({resumed.machine}; now "
+            f"{machine}). Finish it there, give another --output, or discard it with --restart"
+        )
+    if journal is not None and (first or (resumed is not None and resumed.machine is None)):
+        journal.append(MachineSeen(machine))
+
+
 def _look(count: int) -> int:
     """Return the largest number of visits at which an interval may be looked at, up to ``count``."""
     return max((look for look in LOOKS if look <= count), default=0)
@@ -294,14 +315,14 @@ def _used_s(visits: Sequence[Visit]) -> float:
     return sum(max(span) - min(span) for span in spans.values())
 
 
-def _preflight(worker: Worker, visits: Sequence[Visit], level: float, most_visits: int, threads: int) -> Preflight:
+def _preflight(worker: Worker, visits: Sequence[Visit], level: float, most_visits: int, load: float) -> Preflight:
     """Return the preflight's findings: the same sentinel measured as A and as B, 20 visits each, in turns.
 
     The noise floor is the relative half-width of such an interval, as it would be after the most visits that the
     protocol allows (∝ 1/√n): no layer can be expected to do better on this machine.
     """
     ready = worker.ready
-    warnings = list(preflight_warnings(ready.device, threads)) if ready.device.kind == "cpu" else []
+    warnings = [] if ready.device.kind != "cpu" else list(preflight_warnings(ready.device, ready.setting.threads, load))
     clean = [visit.ms for visit in visits if visit.cause is None] or [visit.ms for visit in visits]
     floor = 0.0
     if len(clean) >= 12:

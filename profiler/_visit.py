@@ -6,6 +6,8 @@ import gc
 import itertools
 import random
 import time
+from collections.abc import Collection
+from math import ceil
 from statistics import median
 from typing import Any
 
@@ -14,7 +16,7 @@ import msgspec
 from lut import Layer
 from lut._records import Protocol, RejectionCause
 from lut.errors import LayerFailedError
-from profiler._plan import SENTINELS
+from profiler._plan import layer_of
 from profiler._target import Target
 
 __all__ = ["LayerFailure", "Visit", "Visitor", "calibrate_timer"]
@@ -51,7 +53,7 @@ class LayerFailure(msgspec.Struct, frozen=True, tag="failure"):
 
 
 class Implementation(msgspec.Struct, frozen=True, tag="implementation"):
-    """Which kernel runs a layer: a line of the journal."""
+    """Which kernel runs a layer, empty where the runtime does not tell: a line of the journal."""
 
     entry: int
     kernel: str
@@ -66,6 +68,7 @@ class Visitor:
         protocol: blocks and their length.
         process: this process's number, from 0.
         origin: the target's clock when the session began; visits are dated in seconds since then.
+        known_kernels: layers whose implementation an earlier process wrote down.
         memory_bytes: how much prepared layers may hold before the longest unused one is released.
     """
 
@@ -77,6 +80,7 @@ class Visitor:
         *,
         process: int,
         origin: float,
+        known_kernels: Collection[int] = (),
         memory_bytes: int = 2 << 30,
     ) -> None:
         self._target = target
@@ -88,18 +92,16 @@ class Visitor:
         self._prepared: dict[int, Any] = {}
         self._bytes: dict[int, int] = {}
         self._memory_bytes = memory_bytes
+        self._known_kernels = set(known_kernels)
         self._batch = target.describe()[1].batch
         self.implementations: list[Implementation] = []
-
-    def _layer(self, entry: int) -> Layer:
-        return self._entries[entry] if entry >= 0 else SENTINELS[-1 - entry]
 
     def _get(self, entry: int) -> Any:
         if entry in self._prepared:
             # Re-inserting keeps the dictionary in the order of last use.
             self._prepared[entry] = self._prepared.pop(entry)
             return self._prepared[entry]
-        layer = self._layer(entry)
+        layer = layer_of(entry, self._entries)
         prepared = self._target.prepare(layer, seed=self._protocol.seed)
         # The data and its movable copy, at four bytes an element: an estimate that only has to bound the memory.
         self._bytes[entry] = 3 * layer.bytes_moved(batch=self._batch, bytes_per_element=4)
@@ -108,10 +110,9 @@ class Visitor:
             self._target.release(self._prepared.pop(oldest))
         self._prepared[entry] = prepared
         self._target.run(prepared, 1)
-        if self._process == 0 and entry >= 0:
-            kernel = self._target.implementation(prepared)
-            if kernel:
-                self.implementations.append(Implementation(entry, kernel))
+        if entry >= 0 and entry not in self._known_kernels:
+            self._known_kernels.add(entry)
+            self.implementations.append(Implementation(entry, self._target.implementation(prepared) or ""))
         return prepared
 
     def visit(self, entry: int) -> Visit:
@@ -128,10 +129,10 @@ class Visitor:
             at_s = max(0.0, target.clock() - self._origin)
             gc.disable()
             try:
-                # The warm-up call: it loads the caches, has kernels compiled that were evicted, and sizes the blocks.
+                # Two warm-up calls: the first loads caches and has evicted kernels compiled, the second sizes blocks.
                 target.run(prepared, 1)
                 once = max(1, target.run(prepared, 1))
-                calls = max(1, round(self._protocol.block_ms * 1e6 / once))
+                calls = max(1, ceil(self._protocol.block_ms * 1e6 / once))
                 blocks: list[float] = []
                 clean: list[float] = []
                 preempted, faults_before = target.preemptions_and_faults()

@@ -25,7 +25,7 @@ from typing import IO, Any, NamedTuple, final
 
 import msgspec
 
-from lut import Device, Layer, Setting
+from lut import Device, Layer, Setting, UsageError
 from lut._records import Protocol, Software
 from lut.errors import FileAccessError, LatencyLutError, LayerFailedError, ProfileError, TargetUnavailableError
 from profiler._journal import Journal
@@ -340,7 +340,7 @@ class ChildWorker(Worker):
 
 def _refusal(refused: Refused) -> LatencyLutError:
     kinds: dict[str, type[LatencyLutError]] = {
-        kind.__name__: kind for kind in (TargetUnavailableError, FileAccessError, ProfileError)
+        kind.__name__: kind for kind in (TargetUnavailableError, FileAccessError, ProfileError, UsageError)
     }
     return kinds.get(refused.kind, ProfileError)(refused.message)
 
@@ -378,10 +378,18 @@ def main(orders: int, reports: int, heartbeat: int, parent: int) -> None:
             journal.open()
             resolution, overhead = calibrate_timer()
             report(Ready(*target.describe(), timer_resolution_ns=resolution, timer_overhead_ns=overhead))
-            visitor = Visitor(target, hello.entries, hello.protocol, process=hello.process, origin=hello.origin)
+            visitor = Visitor(
+                target,
+                hello.entries,
+                hello.protocol,
+                process=hello.process,
+                origin=hello.origin,
+                known_kernels={note.entry for note in journal.read().implementations},
+            )
             for line in stream:
                 gc.collect()
-                _work(msgspec.json.decode(line, type=Order), visitor, target, hello.process, journal, heartbeat, report)
+                order = msgspec.json.decode(line, type=Order)
+                _work(order, visitor, target, hello.process, journal, heartbeat, report, parent)
             target.close()
             journal.close()
         except LatencyLutError as error:
@@ -398,11 +406,14 @@ def _work(
     journal: Journal,
     heartbeat: int,
     report: Callable[[Report], None],
+    parent: int,
 ) -> None:
     collected = Report(visits=[], failures=[], implementations=[])
     last = time.monotonic()
 
     def before(entry: int) -> None:
+        if os.getppid() != parent:
+            os._exit(1)  # the profiler is gone, and another may already be writing the journal
         os.pwrite(heartbeat, HEARTBEAT.pack(entry), 0)
 
     def after() -> None:

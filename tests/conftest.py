@@ -71,6 +71,7 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setenv("LATENCY_LUT_LOCKS", str(folder))
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ from conftest import conv
 from torch.nn import functional
 
 from lut import Layer, Node, UsageError, chain, pooled_shortcut, residual_add
-from lut._primitives import (
+from lut.errors import LayerFailedError
+from lut.primitives import (
     Activation,
     Add,
     BatchNorm2d,
@@ -20,9 +23,20 @@ from lut._primitives import (
     MaxPool2d,
     Mul,
 )
-from lut.errors import LayerFailedError
 from profiler import CpuTarget, build_module
 from search import ResNetCifar
+
+
+@pytest.fixture(autouse=True)
+def _own_process_settings() -> Iterator[None]:
+    """Undo what a CPU target does to its process, which here is that of all other tests."""
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    threads = torch.get_num_threads()
+    yield
+    torch.set_flush_denormal(False)
+    torch.set_num_threads(threads)
+    if cpus is not None:
+        os.sched_setaffinity(0, cpus)
 
 
 @pytest.fixture

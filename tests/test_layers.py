@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lut import Layer, LayerError, Node, chain, conv_norm_act, global_pool, linear, pooled_shortcut, residual_add
-from lut._primitives import Activation, Add, AvgPool2d, BatchNorm2d, Concat, Conv2d, Linear, MaxPool2d, Mul
+from lut.primitives import Activation, Add, AvgPool2d, BatchNorm2d, Concat, Conv2d, Linear, MaxPool2d, Mul
 
 
 def conv(out: int, kernel: int = 3) -> Conv2d:

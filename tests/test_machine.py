@@ -86,11 +86,12 @@ def test_a_real_quota_of_one_cpu_gives_one_thread() -> None:
 def test_counters(tmp_path: Path) -> None:
     files = {
         **V2,
-        "proc/stat": "cpu  1 2 3 4 5 6 7 88 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n",
+        "proc/stat": "cpu  1 2 3 4 5 6 7 99 0 0\n"
+        + "".join(f"cpu{n} 1 1 1 1 1 1 1 {44 if n in affinity() else 7} 0 0\n" for n in range(256)),
         "sys/fs/cgroup/user/job/cpu.stat": "nr_periods 5\nnr_throttled 3\nthrottled_usec 9\n",
     }
     reader = DisturbanceReader(write(tmp_path, files))
-    assert reader.stolen_and_throttled() == (88, 3)
+    assert reader.stolen_and_throttled() == (44 * len(affinity()), 3)
     preemptions, faults = reader.preemptions_and_faults()
     assert preemptions >= 0
     assert faults > 0
@@ -115,6 +116,6 @@ def test_the_device_names_no_person_and_no_host() -> None:
 
 def test_warnings_name_what_disturbs() -> None:
     device = msgspec.structs.replace(cpu_device(), governor="powersave", virtual=True, quota_cpus=1.0, affinity_cpus=2)
-    text = " ".join(preflight_warnings(device, threads=4))
+    text = " ".join(preflight_warnings(device, threads=4, load=0.0))
     for part in ("powersave", "virtual machine", "quota allows 1 of 2", "4 threads share 2"):
         assert part in text

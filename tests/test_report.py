@@ -71,7 +71,8 @@ def test_a_browser_shows_its_plots_and_logs_no_error(make_table: MakeTable, tmp_
     file, picture = tmp_path / "report.html", tmp_path / "report.png"
     # The page says itself what it shows: counts of plots, of drawn curves, and whether it is wider than the window.
     probe = (
-        "<script>window.addEventListener('load', () => setTimeout(() => { document.title = 'plots='"
+        "<script>console.log('the-probe');"
+        "window.addEventListener('load', () => setTimeout(() => { document.title = 'plots='"
         " + document.querySelectorAll('.js-plotly-plot .main-svg').length + ' traces='"
         " + document.querySelectorAll('.scatterlayer .trace').length + ' bars='"
         " + document.querySelectorAll('.barlayer .point').length + ' overflow='"
@@ -109,7 +110,8 @@ def test_a_browser_shows_its_plots_and_logs_no_error(make_table: MakeTable, tmp_
     assert int(found["bars"]) == 32
     assert int(found["overflow"]) <= 0
     console = [line for line in shown.stderr.splitlines() if "CONSOLE" in line]
-    assert console == []
+    assert len(console) == 1, console
+    assert "the-probe" in console[0]
     subprocess.run(
         [*base, f"--screenshot={picture}", file.as_uri()], capture_output=True, timeout=120, check=True, env=environment
     )

@@ -29,8 +29,16 @@ def curve(ms: list[float], *, noise: float = 0.0, visits: int = 12, seed: int = 
     drawn = [tuple((m * np.exp(rng.normal(0, noise, visits))).tolist()) for m in ms]
     medians = tuple(float(np.median(v)) for v in drawn)
     return MeasuredCurve(
-        "stage 1", "32×32", len(ms) // 2, tuple(range(1, len(ms) + 1)), medians, medians, medians, drawn
-    )  # type: ignore[arg-type]
+        "stage 1",
+        "32×32",
+        len(ms) // 2,
+        tuple(range(1, len(ms) + 1)),
+        medians,
+        medians,
+        medians,
+        tuple(drawn),
+        (0.0,) * len(ms),
+    )
 
 
 def staircase(n: int, tile: int) -> list[float]:

@@ -103,7 +103,7 @@ def start_slow(folder: Path) -> subprocess.Popen[str]:
     path = os.pathsep.join([str(folder), str(Path(__file__).parent)])
     return subprocess.Popen(
         [sys.executable, "-c", SLOW, str(folder)],
-        env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(folder)},
+        env={**os.environ, "PYTHONPATH": path, "LATENCY_LUT_LOCKS": str(folder)},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -269,7 +269,7 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
         [sys.executable, "-c", script],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": path, "LATENCY_LUT_LOCKS": str(tmp_path)},
     )
     assert "FileAccessError: cannot write" in done.stderr.splitlines()[-1]
     content = Journal(journal_path(tmp_path / "t.json")).read()

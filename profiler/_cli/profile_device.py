@@ -23,7 +23,6 @@ __all__ = ["main"]
 
 # HTAS measures with batch 4 on a CPU (section 4.1).
 DEFAULT_BATCH = 4
-INCOMPLETE = 3
 
 
 def main() -> None:
@@ -55,7 +54,9 @@ def profile_device(
     ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
     memory_format: Annotated[str, typer.Option("--memory-format", help="contiguous or channels_last.")] = "contiguous",
-    space: Annotated[str, typer.Option("--space", help="Search space whose layers are measured.")] = "resnet-cifar",
+    space: Annotated[
+        str, typer.Option("--space", help="Search space whose layers are measured, unless --layers is given.")
+    ] = "resnet-cifar",
     layers: Annotated[
         Path | None,
         typer.Option("--layers", metavar="FILE", help="Measure the layers of this JSON file instead of a space's."),
@@ -67,7 +68,12 @@ def profile_device(
         int, typer.Option("--groups", min=1, help="Groups of widths per stage; one width is chosen in each (HTAS: g).")
     ] = 8,
     alpha: Annotated[
-        str, typer.Option("--alpha", metavar="NUMBER|auto", help="Exponent of the law k·x^alpha + b (HTAS: 1).")
+        str,
+        typer.Option(
+            "--alpha",
+            metavar="NUMBER|auto",
+            help="Exponent of the law k·x^alpha + b (HTAS: 1); auto fits it in 0.05 … 3.",
+        ),
     ] = "1",
     precision: Annotated[
         float | None,
@@ -89,6 +95,9 @@ def profile_device(
     ] = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard an interrupted run, and replace a table that is already there.")
+    ] = False,
+    new_reference: Annotated[
+        bool, typer.Option("--new-reference", help="Forget this machine's reference speed and take this run's.")
     ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON; progress goes to standard error.")
@@ -139,6 +148,7 @@ def profile_device(
             seed=seed,
             output=output,
             restart=restart,
+            new_reference=new_reference,
             progress=show,
         )
     selections = _select(table, groups, exponent, console)
@@ -148,7 +158,12 @@ def profile_device(
     else:
         _print_result(console, table, selections, output, report, groups=groups, alpha=alpha, verbose=verbose)
     if table.failures or table.not_measured:
-        raise typer.Exit(INCOMPLETE)
+        from lut.errors import IncompleteError
+
+        raise IncompleteError(
+            f"{len(table.failures)} layers failed and {len(table.not_measured)} were not measured; {output} holds the "
+            f"other {len(table)} and the reasons"
+        )
 
 
 def _what_to_measure(
@@ -240,9 +255,9 @@ def _write_report(
 ) -> Path | None:
     from lut._files import write_atomically
     from lut.errors import FileAccessError
-    from profiler._report import report_html
+    from profiler._report import report_html, report_path
 
-    path = output.with_suffix(".html")
+    path = report_path(output)
     try:
         write_atomically(path, report_html(table, selections, title=output.name).encode())
     except FileAccessError as error:
@@ -263,7 +278,7 @@ def _print_result(
     alpha: str,
     verbose: bool,
 ) -> None:
-    from predictors._show import choices_table, law_line, widths_table
+    from predictors._show import SURE_SHARE, choices_table, law_line, widths_table
 
     session, device = table.sessions[-1], table.device
     console.print(f"\n[bold]{device.model}[/], {device.affinity_cpus} of {device.cores} cores, {device.system}")
@@ -283,7 +298,7 @@ def _print_result(
     if selections:
         console.print(f"\nHardware-aware widths (g = {groups}, α = {alpha})")
         console.print(widths_table(selections, hardware=device.kind.upper()))
-        if any("~" for s in selections for c in s.choices if c.chosen_share < 0.9):
+        if any(c.chosen_share < SURE_SHARE for s in selections for c in s.choices):
             console.print("~ another width of the group wins in more than a tenth of the resamples")
     if verbose:
         for selection in selections:

@@ -34,7 +34,10 @@ def report_table(
         typer.Option("--output", "-o", metavar="FILE", help="Where the page goes. Default: beside the table."),
     ] = None,
     groups: Annotated[int, typer.Option("--groups", min=1, help="Groups of widths per stage (HTAS: g).")] = 8,
-    alpha: Annotated[str, typer.Option("--alpha", metavar="NUMBER|auto", help="Exponent of the fitted law.")] = "1",
+    alpha: Annotated[
+        str,
+        typer.Option("--alpha", metavar="NUMBER|auto", help="Exponent of the fitted law; auto fits it in 0.05 … 3."),
+    ] = "1",
 ) -> None:
     """Draw a lookup table: staircases, fitted laws, chosen widths, the machine's drift, provenance.
 
@@ -44,7 +47,7 @@ def report_table(
     from lut._files import write_atomically
     from predictors import hardware_aware_widths, measured_curves
     from predictors._show import parse_alpha
-    from profiler._report import report_html
+    from profiler._report import report_html, report_path
 
     exponent = parse_alpha(alpha)
     table = LatencyTable.load(file)
@@ -53,6 +56,6 @@ def report_table(
         if table.curves
         else ()
     )
-    output = output if output is not None else file.with_suffix(".html")
+    output = output if output is not None else report_path(file)
     write_atomically(output, report_html(table, selections, title=file.name).encode())
     typer.echo(f"report  {output}")
