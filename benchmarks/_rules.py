@@ -1,7 +1,7 @@
 """Timing rules, ours and the peers', each run in a process of its own over the same 49 widths.
 
 Usage: ``python _rules.py RULE THREADS SECONDS SEED REFERENCE``. Prints ``start`` when measuring begins, then one JSON
-line with the latency of each width in ms and the seconds that measuring took.
+line with the latency of each width in ms.
 """
 
 from __future__ import annotations
@@ -27,13 +27,22 @@ def layers() -> list[Any]:
     ]
 
 
-def peer(rule: Callable[[Call, float], float], seconds: float, threads: int) -> dict[int, float]:
-    """Time one width after another, as every peer does, each for its share of the time."""
+def peer(rule: Callable[[Call, float], float], seconds: float, threads: int, *, kept: bool) -> dict[int, float]:
+    """Time one width after another, as every peer does, each for its share of the time.
+
+    ``kept`` gives the peer our process's settings: freed memory kept, pinned, denormals flushed.
+    """
     import torch
 
     from profiler import build_module
 
     torch.set_num_threads(threads)
+    if kept:
+        from profiler._cpu import _keep_freed_memory, _pin
+
+        _keep_freed_memory()
+        _pin(threads)
+        torch.set_flush_denormal(True)
     torch.manual_seed(0)
     calls: list[Call] = []
     for layer in layers():
@@ -162,6 +171,8 @@ PEERS: dict[str, Callable[[Call, float], float]] = {
     "minimum": minimum,
 }
 RULES = ("ours", *PEERS)
+# What of the difference is the process's settings, and what the protocol.
+SETTINGS_RULES = ("ours", "minimum+kept", "adaptive_autorange+kept")
 
 
 def _threads() -> int:
@@ -171,12 +182,12 @@ def _threads() -> int:
 def main() -> None:
     """Run one rule."""
     rule, threads, seconds, seed, reference = sys.argv[1:]
-    began = time.perf_counter()
     if rule == "ours":
         found = ours(float(seconds), int(threads), int(seed), Path(reference))
     else:
-        found = peer(PEERS[rule], float(seconds), int(threads))
-    print(json.dumps({"ms": found, "seconds": time.perf_counter() - began}), flush=True)
+        name, _, settings = rule.partition("+")
+        found = peer(PEERS[name], float(seconds), int(threads), kept=settings == "kept")
+    print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """How often each interval holds what it promises, on the fake clock and on this machine.
 
 ``within_run`` speaks of relative latencies: with one common factor per session removed, it is to hold the truth (fake
-clock) or the consensus of all other sessions (machine). ``across_runs`` speaks of absolute ones: one session's
-interval is to hold another's median. A layer that carries a flag other than ``converged`` counts apart.
+clock) or the consensus of all other sessions (machine); and, of neighbouring layers, their difference.
+``across_runs`` speaks of absolute ones: one session's interval is to hold another's median. A layer that carries a flag other than ``converged`` counts apart.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
     "2 % and own drift, a third of the layers": {"sigma": 0.02, "own_drift": 0.02, "some": True},
 }
 LAYERS = 24
-KEYS = ("flagged_percent", "unflagged_coverage_percent", "held_or_flagged_percent")
+KEYS = ("neighbours_percent", "flagged_percent", "unflagged_coverage_percent", "held_or_flagged_percent")
 
 SESSION = """
 import json, sys
@@ -77,13 +77,17 @@ def within(sessions: list[list[list[Any]]], truths: np.ndarray | None) -> dict[s
     """Return how often within_run held the relative truth, and how many layers were flagged."""
     logs = np.log([[layer[0] for layer in session] for session in sessions])
     relative = logs - np.median(logs, axis=1, keepdims=True)
-    hits, flagged, hit_or_flagged = [], [], []
+    hits, flagged, hit_or_flagged, pairs = [], [], [], []
     for s, session in enumerate(sessions):
         if truths is not None:
             # A single factor per session: the sentinels' scale is across_runs' business.
             truth = np.log(truths) + np.median(logs[s] - np.log(truths))
         else:
             truth = np.median(np.delete(relative, s, axis=0), axis=0) + np.median(logs[s])
+        low, high = (np.log([layer[k] for layer in session]) for k in (1, 2))
+        # "Is 17 slower than 16?": the difference of neighbours, with the two half-widths added in squares.
+        reach = np.hypot((high - low)[1:], (high - low)[:-1]) / 2
+        pairs.append(np.mean(np.abs(np.diff(logs[s] - truth)) <= reach))
         for i, layer in enumerate(session):
             hit = np.log(layer[1]) <= truth[i] <= np.log(layer[2])
             hits.append(hit)
@@ -91,6 +95,7 @@ def within(sessions: list[list[list[Any]]], truths: np.ndarray | None) -> dict[s
             hit_or_flagged.append(hit or bool(layer[5]))
     return {
         "coverage_percent": 100 * float(np.mean(hits)),
+        "neighbours_percent": 100 * float(np.mean(pairs)),
         "flagged_percent": 100 * float(np.mean(flagged)),
         "held_or_flagged_percent": 100 * float(np.mean(hit_or_flagged)),
         "unflagged_coverage_percent": 100 * float(np.mean([h for h, f in zip(hits, flagged, strict=True) if not f])),
@@ -141,7 +146,7 @@ def main() -> None:
     figures["this machine, across runs"]["median_half_width_percent"] = 100 * float(np.median(widths))
     print_table(
         "coverage of nominal 95 % intervals",
-        ["case", "coverage %", "flagged %", "of unflagged %", "held or flagged %"],
+        ["case", "coverage %", "of neighbours %", "flagged %", "of unflagged %", "held or flagged %"],
         [[name, row["coverage_percent"], *(row.get(key, "–") for key in KEYS)] for name, row in figures.items()],
     )
     write_results(

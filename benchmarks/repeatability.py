@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from _common import parser, print_table, write_results
-from _rules import RULES, WIDTHS
+from _rules import RULES, SETTINGS_RULES, WIDTHS
 from scipy.stats import kendalltau
 
 HOG = "import time\nend = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
@@ -27,8 +27,11 @@ HOG = "import time\nend = time.monotonic() + {seconds}\nwhile time.monotonic() <
 
 def run_rule(
     rule: str, *, threads: int, seconds: float, seed: int, reference: Path, hog_at: float | None
-) -> list[float]:
-    """Return the latencies of one repeat in ms; ``hog_at`` is when the hogs start, as a share of the time."""
+) -> tuple[list[float], float]:
+    """Return the latencies of one repeat in ms, and the seconds that measuring took.
+
+    ``hog_at`` is when the hogs start, as a share of the time.
+    """
     import os
 
     command = [sys.executable, str(Path(__file__).with_name("_rules.py"))]
@@ -37,15 +40,17 @@ def run_rule(
     assert child.stdout is not None
     if child.stdout.readline().strip() != "start":
         raise RuntimeError(f"{rule} did not start")
+    began = time.perf_counter()
     hogs = []
     if hog_at is not None:
         time.sleep(hog_at * seconds)
         hog = [sys.executable, "-c", HOG.format(seconds=seconds / 3)]
         hogs = [subprocess.Popen(hog) for _ in range(os.cpu_count() or 1)]
     found = json.loads(child.stdout.readline())
+    measuring_s = time.perf_counter() - began
     for process in (child, *hogs):
         process.wait()
-    return [found["ms"][str(width)] for width in WIDTHS]
+    return [found[str(width)] for width in WIDTHS], measuring_s
 
 
 def compare(repeats: np.ndarray) -> dict[str, float]:
@@ -71,30 +76,33 @@ def main() -> None:
     """Run the benchmark."""
     options = parser(__doc__)
     options.add_argument("--repeats", type=int, default=10)
+    options.add_argument("--settings", action="store_true", help="our process settings for the two best peers")
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--seconds-per-width", type=float, default=0.1)
     arguments = options.parse_args()
+    rules = SETTINGS_RULES if arguments.settings else RULES
+    took: dict[str, list[float]] = {rule: [] for rule in rules}
     seconds = arguments.seconds_per_width * len(WIDTHS)
     rng = random.Random(0)
     found: dict[str, dict[str, list[list[float]]]] = {
-        condition: {rule: [] for rule in RULES} for condition in ("quiet", "hogged")
+        condition: {rule: [] for rule in rules} for condition in ("quiet", "hogged")
     }
     with tempfile.TemporaryDirectory() as folder:
         reference = Path(folder) / "references.json"
         for repeat in range(arguments.repeats):
             for condition, by_rule in found.items():
-                for rule in rng.sample(RULES, len(RULES)):
+                for rule in rng.sample(rules, len(rules)):
                     hog_at = rng.uniform(0, 2 / 3) if condition == "hogged" else None
-                    by_rule[rule].append(
-                        run_rule(
-                            rule,
-                            threads=arguments.threads,
-                            seconds=seconds,
-                            seed=repeat,
-                            reference=reference,
-                            hog_at=hog_at,
-                        )
+                    latencies, measuring_s = run_rule(
+                        rule,
+                        threads=arguments.threads,
+                        seconds=seconds,
+                        seed=repeat,
+                        reference=reference,
+                        hog_at=hog_at,
                     )
+                    by_rule[rule].append(latencies)
+                    took[rule].append(measuring_s)
             print(f"repeat {repeat + 1} of {arguments.repeats}", flush=True)
     figures = {c: {rule: compare(np.array(r)) for rule, r in by_rule.items()} for c, by_rule in found.items()}
     for condition, by_rule in figures.items():
@@ -111,13 +119,14 @@ def main() -> None:
             )
     write_results(
         arguments.results,
-        "repeatability",
+        "repeatability_settings" if arguments.settings else "repeatability",
         {
             "repeats": arguments.repeats,
             "threads": arguments.threads,
             "seconds_per_width": arguments.seconds_per_width,
             "figures": figures,
             "ours_against_best_peer": verdict,
+            "measuring_s_median": {rule: float(np.median(values)) for rule, values in took.items()},
             "latencies_ms": found,
         },
     )

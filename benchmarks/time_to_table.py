@@ -1,7 +1,7 @@
 """How long the 224 layers of HTAS's curves take at equal repeatability: this protocol against 2,000 calls a layer.
 
-Both start with PyTorch loaded, in a fresh process per repeat. The paper's protocol (HTAS section 4.1) is the mean of
-2,000 back-to-back calls a layer. Ours gets several time budgets; the smallest one at which two repeats differ by no
+Each repeat is a fresh process; ours loads PyTorch within its time, the paper's before it. The paper's protocol (HTAS
+section 4.1) is the mean of 2,000 back-to-back calls a layer. Ours gets several time budgets; the smallest one at which two repeats differ by no
 more than two of the paper's do is its time to the table. Repeatability: median over layers and pairs of repeats of
 |log ratio|, absolute and with one common factor per pair removed.
 """

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from typing import Any
 
 from _common import parser, print_table, write_results
@@ -21,7 +22,24 @@ PAPER = {
     "stage 2": {"CPU": (8, 13, 20, 27, 35, 45, 52, 64), "GPU": (6, 16, 24, 32, 40, 48, 56, 64)},
     "stage 3": {"CPU": (15, 20, 46, 50, 70, 92, 107, 128), "GPU": (16, 32, 47, 64, 80, 96, 112, 128)},
 }
+KEPT = ("wall_s", "measuring_s", "layers", "converged", "noise_floor")
 COMMAND = "import sys; sys.argv[0] = 'profile-device'; from profiler._cli.profile_device import main; main()"
+
+
+def profile(options: list[str]) -> dict[str, Any]:
+    """Return what a run of the command printed, and the seconds that it took from start to end."""
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", COMMAND, "--target", "cpu", "--batch", "4", *options, "--json"],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "XDG_CACHE_HOME": folder},
+        )
+    if done.returncode not in (0, 3):
+        raise RuntimeError(done.stderr)
+    return {**json.loads(done.stdout), "wall_s": time.perf_counter() - began}
 
 
 def main() -> None:
@@ -29,23 +47,16 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--runs", type=int, default=3)
     arguments = options.parse_args()
-    runs: list[dict[str, Any]] = []
+    runs = []
     for seed in range(arguments.runs):
-        with tempfile.TemporaryDirectory() as folder:
-            done = subprocess.run(
-                [sys.executable, "-c", COMMAND, "--target", "cpu", "--batch", "4", "--seed", str(seed), "--json"],
-                capture_output=True,
-                text=True,
-                check=True,
-                cwd=folder,
-                env={**os.environ, "XDG_CACHE_HOME": folder},
-            )
-        runs.append(json.loads(done.stdout))
+        runs.append(profile(["--seed", str(seed)]))
         print(
-            f"run {seed + 1} of {arguments.runs}: {runs[-1]['measuring_s']:.0f} s, "
+            f"run {seed + 1} of {arguments.runs}: {runs[-1]['wall_s']:.0f} s, "
             f"{runs[-1]['converged']} of {runs[-1]['layers']} layers converged",
             flush=True,
         )
+    quick = profile(["--quick"])
+    print(f"quick: {quick['wall_s']:.0f} s, {quick['converged']} of {quick['layers']} layers converged", flush=True)
     figures: dict[str, Any] = {}
     for stage, paper in PAPER.items():
         choices = [next(c for c in run["widths"] if c["curve"] == stage)["choices"] for run in runs]
@@ -72,7 +83,7 @@ def main() -> None:
                 [
                     f"{g['group'][0]}–{g['group'][1]}",
                     *(
-                        f"{w} ({m:.1f} σ, {100 * s:.0f} %)"
+                        f"{w} ({'–' if m is None else f'{m:.1f} σ'}, {100 * s:.0f} %)"
                         for w, m, s in zip(g["chosen"], g["margin_in_noise"], g["chosen_share"], strict=True)
                     ),
                     g["paper_cpu"],
@@ -101,7 +112,8 @@ def main() -> None:
         {
             "summary": summary,
             "figures": figures,
-            "runs": [{k: run[k] for k in ("measuring_s", "layers", "converged", "noise_floor")} for run in runs],
+            "runs": [{key: run[key] for key in KEPT} for run in runs],
+            "quick": {key: quick[key] for key in KEPT},
         },
     )
 

@@ -32,11 +32,9 @@ STRICT_LEVEL = 0.99
 # A chunk of the session in which the machine is taken to be in one state, for the spread of the scale.
 CHUNK_S = 3.0
 CALM_QUANTILE = 0.1
-# What a session without a reference from before cannot know of its own scale: the spread between sessions of the calm
-# speed, as a standard deviation of log(ms), seen on one virtual machine.
-FIRST_SCALE = 0.03
-# What three sentinels leave of the scale between sessions at the least, seen in the same way.
-LEAST_SCALE = 0.02
+# What three sentinels leave of another session's scale at the least, as a standard deviation of log(ms). Seen between
+# sessions on one virtual machine; no single session can tell it.
+LEAST_SCALE = 0.03
 # Disagreement of the sentinels about a session's speed, as a standard deviation of log(ms), above which the machine is
 # said to be in another state than at its reference: then not all layers slowed down alike.
 OTHER_STATE = 0.025
@@ -101,7 +99,6 @@ def judge(
 
     sentinels = [i for i, entry in enumerate(entries) if entry < 0]
     calm = float(np.quantile(found.common, CALM_QUANTILE))
-    tied = references is not None
     if references is None:
         references = {int(entries[i]): exp(levels[i] + calm) for i in sentinels}
     shifts = [levels[i] - log(references[int(entries[i])]) for i in sentinels if int(entries[i]) in references]
@@ -113,9 +110,7 @@ def judge(
     process_spread = _interaction(noise, groups, process)
     spread = Spread(
         common_drift=_rounded(float(np.std(found.common))),
-        scale=_rounded(
-            max(_scale_spread(noise, entries[groups] < 0, process, at_s, shifts), LEAST_SCALE if tied else FIRST_SCALE)
-        ),
+        scale=_rounded(max(_scale_spread(noise, entries[groups] < 0, process, at_s, shifts), LEAST_SCALE)),
         process=_rounded(process_spread),
     )
     sigma = MAD_TO_SIGMA * float(np.median(np.abs(noise)))

@@ -1,6 +1,6 @@
-"""Use a table in your own search: look layers up, and choose the widest layer under a budget.
+"""Use a table in your own code: look layers up, and choose the widest layer under a budget.
 
-Run ``profile-device --target cpu --batch 4`` first, then ``python examples/search_loop.py cpu-b4.json``.
+Run ``profile-device --target cpu --batch 4`` first, then ``python examples/lookup.py cpu-b4.json``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from lut import LatencyTable, MissingLayerError, conv_norm_act
 
 
 def main() -> None:
-    """Print the widest first-stage layer under several budgets, and what the next width would cost."""
+    """Print the widest first-stage layer under several budgets, then what a miss looks like."""
     table = LatencyTable.load(sys.argv[1] if len(sys.argv) > 1 else "cpu-b4.json")
     (curve, *_) = table.curves
     for budget_ms in (0.1, 0.15, 0.2, 0.3):
