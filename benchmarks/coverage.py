@@ -2,7 +2,8 @@
 
 ``within_run`` speaks of relative latencies: with one common factor per session removed, it is to hold the truth (fake
 clock) or the consensus of all other sessions (machine); and, of neighbouring layers, their difference.
-``across_runs`` speaks of absolute ones: one session's interval is to hold another's median. A layer that carries a flag other than ``converged`` counts apart.
+``across_runs`` speaks of absolute ones: one session's interval is to hold another's median. A layer that carries a
+flag other than ``converged`` counts apart.
 """
 
 from __future__ import annotations

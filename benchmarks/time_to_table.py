@@ -1,9 +1,9 @@
 """How long the 224 layers of HTAS's curves take at equal repeatability: this protocol against 2,000 calls a layer.
 
 Each repeat is a fresh process; ours loads PyTorch within its time, the paper's before it. The paper's protocol (HTAS
-section 4.1) is the mean of 2,000 back-to-back calls a layer. Ours gets several time budgets; the smallest one at which two repeats differ by no
-more than two of the paper's do is its time to the table. Repeatability: median over layers and pairs of repeats of
-|log ratio|, absolute and with one common factor per pair removed.
+section 4.1) is the mean of 2,000 back-to-back calls a layer. Ours gets several time budgets; the smallest one at
+which two repeats differ by no more than two of the paper's do is its time to the table. Repeatability: median over
+layers and pairs of repeats of |log ratio|, absolute and with one common factor per pair removed.
 """
 
 from __future__ import annotations

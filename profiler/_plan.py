@@ -40,7 +40,7 @@ SENTINELS: tuple[Layer, ...] = tuple(
 PREFLIGHT_ENTRY = -1 - len(SENTINELS)
 
 DEFAULT_BUDGET_S = 112.0
-QUICK_BUDGET_S = 26.0
+QUICK_BUDGET_S = 24.0
 
 
 class Plan(NamedTuple):
@@ -83,7 +83,7 @@ def make_protocol(
     Args:
         precision: half-width of a layer's interval, as a share of its median, at which measuring it stops;
             0.02 by default, 0.05 if ``quick``.
-        time_budget_s: seconds after which measuring stops; 112 by default, 26 if ``quick``.
+        time_budget_s: seconds after which measuring stops; 112 by default, 24 if ``quick``.
         quick: a rough table soon.
         seed: of the order of visits, of weights, inputs and their addresses.
         layer_limit_s: seconds after which a layer that does not answer is given up; by default a sixth of the time

@@ -84,7 +84,7 @@ def profile_device(
     time_budget: Annotated[
         float | None,
         typer.Option(
-            "--time-budget", metavar="SECONDS", help="Stop measuring after this long. Default: 112; quick: 26."
+            "--time-budget", metavar="SECONDS", help="Stop measuring after this long. Default: 112; quick: 24."
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A rough table in half a minute.")] = False,
