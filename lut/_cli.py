@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lut._console import format_ms, run_command
+from lut._console import format_ms, make_app, run_command
 from lut._diff import compare_tables
 from lut._records import FLAGS, Measurement
 from lut._table import LatencyTable
@@ -35,13 +35,7 @@ def main() -> None:
 
 
 def _make_app() -> typer.Typer:
-    app = typer.Typer(
-        help="Look at, check, compare and merge lookup tables of layer latencies.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
+    app = make_app(help="Look at, check, compare and merge lookup tables of layer latencies.", no_args_is_help=True)
     app.command("show")(show)
     app.command("validate")(validate)
     app.command("diff")(diff)

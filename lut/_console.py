@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lut.errors import LatencyLutError
 
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["format_ms", "run_command"]
+__all__ = ["format_ms", "make_app", "run_command", "run_single_command"]
 
 INTERRUPTED = 130
 
@@ -36,6 +36,29 @@ def run_command(make_app: Callable[[], typer.Typer]) -> None:
         print(f"error: cannot write the output: {(error.strerror or str(error)).lower()}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def make_app(**options: Any) -> typer.Typer:
+    """Return an empty application with the settings that all commands share; ``options`` are Typer's."""
+    import typer
+
+    return typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **options,
+    )
+
+
+def run_single_command(function: Callable[..., None]) -> None:
+    """Run a command line application that is one command."""
+
+    def make() -> typer.Typer:
+        app = make_app()
+        app.command()(function)
+        return app
+
+    run_command(make)
 
 
 def format_ms(value: float) -> str:

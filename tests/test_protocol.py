@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from profiler._fake import FakeTarget
 from profiler._judge import judge
 from profiler._plan import LOOKS, SENTINELS, make_protocol, next_round
 from profiler._session import sort_visits
-from profiler._visit import Visit
+from profiler._target import Target
+from profiler._visit import Visit, Visitor
 
 MakeTable = Callable[..., LatencyTable]
 WIDTHS = tuple(range(1, 33))
@@ -252,3 +254,88 @@ def test_quick_asks_for_less() -> None:
     quick, full = make_protocol(quick=True), make_protocol()
     assert quick.precision > full.precision
     assert (quick.time_budget_s or 0) < (full.time_budget_s or 0)
+
+
+def test_sentinels_that_disagree_tell_of_another_state() -> None:
+    rng = np.random.default_rng(5)
+    references = {-1: 1.0, -2: 1.0, -3: 1.0}
+    for shifts, expected in (((1.2, 1.2, 1.2), False), ((1.0, 1.1, 1.2), True)):
+        visits = []
+        for r in range(12):
+            truth = {**dict.fromkeys(range(6), 1.0), **{-1 - i: shift for i, shift in enumerate(shifts)}}
+            visits += [
+                visit(entry, float(ms * np.exp(rng.normal(0, 0.005))), at_s=r + position / 10)
+                for position, (entry, ms) in enumerate(truth.items())
+            ]
+        found = judge(visits, make_protocol(), references=references)
+        assert all(("other_state" in layer.flags) == expected for layer in found.layers.values())
+        # Brought to the reference speed, the layers took 1 / 1.2, or 1 over the geometric mean of the three.
+        assert found.layers[0].median_ms == pytest.approx(1 / np.prod(shifts) ** (1 / 3), rel=0.02)
+
+
+def test_the_spread_between_processes_widens_the_interval() -> None:
+    rng = np.random.default_rng(6)
+
+    # Few enough layers that no states are fitted, which would explain four processes' luck away.
+    def measured(spread: float) -> float:
+        luck = rng.normal(0, spread, (4, 12))
+        visits = [
+            visit(i, float(np.exp(luck[p, i] + rng.normal(0, 0.005))), at_s=8.0 * p + r + i / 40, process=p)
+            for p in range(4)
+            for r in range(6)
+            for i in rng.permutation(12)
+        ]
+        return float(np.median([x.half_width for x in judge(visits, make_protocol(), references={}).layers.values()]))
+
+    assert measured(0.03) > 4 * measured(0.0)
+
+
+class Disturbed(Target[object]):
+    """A simulated target whose kernel counters move at every third visit."""
+
+    def __init__(self, steal: bool) -> None:
+        self.inner = FakeTarget(sigma=0.005)
+        self.steal = steal
+        self.reads = 0
+
+    def describe(self) -> Any:
+        return self.inner.describe()
+
+    def prepare(self, layer: Any, seed: int) -> Any:
+        return self.inner.prepare(layer, seed)
+
+    def relocate(self, prepared: Any, rng: Any) -> None:
+        self.inner.relocate(prepared, rng)
+
+    def run(self, prepared: Any, calls: int) -> int:
+        return self.inner.run(prepared, calls)
+
+    def clock(self) -> float:
+        return self.inner.clock()
+
+    def preemptions_and_faults(self) -> tuple[int, int]:
+        return 0, 10_000 * self.reads
+
+    def stolen_and_throttled(self) -> tuple[int, int]:
+        self.reads += 1
+        count = self.reads // 6
+        return (count, 0) if self.steal else (0, count)
+
+
+@pytest.mark.parametrize(("steal", "cause"), [(True, "stolen"), (False, "throttled")])
+def test_stolen_and_throttled_visits_are_put_aside(steal: bool, cause: str) -> None:
+    target = Disturbed(steal)
+    visitor = Visitor(target, curve_of(range(8, 12)).layers, make_protocol(), process=0, origin=0.0)
+    causes = [visitor.visit(i % 4).cause for i in range(12)]
+    assert causes == [None, None, cause] * 4
+
+
+def test_layers_that_fault_pages_are_flagged() -> None:
+    visits = [
+        Visit(i, 0, r + i / 10, 1.0 + 0.001 * r, None, True, 200.0 if i == 0 else 0.0, 1)
+        for r in range(8)
+        for i in range(4)
+    ]
+    found = judge(visits, make_protocol(), references={})
+    assert [i for i, layer in found.layers.items() if "page_faults" in layer.flags] == [0]
+    assert all("warmup_not_steady" in layer.flags for layer in found.layers.values())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lut._console import format_ms, run_command
+from lut._console import format_ms, run_single_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,17 +27,7 @@ DEFAULT_BATCH = 4
 
 def main() -> None:
     """Run the command."""
-    run_command(_make_app)
-
-
-def _make_app() -> typer.Typer:
-    app = typer.Typer(
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    app.command()(profile_device)
-    return app
+    run_single_command(profile_device)
 
 
 def profile_device(

@@ -7,24 +7,14 @@ from typing import Annotated
 
 import typer
 
-from lut._console import run_command
+from lut._console import run_single_command
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command."""
-    run_command(_make_app)
-
-
-def _make_app() -> typer.Typer:
-    app = typer.Typer(
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    app.command()(report_table)
-    return app
+    run_single_command(report_table)
 
 
 def report_table(
