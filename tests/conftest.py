@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,11 @@ from profiler._plan import Plan, make_protocol
 from profiler._profile import _assemble
 from profiler._session import SessionResult, run_session
 from profiler._worker import LocalWorker
+
+
+def in_the_foreground() -> None:
+    """Let a process hear Ctrl-C as a terminal's would; one that a background job starts inherits that it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def conv(width: int, *, channels: int = 16, size: int = 32) -> Layer:

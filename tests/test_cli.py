@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import in_the_foreground
 
 from lut import LatencyTable
 
@@ -151,6 +152,7 @@ def test_ctrl_c_is_exit_code_130_and_the_same_command_goes_on(tmp_path: Path) ->
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=in_the_foreground,
     )
     journal = tmp_path / "cpu-b4.json.journal"
     until = time.monotonic() + 60

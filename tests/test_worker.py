@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import conv, curve_of
+from conftest import conv, curve_of, in_the_foreground
 
 from lut import LatencyTable, UsageError
 from lut.errors import DeviceBusyError, JournalError, ProfileError, TargetUnavailableError
@@ -106,6 +106,7 @@ def start_slow(folder: Path) -> subprocess.Popen[str]:
         env={**os.environ, "PYTHONPATH": path, "LATENCY_LUT_LOCKS": str(folder)},
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=in_the_foreground,
     )
 
 
