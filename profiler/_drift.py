@@ -10,8 +10,8 @@ that fills the vector units loses less than one that is all overhead. One or two
 each of which every layer responds in its own measure, take that out (factor analysis by alternating least squares;
 responses are shrunk by empirical Bayes, so that a layer with few visits is believed little). A factor is added only
 while a layer's neighbouring visits resemble each other. On one 2-core virtual machine this took the autocorrelation of
-a layer's visits from 0.49 to 0.09 and the spread of its median between processes from 4.2 % to 1.2 %. Part of the latter
-is no gain: a process is as slow as a state, and some of its own luck is fitted as one.
+a layer's visits from 0.49 to 0.09 and the spread of its median between processes from 4.2 % to 1.2 %. Part of the
+latter is no gain: a process is as slow as a state, and some of its own luck is fitted as one.
 """
 
 from __future__ import annotations
