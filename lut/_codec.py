@@ -52,12 +52,15 @@ def decode_table(content: bytes, *, source: str) -> TableRecord:
         raise TableFormatError(f"{source}: not a lookup table: it is nested too deeply") from None
     if header.format != FORMAT:
         raise TableFormatError(f"{source}: not a lookup table: 'format' is not {FORMAT!r}")
-    if not isinstance(header.version, int) or isinstance(header.version, bool) or header.version != VERSION:
+    version = header.version
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= VERSION:
         raise TableFormatError(
-            f"{source}: version {str(header.version)[:40]} of the format is unknown here; this release reads version "
+            f"{source}: version {str(version)[:40]} of the format is unknown here; this release reads versions 1 to "
             f"{VERSION}. Install a newer latency-lut"
         )
     try:
+        if version == 1:
+            content = _from_version_1(content)
         record = msgspec.json.decode(content, type=TableRecord)
     except (msgspec.DecodeError, UnicodeDecodeError, LayerError) as error:
         raise TableFormatError(f"{source}: {_numbered(content, _lower(error))}") from None
@@ -66,6 +69,19 @@ def decode_table(content: bytes, *, source: str) -> TableRecord:
     for place, problem in _problems(record):
         raise TableFormatError(f"{source}: {problem} - at `$.{place}`")
     return record
+
+
+def _from_version_1(content: bytes) -> bytes:
+    """Return a table of version 1 as one of version 2; what is wrong with it is left for the decoder to say."""
+    fields = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+    fields["version"] = msgspec.Raw(b"2")
+    if "setting" in fields:
+        setting = msgspec.json.decode(fields["setting"])
+        if isinstance(setting, dict):
+            fields["setting"] = msgspec.Raw(
+                msgspec.json.encode({**setting, "context": "isolated", "options": {"execution": "eager"}})
+            )
+    return msgspec.json.encode(fields)
 
 
 class _Lists(msgspec.Struct):
@@ -165,9 +181,9 @@ def _measurement_problems(measurement: Measurement) -> list[tuple[str, str]]:
     lengths = {len(column) for column in (visits.process, visits.at_s, visits.raw_ms, visits.drift)}
     if len(lengths) != 1:
         found.append(("visits", "columns differ in length"))
-    elif measurement.origin == "measured":
+    elif measurement.origin in ("measured", "marginal") or visits.raw_ms:
         if not visits.raw_ms:
-            found.append(("visits", "a measured layer needs at least one visit"))
+            found.append(("visits", f"a {measurement.origin} layer needs at least one visit"))
         elif not isclose(median(visits.raw_ms), measurement.raw_median_ms, rel_tol=1e-4):
             found.append(
                 (

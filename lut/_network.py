@@ -9,18 +9,28 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from lut._layer import Layer
+from lut._layer import Layer, Node
 from lut.errors import LayerError
+from lut.primitives import Shape
 
 __all__ = ["ChannelCurve", "Decision", "Network", "NetworkLayer", "SearchSpace"]
 
 
+# How a network layer names the network's own input among its ``inputs``.
+INPUT = "input"
+
+
 class NetworkLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A layer as it occurs in a network: under a name, ``count`` times."""
+    """A layer as it occurs in a network: under a name, ``count`` times one after another.
+
+    ``inputs`` names the layers whose outputs it takes, in the order of ``layer.inputs``; ``"input"`` is the network's
+    own input, and none at all means the layer before.
+    """
 
     name: str
     layer: Layer
     count: int = 1
+    inputs: tuple[str, ...] = ()
 
 
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,6 +48,41 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def parameters(self) -> int:
         """Trainable parameters."""
         return sum(item.count * item.layer.parameters for item in self.layers)
+
+    def as_layer(self) -> Layer:
+        """Return the whole network as one layer, which a target runs, times and exports like any other.
+
+        Raises:
+            LayerError: the layers do not fit together.
+        """
+        if not self.layers:
+            raise LayerError(f"network {self.name!r} has no layers")
+        shapes: list[Shape] = []
+        nodes: list[Node] = []
+        outputs: dict[str, int] = {}
+        before: str | None = None
+        for item in self.layers:
+            sources = item.inputs or ((before,) if before is not None else (INPUT,) * len(item.layer.inputs))
+            if len(sources) != len(item.layer.inputs):
+                raise LayerError(f"{item.name} takes {len(item.layer.inputs)} inputs, and {len(sources)} are named")
+            for repeat in range(item.count):
+                if repeat:
+                    sources = (item.name,) * len(sources)
+                values: list[int] = []
+                for source, shape in zip(sources, item.layer.inputs, strict=True):
+                    if source == INPUT and INPUT not in outputs:
+                        shapes.append(shape)
+                        # The input is value −1 until the number of inputs is known; there is one.
+                        outputs[INPUT] = -1
+                    if source not in outputs:
+                        raise LayerError(f"{item.name} takes the output of {source!r}, which does not come before it")
+                    values.append(outputs[source])
+                values += range(len(nodes), len(nodes) + len(item.layer.nodes))
+                nodes += [Node(op=node.op, args=tuple(values[a] for a in node.args)) for node in item.layer.nodes]
+                outputs[item.name] = len(nodes) - 1
+            before = item.name
+        shifted = tuple(Node(op=node.op, args=tuple(arg + 1 for arg in node.args)) for node in nodes)
+        return Layer(inputs=tuple(shapes), nodes=shifted)
 
 
 class ChannelCurve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,6 +2,8 @@
 
 History of the format
     1   the first: device, setting, sessions, curves, measurements, not measured, failures.
+    2   settings name the context of a call and the target's own options, and may have neither threads nor a memory
+        format; measurements hold side values; new flags and causes. Version 1 was eager PyTorch on a CPU, isolated.
 """
 
 from __future__ import annotations
@@ -17,10 +19,13 @@ from lut._layer import Layer
 from lut._statistics import bimodal_split, median_absolute_deviation, quantile
 
 __all__ = [
+    "CONTEXTS",
     "FLAGS",
     "FORMAT",
+    "ORIGINS",
     "REJECTION_CAUSES",
     "VERSION",
+    "Context",
     "Correction",
     "CurveRecord",
     "Device",
@@ -41,7 +46,7 @@ __all__ = [
 ]
 
 FORMAT: Literal["latency-lut"] = "latency-lut"
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2
 
 # Positive means at least the lower bound: "> 0" would be tested against the smallest denormal, which a process that
 # flushes denormals takes for 0. JSON knows neither NaN nor infinity; the upper bound (eleven days) turns an overflow
@@ -52,11 +57,25 @@ Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
 AtLeastOne: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Deviation: TypeAlias = Annotated[float, Meta(ge=0, le=10)]
+Positive: TypeAlias = Annotated[float, Meta(ge=1e-9, le=1e12)]
 Factor: TypeAlias = Annotated[float, Meta(ge=1e-6, le=1e6)]
 Text: TypeAlias = Annotated[str, Meta(max_length=10_000)]
 Instant: TypeAlias = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$", description="UTC")]
 
 Origin: TypeAlias = Literal["measured", "marginal", "interpolated", "predicted", "imported"]
+ORIGINS: dict[str, str] = {
+    "measured": "the layer's calls were timed",
+    "marginal": "what the layer adds to a program that holds it, over programs that do not",
+    "interpolated": "between measured layers",
+    "predicted": "by a predictor",
+    "imported": "timed elsewhere, by another program",
+}
+
+Context: TypeAlias = Literal["isolated", "network"]
+CONTEXTS: dict[str, str] = {
+    "isolated": "the layer alone, again and again: its data stay in the caches",
+    "network": "as inside a network: input just written, weights and output not in the nearer caches",
+}
 
 Flag: TypeAlias = Literal[
     "converged",
@@ -67,6 +86,7 @@ Flag: TypeAlias = Literal[
     "other_state",
     "warmup_not_steady",
     "page_faults",
+    "at_resolution",
 ]
 FLAGS: dict[str, str] = {
     "converged": "the within-run interval is as narrow as was asked",
@@ -77,13 +97,17 @@ FLAGS: dict[str, str] = {
     "other_state": "the session's sentinels disagree: the machine was in another state than at its reference speed",
     "warmup_not_steady": "the blocks of many visits still got faster from first to last",
     "page_faults": "the layer made the operating system map memory while it was timed",
+    "at_resolution": "a marginal cost so small that visits found it lost in what it was subtracted from",
 }
 
-RejectionCause: TypeAlias = Literal["preempted", "stolen", "throttled"]
+RejectionCause: TypeAlias = Literal["preempted", "stolen", "throttled", "slow_clock", "thermal", "low_power"]
 REJECTION_CAUSES: dict[str, str] = {
     "preempted": "another process took the core during every block of the visit",
     "stolen": "the hypervisor took the core (steal time)",
     "throttled": "the container's CPU quota stopped the process",
+    "slow_clock": "the accelerator's clock was far below its usual one, or it slowed itself down",
+    "thermal": "the device said that it was hot",
+    "low_power": "the device was saving power",
 }
 
 
@@ -113,17 +137,28 @@ class Device(Record, frozen=True):
 
 
 class Setting(Record, frozen=True):
-    """What else fixes a latency."""
+    """What else fixes a latency.
+
+    ``threads`` and ``memory_format`` are ``None`` where the target has no such thing; ``context`` is the state that a
+    call finds (see ``CONTEXTS``); ``options`` are the target's own.
+    """
 
     target: Text
     batch: AtLeastOne
     dtype: Text
-    threads: AtLeastOne
-    memory_format: Text
+    threads: AtLeastOne | None
+    memory_format: Text | None
+    context: Context
+    options: dict[Text, Text]
 
     def __str__(self) -> str:
-        threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")
-        return f"{self.target}, batch {self.batch}, {self.dtype}, {threads}, {self.memory_format}"
+        parts = [self.target, f"batch {self.batch}", self.dtype]
+        if self.threads is not None:
+            parts.append(f"{self.threads} thread" + ("s" if self.threads > 1 else ""))
+        if self.memory_format is not None:
+            parts.append(self.memory_format)
+        parts += [f"{name} {value}" for name, value in self.options.items()]
+        return ", ".join([*parts, "in context" if self.context == "network" else self.context])
 
 
 class Software(Record, frozen=True):
@@ -245,7 +280,8 @@ class Measurement(Record, frozen=True, dict=True):
 
     ``median_ms`` is the best estimate, after the correction that the session names. ``within_run`` is for comparing
     layers of one table: an order-statistic interval of the median of the corrected visits. ``across_runs`` is for
-    anything else: where another day's ``median_ms`` will lie.
+    anything else: where another day's ``median_ms`` will lie. ``also`` holds what the target observed beside it, each
+    name with its unit: the raw median over the visits.
     """
 
     layer: Layer
@@ -260,6 +296,7 @@ class Measurement(Record, frozen=True, dict=True):
     implementation: Text | None
     visits: Visits
     rejected: tuple[RejectedVisit, ...] = ()
+    also: dict[Text, Positive] = {}
 
     @cached_property
     def corrected_ms(self) -> tuple[float, ...]:
@@ -354,7 +391,7 @@ class TableRecord(Record, frozen=True):
     """The whole file."""
 
     format: Literal["latency-lut"]
-    version: Literal[1]
+    version: Literal[2]
     device: Device
     setting: Setting
     sessions: tuple[Session, ...]

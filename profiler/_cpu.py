@@ -1,4 +1,4 @@
-"""The target ``cpu``: PyTorch in eager mode on this machine's CPU."""
+"""The target ``cpu``: PyTorch, eager or compiled, on this machine's CPU."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from math import prod
+from shutil import which
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, final
 
 import msgspec
 
 from lut import Device, Layer, Setting, UsageError
-from lut._records import Software
-from lut.errors import LayerFailedError
-from lut.primitives import Conv2d
+from lut._records import CONTEXTS, Context, Software
+from lut.errors import LayerFailedError, TargetUnavailableError
+from lut.primitives import Conv2d, Linear
 from profiler._machine import DisturbanceReader, affinity, available_memory_bytes, cpu_device, default_threads
 from profiler._target import Target
 
@@ -39,14 +41,19 @@ ALIGNMENT_BYTES = 64
 RELOCATION_BYTES = 1 << 16
 HELD_BLOCKS = 8
 
+# In context, the layers that are visited together and the outputs that are kept alive while others run. With 8 layers
+# the sum over a network fell short by 10 %, with 16 by 3 to 5 %; with 24 to 32 it met the whole.
+TOGETHER = 24
+OUTPUTS_HELD = 2
+
 # oneDNN compiles each convolution to machine code at its first call, keeps it in a cache, and where that code comes
 # to lie is luck: on one x86 machine a layer in twenty was 10 to 40 % slower throughout a process, another one in the
 # next. With a cache this small, a layer's kernels are gone by its next visit and are compiled to another place in the
-# warm-up; the median over the visits then is the same from process to process. It must hold all kernels of one layer,
-# or they would be compiled in every call: four per convolution.
-KERNEL_CACHE = 48
-# Small convolutions that push a layer's kernels out of the cache where too few other layers do.
-FILLERS = KERNEL_CACHE
+# warm-up; the median over the visits then is the same from process to process. It must hold all kernels of the layers
+# that are visited together, or they would be compiled in every call: four per convolution or linear layer. Small
+# convolutions push a layer's kernels out where too few other layers do.
+KERNELS_PER_OPERATOR = 4
+LEAST_KERNEL_CACHE = 48
 
 # glibc's mallopt(3): larger blocks come from mmap, and a free top of the heap above the threshold goes back to the
 # system. By default a layer's output is then unmapped and mapped anew in every call, or not, depending on what else
@@ -60,6 +67,7 @@ class _Prepared:
 
     def __init__(self, module: torch.nn.Module, inputs: list[torch.Tensor]) -> None:
         self.module = module
+        self.call: Callable[..., torch.Tensor] = module
         self.inputs = inputs
         self.masters: list[torch.Tensor] = []
         self.weights: list[torch.nn.Parameter] = []
@@ -69,7 +77,7 @@ class _Prepared:
 
 @final
 class CpuTarget(Target[_Prepared]):
-    """Eager PyTorch on the CPU.
+    """PyTorch on the CPU, eager or through ``torch.compile``.
 
     It sets up the process that it is made in, for good: thread count, CPU affinity, the C library's allocator, oneDNN's
     cache, denormals. The profiler makes it in a process of its own, and so should you.
@@ -80,9 +88,14 @@ class CpuTarget(Target[_Prepared]):
         threads: threads of PyTorch's pool; by default as many as CPUs in the affinity mask, and no more than a
             container's quota allows.
         memory_format: ``contiguous`` or ``channels_last``.
+        context: ``network`` to run each layer as inside a network, between calls of 23 others, its input just written,
+            its output fresh memory, each call timed by itself; ``isolated`` to run it alone, again and again.
+        compile: run what ``torch.compile`` makes of the layer; compiling is not timed.
+        kernel_cache: kernels that oneDNN keeps; see :meth:`defaults`.
 
     Raises:
         UsageError: an option is out of range.
+        TargetUnavailableError: ``compile`` is asked for where there is no C++ compiler.
     """
 
     def __init__(
@@ -92,8 +105,19 @@ class CpuTarget(Target[_Prepared]):
         dtype: str = "float32",
         threads: int | None = None,
         memory_format: str = "contiguous",
+        context: str = "network",
+        compile: bool = False,  # noqa: A002 - as in --compile
+        kernel_cache: int = LEAST_KERNEL_CACHE + TOGETHER * KERNELS_PER_OPERATOR,
     ) -> None:
-        check_options(batch=batch, dtype=dtype, threads=threads, memory_format=memory_format)
+        self.check_options(batch=batch, dtype=dtype, threads=threads, memory_format=memory_format, context=context)
+        if compile and not _compiler():
+            raise TargetUnavailableError(
+                "torch.compile needs a C++ compiler, and none is installed: install g++ or clang, or name one in CXX"
+            )
+        self._context: Context = "network" if context == "network" else "isolated"
+        self._compile = compile
+        self._kernel_cache = kernel_cache
+        self._outputs: list[torch.Tensor] = []
         self._threads = threads if threads is not None else default_threads()
         # The pool reads this when it is made, and a later set_num_threads cannot shrink what was spawned.
         os.environ["OMP_NUM_THREADS"] = str(self._threads)
@@ -101,7 +125,7 @@ class CpuTarget(Target[_Prepared]):
         self._device = cpu_device()
         self._pinned = _pin(self._threads)
         self._allocator = _keep_freed_memory()
-        os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = str(KERNEL_CACHE)
+        os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = str(kernel_cache)
         import torch
 
         self._torch = torch
@@ -117,6 +141,26 @@ class CpuTarget(Target[_Prepared]):
         self._disturbances = DisturbanceReader()
         self._flush = bool(torch.set_flush_denormal(True))
 
+    @classmethod
+    def check_options(cls, **options: Any) -> None:
+        known = {"batch": 4, "dtype": "float32", "threads": None, "memory_format": "contiguous", "context": "network"}
+        _check_options(**{**known, **{name: value for name, value in options.items() if name in known}})
+
+    @classmethod
+    def defaults(cls, layers: Sequence[Layer]) -> Mapping[str, Any]:
+        """HTAS measures with batch 4 on a CPU (section 4.1). The cache holds the largest group's kernels."""
+        operators = sorted((_compiled_operators(layer) for layer in layers), reverse=True)
+        largest = sum(operators[:TOGETHER]) + max(0, TOGETHER - len(operators))
+        return {"batch": 4, "kernel_cache": LEAST_KERNEL_CACHE + KERNELS_PER_OPERATOR * largest}
+
+    @property
+    def together(self) -> int:
+        return TOGETHER if self._context == "network" else 1
+
+    @property
+    def slow_to_prepare(self) -> bool:
+        return self._compile
+
     def describe(self) -> tuple[Device, Setting, Software]:
         torch = self._torch
         setting = Setting(
@@ -125,16 +169,19 @@ class CpuTarget(Target[_Prepared]):
             dtype=self._dtype_name,
             threads=self._threads,
             memory_format=self._memory_format,
+            context=self._context,
+            options={"execution": "compile" if self._compile else "eager"},
         )
         details = {
-            "mode": "eager, inference_mode, eval",
+            "mode": f"{'torch.compile (inductor)' if self._compile else 'eager'}, inference_mode, eval",
+            "context": _CONTEXT_DETAILS[self._context],
             "onednn": _onednn_version(torch),
             "flush_denormal": str(self._flush).lower(),
             "allocator": self._allocator,
             "pinned": self._pinned,
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "unset"),
             "data": "weights He-normal, inputs standard normal; moved to random addresses before every visit",
-            "kernels": f"compiled anew before every visit (oneDNN cache of {KERNEL_CACHE})",
+            "kernels": f"compiled anew before every visit (oneDNN cache of {self._kernel_cache})",
         }
         software = Software(
             python=platform.python_version(),
@@ -159,9 +206,13 @@ class CpuTarget(Target[_Prepared]):
             if channels_last:
                 inputs = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
             prepared = _Prepared(module.requires_grad_(False), inputs)
+            if self._compile:
+                prepared.call = _compiled(torch, module)
+                with torch.inference_mode():
+                    prepared.call(*inputs)
             prepared.weights = [w for w in module.parameters() if w.ndim > 1]
             prepared.masters = [t.detach().clone(memory_format=torch.preserve_format) for t in self._movable(prepared)]
-            prepared.compiles = any(isinstance(node.op, Conv2d) for node in layer.nodes)
+            prepared.compiles = _compiled_operators(layer) > 0
             prepared.output_bytes = self._batch * prod(layer.output_shape) * inputs[0].element_size()
         return prepared
 
@@ -214,14 +265,17 @@ class CpuTarget(Target[_Prepared]):
                 # A batch of 16 is what makes PyTorch hand even the smallest convolution to oneDNN.
                 self._fillers = [
                     (torch.nn.Conv2d(1 + i, 1, 3).eval().requires_grad_(False), torch.zeros(16, 1 + i, 4, 4))
-                    for i in range(FILLERS)
+                    for i in range(self._kernel_cache)
                 ]
+            # One thread compiles as well as many, and does not wait for the others.
+            torch.set_num_threads(1)
             with torch.inference_mode():
                 for module, x in self._fillers:
                     module(x)
+            torch.set_num_threads(self._threads)
             self._recent.clear()
         self._recent[me] = None
-        if len(self._recent) > FILLERS:
+        if len(self._recent) > self._kernel_cache:
             del self._recent[next(iter(self._recent))]
 
     def _shuffle_heap(self, prepared: _Prepared, rng: random.Random) -> None:
@@ -239,13 +293,25 @@ class CpuTarget(Target[_Prepared]):
             self._held.append(torch.empty(int(prepared.output_bytes * share) + spare, dtype=torch.uint8))
 
     def run(self, prepared: _Prepared, calls: int) -> int:
-        module, inputs = prepared.module, prepared.inputs
+        call, inputs = prepared.call, prepared.inputs
         clock = time.perf_counter_ns
         with _mapped_errors(self._torch), self._torch.inference_mode():
-            start = clock()
+            if self._context == "isolated":
+                start = clock()
+                for _ in range(calls):
+                    call(*inputs)
+                return clock() - start
+            elapsed = 0
             for _ in range(calls):
-                module(*inputs)
-            return clock() - start
+                # What another layer would have written just before, and where it would have: in fresh memory.
+                written = [x.clone() for x in inputs]
+                start = clock()
+                output = call(*written)
+                elapsed += clock() - start
+                self._outputs.append(output)
+                # In a network an output lives until its consumer has run, and its memory is not the next one's.
+                del self._outputs[:-OUTPUTS_HELD], written, output
+            return elapsed
 
     def implementation(self, prepared: _Prepared) -> str | None:
         """Return the oneDNN kernels of one call, from the library's own log; ``None`` where oneDNN is not used."""
@@ -268,14 +334,49 @@ class CpuTarget(Target[_Prepared]):
         return self._disturbances.stolen_and_throttled()
 
     def close(self) -> None:
+        self._outputs.clear()
+        self._held.clear()
         self._disturbances.close()
 
     def release(self, prepared: _Prepared) -> None:
         self._recent.pop(id(prepared), None)
         prepared.inputs, prepared.masters, prepared.weights = [], [], []
+        self._outputs.clear()
 
 
-def check_options(*, batch: int, dtype: str, threads: int | None, memory_format: str) -> None:
+_CONTEXT_DETAILS: dict[Context, str] = {
+    "isolated": "the layer alone; the fastest of a visit's blocks of calls",
+    "network": f"calls of {TOGETHER} layers in turns, inputs just written, {OUTPUTS_HELD} outputs kept alive; the "
+    "median of a visit's calls",
+}
+
+
+def _compiled(torch: Any, module: torch.nn.Module) -> Callable[..., torch.Tensor]:
+    """Return the module as ``torch.compile`` makes it, in a function of its own.
+
+    Compiled code is kept with a function's code object, and every call looks through all that was ever compiled for
+    it; ``nn.Sequential.forward`` would soon hold hundreds.
+    """
+
+    def forward(*inputs: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = module(*inputs)
+        return output
+
+    own = FunctionType(forward.__code__.replace(), forward.__globals__, closure=forward.__closure__)
+    compiled: Callable[..., torch.Tensor] = torch.compile(own, fullgraph=True, dynamic=False)
+    return compiled
+
+
+def _compiled_operators(layer: Layer) -> int:
+    """Return how many operators of a layer oneDNN may compile kernels for."""
+    return sum(isinstance(node.op, (Conv2d, Linear)) for node in layer.nodes)
+
+
+def _compiler() -> str | None:
+    return next((path for name in (os.environ.get("CXX"), "g++", "clang++") if name and (path := which(name))), None)
+
+
+def _check_options(*, batch: int, dtype: str, threads: int | None, memory_format: str, context: str) -> None:
     """Raise unless the target's options make sense; cheap, and without PyTorch."""
     if batch < 1:
         raise UsageError(f"batch must be at least 1, got {batch}")
@@ -283,6 +384,8 @@ def check_options(*, batch: int, dtype: str, threads: int | None, memory_format:
         raise UsageError(f"dtype is one of {', '.join(DTYPES)}, got {dtype!r}")
     if memory_format not in MEMORY_FORMATS:
         raise UsageError(f"memory format is one of {', '.join(MEMORY_FORMATS)}, got {memory_format!r}")
+    if context not in CONTEXTS:
+        raise UsageError(f"context is one of {', '.join(CONTEXTS)}, got {context!r}")
     if threads is not None and not 1 <= threads <= 1024:
         raise UsageError(f"threads must be between 1 and 1024, got {threads}")
 
@@ -320,7 +423,7 @@ def _mapped_errors(torch: Any) -> Iterator[None]:
         raise
     except MemoryError as error:
         raise LayerFailedError(f"out of memory: {error}", reason="out_of_memory") from error
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+    except Exception as error:
         text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in text or "not enough memory" in text
         raise LayerFailedError(text, reason="out_of_memory" if memory else "error") from error

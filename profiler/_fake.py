@@ -80,7 +80,13 @@ class FakeTarget(Target[_Fake]):
         misbehave: Mapping[str, str] | None = None,
     ) -> None:
         self._setting = Setting(
-            target="fake", batch=batch, dtype=dtype, threads=threads or 1, memory_format=memory_format
+            target="fake",
+            batch=batch,
+            dtype=dtype,
+            threads=threads or 1,
+            memory_format=memory_format,
+            context="isolated",
+            options={},
         )
         self._floor_ms = floor_ms
         self._ms_per_gmadd = ms_per_gmadd

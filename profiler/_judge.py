@@ -221,6 +221,8 @@ def _judge_layer(
         flags.append("other_state")
     if _drifts(corrected, protocol.target_precision):
         flags.append("drifting")
+    if sum(visit.unresolved for visit in visits) > len(visits) / 10:
+        flags.append("at_resolution")
     if sum(visit.late for visit in visits) > len(visits) / 2:
         flags.append("warmup_not_steady")
     if float(np.median([visit.faults for visit in visits])) >= 1:

@@ -64,12 +64,19 @@ class _Graph(nn.Module):
         self.n_inputs = n_inputs
         self.ops = nn.ModuleList(ops)
         self.args = tuple(args)
+        last = {value: position for position, taken in enumerate(args) for value in taken}
+        self.done = tuple(tuple(v for v, at in last.items() if at == position) for position in range(len(args)))
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        values = list(inputs)
-        for op, args in zip(self.ops, self.args, strict=True):
+        values: list[torch.Tensor | None] = list(inputs)
+        for op, args, done in zip(self.ops, self.args, self.done, strict=True):
             values.append(op(*[values[i] for i in args]))
-        return values[-1]
+            # A value's memory is given back after its last use, as in a module that is written by hand.
+            for i in done:
+                values[i] = None
+        output = values[-1]
+        assert output is not None
+        return output
 
 
 def build_module(layer: Layer) -> nn.Module:

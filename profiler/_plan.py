@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from lut import Layer, UsageError, conv_norm_act
+from lut import Layer, UsageError, conv_norm_act, global_pool, linear, residual_add
 from lut._records import Protocol
 
 __all__ = [
@@ -29,15 +29,40 @@ PROTOCOL_NAME = "shuffled-rounds-1"
 # A layer's interval is looked at only after these numbers of visits: every look is one more chance to stop on luck.
 LOOKS = (6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
+
+def _conv(in_channels: int, out_channels: int, kernel_size: int, size: int, *, groups: int = 1) -> Layer:
+    """Return a convolution with norm and ReLU."""
+    return conv_norm_act(
+        in_channels,
+        out_channels,
+        kernel_size=kernel_size,
+        stride=1,
+        activation="relu",
+        input_size=(size, size),
+        groups=groups,
+    )
+
+
 # Three convolutions as the spaces have them: thin and large, middling, wide and small. A machine that a neighbour
 # slows down does not slow all work alike; how far the three disagree tells how well any of them stands for the rest.
-SENTINELS: tuple[Layer, ...] = tuple(
-    conv_norm_act(i, o, kernel_size=3, stride=1, activation="relu", input_size=(size, size))
-    for i, o, size in ((16, 16, 32), (32, 48, 16), (64, 64, 8))
-)
+SENTINELS: tuple[Layer, ...] = tuple(_conv(i, o, 3, size) for i, o, size in ((16, 16, 32), (32, 48, 16), (64, 64, 8)))
 
 # The first sentinel, as preflight visits it: many times in a row, which no other visit is, so it stands by itself.
 PREFLIGHT_ENTRY = -1 - len(SENTINELS)
+
+# What fills up a group of layers that are timed in turns where the plan has too few: as a small network would.
+COMPANIONS: tuple[Layer, ...] = (
+    *(_conv(i, o, 3, size) for i, o, size in ((3, 16, 32), (16, 24, 32), (24, 48, 16), (48, 48, 16), (64, 96, 8))),
+    *(_conv(i, o, 1, size) for i, o, size in ((16, 96, 32), (96, 24, 32), (24, 144, 16), (144, 40, 16), (40, 240, 8))),
+    *(_conv(c, c, 3, size, groups=c) for c, size in ((96, 32), (144, 16), (240, 8))),
+    *(residual_add(c, activation="relu", input_size=(size, size)) for c, size in ((16, 32), (48, 16), (96, 8))),
+    *(_conv(i, o, 3, size) for i, o, size in ((96, 96, 8), (32, 32, 16), (8, 8, 32))),
+    *(_conv(i, o, 1, size) for i, o, size in ((240, 80, 8), (80, 320, 8))),
+    conv_norm_act(16, 32, kernel_size=3, stride=2, activation="relu", input_size=(32, 32)),
+    global_pool(320, input_size=(8, 8)),
+    linear(320, 10, bias=True),
+)
+COMPANION_ENTRIES = tuple(range(PREFLIGHT_ENTRY - 1, PREFLIGHT_ENTRY - 1 - len(COMPANIONS), -1))
 
 DEFAULT_BUDGET_S = 112.0
 QUICK_BUDGET_S = 24.0
@@ -66,8 +91,12 @@ class Plan(NamedTuple):
 
 
 def layer_of(entry: int, entries: Sequence[Layer]) -> Layer:
-    """Return the layer behind an entry number: a plan's, a sentinel, or preflight's."""
-    return entries[entry] if entry >= 0 else SENTINELS[(-1 - entry) % len(SENTINELS)]
+    """Return the layer behind an entry number: a plan's, a sentinel, preflight's, or a companion."""
+    if entry >= 0:
+        return entries[entry]
+    return (
+        COMPANIONS[PREFLIGHT_ENTRY - 1 - entry] if entry < PREFLIGHT_ENTRY else SENTINELS[(-1 - entry) % len(SENTINELS)]
+    )
 
 
 def make_protocol(

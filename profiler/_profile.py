@@ -7,12 +7,13 @@ import errno
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import entry_points
 from math import exp, log
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -28,13 +29,16 @@ from profiler._plan import SENTINELS, Plan, make_protocol
 from profiler._reference import load_references, reference_path, save_references
 from profiler._session import Progress, SessionResult, Sorted, run_session, sort_visits
 from profiler._target import TargetSpec, target_spec
-from profiler._visit import Visit
+from profiler._visit import Implementation, Visit
 from profiler._worker import ChildWorker, Worker
 
 __all__ = ["load_space", "profile", "profile_plan"]
 
 # A reference speed that later sessions are held against is not taken from a glimpse.
 LEAST_REFERENCE_VISITS = 12
+
+# Compiling one layer takes many seconds, far more than timing it.
+COMPILE_LIMIT_S = 300.0
 
 CORRECTION = "local median polish, states, sentinel scale"
 DESCRIPTION = (
@@ -63,10 +67,11 @@ def profile(
     layers: Iterable[Layer],
     *,
     target: str | TargetSpec = "cpu",
-    batch: int = 4,
+    batch: int | None = None,
     threads: int | None = None,
-    dtype: str = "float32",
-    memory_format: str = "contiguous",
+    dtype: str | None = None,
+    memory_format: str | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
     curves: Iterable[ChannelCurve] = (),
     precision: float | None = None,
     time_budget_s: float | None = None,
@@ -84,10 +89,11 @@ def profile(
     Args:
         layers: what to measure; each layer is measured once.
         target: an installed target's name, or a spec of another.
-        batch: samples per call.
+        batch: samples per call; by default what the target takes (cpu 4, onnx and coreml 1).
         threads: CPU threads; by default as many as CPUs are allowed to this process.
-        dtype: the data type, by PyTorch's name.
-        memory_format: ``contiguous`` or ``channels_last``.
+        dtype: the data type, by PyTorch's name; by default the target's.
+        memory_format: ``contiguous`` or ``channels_last``; by default the target's.
+        options: the target's own options, such as ``{"context": "isolated"}``; ``None`` leaves one to the target.
         curves: channel sweeps among the layers, to be named in the table.
         precision: see :func:`make_protocol`, as ``time_budget_s``, ``quick``, ``seed`` and ``layer_limit_s``.
         time_budget_s: seconds.
@@ -109,9 +115,14 @@ def profile(
         FileAccessError: the output cannot be written.
         InterruptedRunError: stopped by the user; the visits so far are kept.
     """
-    options: dict[str, Any] = {"batch": batch, "dtype": dtype, "threads": threads, "memory_format": memory_format}
-    spec = target_spec(target, **options) if isinstance(target, str) else target
     entries = tuple(dict.fromkeys(layers))
+    if isinstance(target, str):
+        common = {"batch": batch, "dtype": dtype, "threads": threads, "memory_format": memory_format}
+        spec = target_spec(target, entries, **common, **options)
+    else:
+        spec = target
+    if layer_limit_s is None and spec.options.get("compile"):
+        layer_limit_s = COMPILE_LIMIT_S
     protocol = make_protocol(
         precision=precision, time_budget_s=time_budget_s, quick=quick, seed=seed, layer_limit_s=layer_limit_s
     )
@@ -269,7 +280,7 @@ def _assemble(
         resumed=result.resumed,
         spread=judgement.spread,
     )
-    kernels = {note.entry: note.kernel or None for note in result.implementations}
+    notes = {note.entry: note for note in result.implementations}
     failed = {failure.entry: failure for failure in result.failures}
     measurements, not_measured, failures = [], [], []
     for entry, layer in enumerate(plan.entries):
@@ -283,7 +294,7 @@ def _assemble(
             not_measured.append(NotMeasured(layer=layer, reason=budget))
         else:
             spoiled = sorted_visits.rejected.get(entry, [])
-            measurements.append(_measurement(layer, found, spoiled, kernels.get(entry)))
+            measurements.append(_measurement(layer, found, spoiled, notes.get(entry)))
     present = set(plan.entries)
     return LatencyTable(
         device=ready.device,
@@ -311,10 +322,13 @@ def _sentinels(
             )
 
 
-def _measurement(layer: Layer, found: LayerJudgement, spoiled: Sequence[Visit], kernel: str | None) -> Measurement:
+def _measurement(
+    layer: Layer, found: LayerJudgement, spoiled: Sequence[Visit], note: Implementation | None
+) -> Measurement:
+    observed = sorted({name for visit in found.visits for name in visit.also})
     return Measurement(
         layer=layer,
-        origin="measured",
+        origin=note.origin if note else "measured",
         session=0,
         median_ms=found.median_ms,
         raw_median_ms=found.raw_median_ms,
@@ -322,7 +336,7 @@ def _measurement(layer: Layer, found: LayerJudgement, spoiled: Sequence[Visit], 
         across_runs=found.across_runs,
         flags=found.flags,
         calls_per_block=found.visits[-1].calls,
-        implementation=kernel,
+        implementation=(note.kernel or None) if note else None,
         visits=Visits(
             process=tuple(visit.process for visit in found.visits),
             at_s=tuple(round(visit.at_s, 3) for visit in found.visits),
@@ -334,4 +348,5 @@ def _measurement(layer: Layer, found: LayerJudgement, spoiled: Sequence[Visit], 
             for v in spoiled
             if v.cause is not None
         ),
+        also={name: float(f"{median(v.also[name] for v in found.visits if name in v.also):.6g}") for name in observed},
     )

@@ -24,6 +24,7 @@ from profiler._worker import Outcome, Ready, Worker
 __all__ = ["Progress", "SessionResult", "Sorted", "run_session", "sort_visits"]
 
 A_A_VISITS = 20
+PREFLIGHT_SHARE = 0.15
 # Visits that were spoiled, by one cause or another, before a layer's spoiled visits are taken after all.
 MOST_REJECTED = 12
 
@@ -215,7 +216,8 @@ def run_session(
                 rounds_in_process = 0
             if preflight is None:
                 tell("measuring the noise floor")
-                outcome = worker.run([PREFLIGHT_ENTRY] * (2 * A_A_VISITS), deadline, lambda _: None)
+                until = clock() + min(deadline - clock(), budget * PREFLIGHT_SHARE)
+                outcome = worker.run([PREFLIGHT_ENTRY] * (2 * A_A_VISITS), until, lambda _: None)
                 visits += outcome.visits
                 failures += outcome.failures
                 preflight = _preflight(worker, outcome.visits, protocol.level, protocol.most_visits, load)
@@ -241,6 +243,7 @@ def run_session(
                 visits, failures, implementations = _after_a_death(
                     journal, outcome, (visits, failures, implementations)
                 )
+            deadline += outcome.preparing_s
             rounds += 1
             rounds_in_process += 1
             tell("measuring")
@@ -322,7 +325,9 @@ def _preflight(worker: Worker, visits: Sequence[Visit], level: float, most_visit
     protocol allows (∝ 1/√n): no layer can be expected to do better on this machine.
     """
     ready = worker.ready
-    warnings = [] if ready.device.kind != "cpu" else list(preflight_warnings(ready.device, ready.setting.threads, load))
+    warnings = (
+        [] if ready.device.kind != "cpu" else list(preflight_warnings(ready.device, ready.setting.threads or 1, load))
+    )
     clean = [visit.ms for visit in visits if visit.cause is None] or [visit.ms for visit in visits]
     floor = 0.0
     if len(clean) >= 12:

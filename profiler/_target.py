@@ -2,31 +2,75 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Generic, NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from lut import Device, Layer, Setting, UsageError
-from lut._records import Software
+from lut._records import RejectionCause, Software
 from lut.errors import TargetUnavailableError
 
-__all__ = ["Target", "TargetSpec", "available_targets", "load_target", "target_spec"]
+__all__ = ["Observation", "Part", "Target", "TargetSpec", "available_targets", "load_target", "target_spec"]
 
 PreparedT = TypeVar("PreparedT")
+
+
+class Part(NamedTuple):
+    """A program whose latency enters a layer's with a weight: 1 for the layer itself, less for what is subtracted."""
+
+    prepared: Any
+    weight: float
+
+
+class Observation(NamedTuple):
+    """What a target saw during a visit, beside the latency.
+
+    ``also``: other numbers, each name ending in its unit (``host_ms``, ``sm_mhz``); ``cause``: why the visit must not
+    count, ``None`` if it may.
+    """
+
+    also: Mapping[str, float] = MappingProxyType({})
+    cause: RejectionCause | None = None
 
 
 class Target(ABC, Generic[PreparedT]):
     """Where layers run. A target is made in the process that measures, and lives as long as that process.
 
-    Subclasses are final. Their constructor takes the setting as keyword arguments (``batch``, ``dtype``, ``threads``,
-    ``memory_format``) and raises :class:`~lut.errors.TargetUnavailableError` where it cannot work. Any exception of
-    the runtime that :meth:`prepare` or :meth:`run` lets through becomes the layer's failure entry; a target maps what
-    deserves a better reason, such as exhausted memory, to :class:`~lut.errors.LayerFailedError` itself.
+    Subclasses are final. Their module can be imported without the runtime that they need; their constructor takes the
+    setting as keyword arguments, each with a default, imports the runtime, and raises
+    :class:`~lut.errors.TargetUnavailableError` where it cannot work. Of the options, ``batch``, ``dtype``, ``threads``
+    and ``memory_format`` are known to every command; a target takes those that mean something to it. Whatever the
+    runtime raises in :meth:`prepare` or :meth:`run`, a target turns into :class:`~lut.errors.LayerFailedError`, with
+    the reason ``out_of_memory`` where that is what happened.
     """
+
+    least_block_ms: ClassVar[float] = 0.0
+    """Blocks are no shorter than this: what the target's clock can resolve well."""
+
+    @property
+    def slow_to_prepare(self) -> bool:
+        """Whether preparing takes so long, as compiling does, that it must not count as time spent measuring."""
+        return False
+
+    @property
+    def together(self) -> int:
+        """How many layers are visited together, a call of each in turn; 1 to time each by itself."""
+        return 1
+
+    @classmethod
+    def check_options(cls, **options: Any) -> None:
+        """Raise :class:`~lut.UsageError` unless the options make sense; cheap, and without the runtime."""
+
+    @classmethod
+    def defaults(cls, layers: Sequence[Layer]) -> Mapping[str, Any]:  # noqa: ARG003 - for those that look at them
+        """Return the options that depend on what is measured, for those that the user leaves open; ``batch`` is one."""
+        return {"batch": 1}
 
     @abstractmethod
     def describe(self) -> tuple[Device, Setting, Software]:
@@ -39,6 +83,18 @@ class Target(ABC, Generic[PreparedT]):
     @abstractmethod
     def run(self, prepared: PreparedT, calls: int) -> int:
         """Run the layer ``calls`` times and return the elapsed nanoseconds by the target's own clock."""
+
+    def parts(self, prepared: PreparedT) -> Sequence[Part]:
+        """Return the programs that :meth:`run` times; the layer's latency is the weighted sum of theirs."""
+        return (Part(prepared, 1.0),)
+
+    def origin(self, prepared: PreparedT) -> Literal["measured", "marginal"]:
+        """Return how the layer's value comes about: ``marginal`` where something is subtracted."""
+        return "measured" if len(self.parts(prepared)) == 1 else "marginal"
+
+    def observe(self, prepared: PreparedT) -> Observation:  # noqa: ARG002 - for those that see something
+        """Return what was seen during the visit that has just been timed; called once after its blocks."""
+        return Observation()
 
     def relocate(self, prepared: PreparedT, rng: random.Random) -> None:
         """Move the layer's data to other addresses, so that no visit inherits another's luck; optional, not timed."""
@@ -78,17 +134,50 @@ def available_targets() -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group="latency_lut.targets")}
 
 
-def target_spec(name: str, **options: Any) -> TargetSpec:
-    """Return the spec of an installed target.
+def target_spec(name: str, layers: Sequence[Layer], **options: Any) -> TargetSpec:
+    """Return the spec of an installed target for these layers; options that are ``None`` are left to the target.
 
     Raises:
-        UsageError: no target has this name.
+        UsageError: no target has this name, or it does not know an option or its value.
+        TargetUnavailableError: a package that the target's module itself needs is not installed.
     """
     targets = available_targets()
     if name not in targets:
         known = ", ".join(sorted(targets)) or "none: is latency-lut installed? pip install -e ."
         raise UsageError(f"unknown target {name!r}; installed: {known}")
-    return TargetSpec(targets[name], options)
+    factory = _factory(targets[name])
+    given = {key: value for key, value in options.items() if value is not None}
+    known_options = inspect.signature(factory).parameters
+    if unknown := sorted(given.keys() - known_options.keys()):
+        raise UsageError(
+            f"target {name} has no option {', '.join(map(_flag, unknown))}; it has "
+            + ", ".join(sorted(map(_flag, known_options)))
+        )
+    if isinstance(factory, type) and issubclass(factory, Target):
+        factory.check_options(**given)
+        given = {**factory.defaults(layers), **given}
+    return TargetSpec(targets[name], given)
+
+
+def _flag(option: str) -> str:
+    return "--" + option.replace("_", "-")
+
+
+def _factory(place: str) -> Callable[..., Target[Any]]:
+    module, _, attribute = place.partition(":")
+    try:
+        made: Callable[..., Target[Any]] = getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise _missing(place, error) from None
+    except AttributeError:
+        raise TargetUnavailableError(f"target {place}: the module {module} has no {attribute}") from None
+    return made
+
+
+def _missing(place: str, error: ModuleNotFoundError) -> TargetUnavailableError:
+    return TargetUnavailableError(
+        f"target {place} needs the package {error.name!r}, which is not installed: pip install {error.name}"
+    )
 
 
 def load_target(spec: TargetSpec) -> Target[Any]:
@@ -97,12 +186,8 @@ def load_target(spec: TargetSpec) -> Target[Any]:
     Raises:
         TargetUnavailableError: its framework is not installed, or it cannot run here.
     """
-    module, _, attribute = spec.factory.partition(":")
+    factory = _factory(spec.factory)
     try:
-        factory = getattr(import_module(module), attribute)
-        target: Target[Any] = factory(**spec.options)
+        return factory(**spec.options)
     except ModuleNotFoundError as error:
-        raise TargetUnavailableError(
-            f"target {spec.factory} needs the package {error.name!r}, which is not installed: pip install {error.name}"
-        ) from None
-    return target
+        raise _missing(spec.factory, error) from None

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import random
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from math import ceil
 from statistics import median
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from lut import Layer
 from lut._records import Protocol, RejectionCause
-from lut.errors import LayerFailedError
-from profiler._plan import layer_of
-from profiler._target import Target
+from lut.errors import LatencyLutError, LayerFailedError
+from profiler._plan import COMPANION_ENTRIES, layer_of
+from profiler._target import Part, Target
 
-__all__ = ["LayerFailure", "Visit", "Visitor", "calibrate_timer"]
+__all__ = ["Implementation", "LayerFailure", "Visit", "Visitor", "calibrate_timer"]
+
+# A difference of two programs that is less than this share of the larger one is lost in its noise; such a visit counts
+# as the share, and the layer is flagged where visits of that kind are not rare.
+LEAST_SHARE = 0.005
+
+# Calls of each layer of a group that are not timed, since the first ones load caches and have kernels compiled; those
+# that are; and how few they may be where one turn takes longer than a while.
+WARM_CYCLES = 2
+TIMED_CYCLES = 7
+LEAST_CYCLES = 3
+LONGEST_CYCLE_S = 0.25
 
 # A visit whose first block is this much slower than the middle of the others came before the layer had warmed up.
 NOT_STEADY = 1.1
@@ -30,7 +42,7 @@ class Visit(msgspec.Struct, frozen=True, array_like=True):
 
     ``ms`` is one call's latency, from the fastest block that nothing preempted; ``cause`` is why the visit does not
     count, ``None`` if it does; ``late`` tells that its first block was still warming up; ``faults`` are page faults
-    per call.
+    per call; ``also`` is what the target observed beside it; ``unresolved`` tells that a difference was lost in noise.
     """
 
     entry: int
@@ -41,6 +53,8 @@ class Visit(msgspec.Struct, frozen=True, array_like=True):
     late: bool
     faults: float
     calls: int
+    also: dict[str, float] = {}
+    unresolved: bool = False
 
 
 class LayerFailure(msgspec.Struct, frozen=True, tag="failure"):
@@ -53,10 +67,41 @@ class LayerFailure(msgspec.Struct, frozen=True, tag="failure"):
 
 
 class Implementation(msgspec.Struct, frozen=True, tag="implementation"):
-    """Which kernel runs a layer, empty where the runtime does not tell: a line of the journal."""
+    """Which kernel runs a layer, empty where the runtime does not tell, and how its value comes about: a line of the
+    journal.
+    """
 
     entry: int
     kernel: str
+    origin: Literal["measured", "marginal"] = "measured"
+
+
+class _Timed(NamedTuple):
+    """What the blocks of a visit say: nanoseconds a call, and how they came about."""
+
+    ns: float
+    unresolved: bool
+    preempted: bool
+    late: bool
+    faults: float
+    calls: int
+
+
+class _Member:
+    """What is collected about one layer of a group: per part its calls in ns, and the undisturbed ones. Final."""
+
+    def __init__(
+        self, prepared: Any, parts: Sequence[Part], calls: list[list[float]], clean: list[list[float]]
+    ) -> None:
+        self.prepared, self.parts, self.calls, self.clean = prepared, parts, calls, clean
+        self.at_s, self.faults = 0.0, 0
+
+
+def _combined(parts: Sequence[Part], ns: Sequence[float]) -> tuple[float, bool]:
+    """Return the weighted sum of the parts' nanoseconds a call, and whether it was lost in the noise."""
+    terms = [part.weight * value for part, value in zip(parts, ns, strict=True)]
+    resolution = max(1.0, LEAST_SHARE * max(map(abs, terms)) if len(parts) > 1 else 0.0)
+    return max(sum(terms), resolution), sum(terms) < resolution
 
 
 class Visitor:
@@ -68,6 +113,7 @@ class Visitor:
         protocol: blocks and their length.
         process: this process's number, from 0.
         origin: the target's clock when the session began; visits are dated in seconds since then.
+        beat: told of the layer before anything is done with it, so that a crash can be charged to it.
         known_kernels: layers whose implementation an earlier process wrote down.
         memory_bytes: how much prepared layers may hold before the longest unused one is released.
     """
@@ -80,6 +126,7 @@ class Visitor:
         *,
         process: int,
         origin: float,
+        beat: Callable[[int], None] = lambda _: None,
         known_kernels: Collection[int] = (),
         memory_bytes: int = 2 << 30,
     ) -> None:
@@ -88,6 +135,7 @@ class Visitor:
         self._protocol = protocol
         self._process = process
         self._origin = origin
+        self._beat = beat
         self._rng = random.Random(f"{protocol.seed}-{process}")  # noqa: S311 - addresses, no secrets
         self._prepared: dict[int, Any] = {}
         self._bytes: dict[int, int] = {}
@@ -95,28 +143,194 @@ class Visitor:
         self._known_kernels = set(known_kernels)
         self._batch = target.describe()[1].batch
         self.implementations: list[Implementation] = []
+        self.preparing_s = 0.0
 
-    def _get(self, entry: int) -> Any:
+    def _get(self, entry: int, keep: Collection[int] = ()) -> Any:
         if entry in self._prepared:
             # Re-inserting keeps the dictionary in the order of last use.
             self._prepared[entry] = self._prepared.pop(entry)
             return self._prepared[entry]
         layer = layer_of(entry, self._entries)
+        began = self._target.clock()
         prepared = self._target.prepare(layer, seed=self._protocol.seed)
         # The data and its movable copy, at four bytes an element: an estimate that only has to bound the memory.
         self._bytes[entry] = 3 * layer.bytes_moved(batch=self._batch, bytes_per_element=4)
-        while self._prepared and sum(self._bytes[e] for e in self._prepared) + self._bytes[entry] > self._memory_bytes:
-            oldest = next(iter(self._prepared))
-            self._target.release(self._prepared.pop(oldest))
+        used = sum(self._bytes[e] for e in self._prepared) + self._bytes[entry]
+        for oldest in [e for e in self._prepared if e not in keep]:
+            if used <= self._memory_bytes:
+                break
+            used -= self._bytes[oldest]
+            self._forget(oldest)
         self._prepared[entry] = prepared
-        self._target.run(prepared, 1)
+        for part in self._target.parts(prepared):
+            self._target.run(part.prepared, 1)
+        if self._target.slow_to_prepare:
+            self.preparing_s += self._target.clock() - began
         if entry >= 0 and entry not in self._known_kernels:
             self._known_kernels.add(entry)
-            self.implementations.append(Implementation(entry, self._target.implementation(prepared) or ""))
+            kernel = self._target.implementation(prepared) or ""
+            self.implementations.append(Implementation(entry, kernel, self._target.origin(prepared)))
         return prepared
 
+    def _forget(self, entry: int) -> None:
+        prepared = self._prepared.pop(entry, None)
+        if prepared is not None:
+            self._target.release(prepared)
+
+    def visits(self, order: Sequence[int]) -> Iterator[Callable[[], Sequence[Visit | LayerFailure]]]:
+        """Yield one function after another; each makes the next visits of ``order`` and returns what they found.
+
+        One visit each where the target times a layer by itself; a group's visits where it times layers in turns.
+        """
+        if self._target.together == 1:
+            failed: set[int] = set()
+            for entry in order:
+                if entry not in failed:
+                    yield functools.partial(self._alone, entry, failed)
+            return
+        # Preflight compares a layer with itself, visit by visit: in every group it stands once.
+        waiting = list(order)
+        while waiting:
+            group: list[int] = []
+            later: list[int] = []
+            size = 0
+            for entry in waiting:
+                need = 3 * layer_of(entry, self._entries).bytes_moved(batch=self._batch, bytes_per_element=4)
+                room = len(group) < self._target.together and (not group or size + need <= self._memory_bytes)
+                if entry not in group and room:
+                    group.append(entry)
+                    size += need
+                else:
+                    later.append(entry)
+            waiting = later
+            yield functools.partial(self._in_turns, group)
+
+    def _alone(self, entry: int, failed: set[int]) -> Sequence[Visit | LayerFailure]:
+        self._beat(entry)
+        try:
+            return [self.visit(entry)]
+        except Exception as error:
+            failed.add(entry)
+            return [self._failure(entry, error)]
+
+    def _failure(self, entry: int, error: Exception) -> LayerFailure:
+        if isinstance(error, LayerFailedError):
+            return LayerFailure(entry, self._process, error.reason, str(error))
+        if isinstance(error, LatencyLutError):
+            # Not about this layer: the target itself is lost.
+            raise error
+        return LayerFailure(entry, self._process, "error", f"{type(error).__name__}: {error}")
+
+    def _in_turns(self, group: Sequence[int]) -> Sequence[Visit | LayerFailure]:
+        """Visit a group's layers together: a call of each in turn, again and again, each call timed by itself.
+
+        Between two calls of a layer all the others run, as in a network: they take the caches, the branch predictors
+        and the heap. A group that is too small is filled up with companions, which run and are not recorded.
+        """
+        target = self._target
+        failures: list[LayerFailure] = []
+        members: dict[int, _Member] = {}
+        missing = max(0, target.together - len(group))
+        extras = [e for e in self._companions() if e not in group][:missing]
+        for entry in [*group, *extras]:
+            self._beat(entry)
+            try:
+                prepared = self._get(entry, keep=[*group, *extras])
+                target.relocate(prepared, self._rng)
+                parts = target.parts(prepared)
+                members[entry] = _Member(prepared, parts, [[] for _ in parts], [[] for _ in parts])
+            except Exception as error:
+                self._forget(entry)
+                if entry in group:
+                    failures.append(self._failure(entry, error))
+        cycles = WARM_CYCLES + TIMED_CYCLES
+        spoiled: dict[RejectionCause, int] = {}
+        order = list(members)
+        self._rng.shuffle(order)
+        gc.disable()
+        try:
+            for cycle in range(cycles):
+                began = target.clock()
+                stolen, throttled = target.stolen_and_throttled()
+                preempted, faults_before = target.preemptions_and_faults()
+                for entry in order:
+                    member = members.get(entry)
+                    if member is None:
+                        continue
+                    self._beat(entry)
+                    if cycle == WARM_CYCLES:
+                        member.at_s = max(0.0, target.clock() - self._origin)
+                    try:
+                        for i, part in enumerate(member.parts):
+                            elapsed = target.run(part.prepared, 1)
+                            now, faults = target.preemptions_and_faults()
+                            if cycle >= WARM_CYCLES:
+                                member.calls[i].append(elapsed)
+                                member.faults += faults - faults_before
+                                if now == preempted:
+                                    member.clean[i].append(elapsed)
+                            preempted, faults_before = now, faults
+                    except Exception as error:
+                        self._forget(entry)
+                        del members[entry]
+                        if entry in group:
+                            failures.append(self._failure(entry, error))
+                stolen_after, throttled_after = target.stolen_and_throttled()
+                causes: tuple[tuple[RejectionCause, bool], ...] = (
+                    ("throttled", throttled_after > throttled),
+                    ("stolen", stolen_after > stolen),
+                )
+                for cause, hit in causes:
+                    if hit and cycle >= WARM_CYCLES:
+                        spoiled[cause] = spoiled.get(cause, 0) + 1
+                        # Which of the cycle's calls it was cannot be told.
+                        for member in members.values():
+                            for calls, clean in zip(member.calls, member.clean, strict=True):
+                                if clean and calls[-1] == clean[-1]:
+                                    clean.pop()
+                # Large layers are timed less often rather than keep all others waiting.
+                if cycle >= WARM_CYCLES + LEAST_CYCLES - 1 and target.clock() - began > LONGEST_CYCLE_S:
+                    break
+        finally:
+            gc.enable()
+        return [
+            *failures,
+            *(self._visit_of(entry, members[entry], spoiled) for entry in group if entry in members),
+        ]
+
+    def _companions(self) -> list[int]:
+        """Return entries to fill up a group with: the plan's own at random, then the fixed ones."""
+        own = [e for e in self._prepared if e >= 0]
+        self._rng.shuffle(own)
+        return [*own, *COMPANION_ENTRIES]
+
+    def _visit_of(self, entry: int, member: _Member, spoiled: Mapping[RejectionCause, int]) -> Visit:
+        """Return the visit that a group's calls of one layer make: the median of those that nothing disturbed."""
+        observed = self._target.observe(member.prepared)
+        enough = all(2 * len(clean) >= len(calls) for clean, calls in zip(member.clean, member.calls, strict=True))
+        cause = observed.cause
+        if not enough:
+            most: RejectionCause = "preempted"
+            for name, times in spoiled.items():
+                most = name if times > spoiled.get(most, 0) else most
+            cause = most
+        middle = [median(clean if enough else calls) for clean, calls in zip(member.clean, member.calls, strict=True)]
+        ns, unresolved = _combined(member.parts, middle)
+        return Visit(
+            entry=entry,
+            process=self._process,
+            at_s=round(member.at_s, 4),
+            ms=float(f"{ns / 1e6:.6g}"),
+            cause=cause,
+            late=any(calls[0] > NOT_STEADY * median(calls[1:]) for calls in member.calls if len(calls) > 1),
+            faults=round(member.faults / sum(map(len, member.calls)), 2),
+            calls=1,
+            also={name: float(f"{value:.6g}") for name, value in observed.also.items()},
+            unresolved=unresolved,
+        )
+
     def visit(self, entry: int) -> Visit:
-        """Return what one visit to a layer finds.
+        """Return what one visit to a layer by itself finds.
 
         Raises:
             LayerFailedError: the target could not run the layer.
@@ -129,25 +343,12 @@ class Visitor:
             at_s = max(0.0, target.clock() - self._origin)
             gc.disable()
             try:
-                # Two warm-up calls: the first loads caches and has evicted kernels compiled, the second sizes blocks.
-                target.run(prepared, 1)
-                once = max(1, target.run(prepared, 1))
-                calls = max(1, ceil(self._protocol.block_ms * 1e6 / once))
-                blocks: list[float] = []
-                clean: list[float] = []
-                preempted, faults_before = target.preemptions_and_faults()
-                faults = faults_before
-                for _ in range(self._protocol.blocks_per_visit):
-                    elapsed = target.run(prepared, calls) / calls
-                    now, faults = target.preemptions_and_faults()
-                    blocks.append(elapsed)
-                    if now == preempted:
-                        clean.append(elapsed)
-                    preempted = now
+                timed = self._time(target.parts(prepared))
             finally:
                 gc.enable()
+            observed = target.observe(prepared)
         except LayerFailedError:
-            self._prepared.pop(entry, None)
+            self._forget(entry)
             raise
         stolen_after, throttled_after = target.stolen_and_throttled()
         cause: RejectionCause | None = None
@@ -155,18 +356,52 @@ class Visitor:
             cause = "throttled"
         elif stolen_after > stolen:
             cause = "stolen"
-        elif not clean:
+        elif timed.preempted:
             cause = "preempted"
-        fastest = min(clean or blocks)
+        else:
+            cause = observed.cause
         return Visit(
             entry=entry,
             process=self._process,
             at_s=round(at_s, 4),
-            ms=float(f"{max(fastest, 1.0) / 1e6:.6g}"),
+            ms=float(f"{timed.ns / 1e6:.6g}"),
             cause=cause,
-            late=len(blocks) > 1 and blocks[0] > NOT_STEADY * median(blocks[1:]),
-            faults=round((faults - faults_before) / (calls * len(blocks)), 2),
-            calls=calls,
+            late=timed.late,
+            faults=round(timed.faults, 2),
+            calls=timed.calls,
+            also={name: float(f"{value:.6g}") for name, value in observed.also.items()},
+            unresolved=timed.unresolved,
+        )
+
+    def _time(self, parts: Sequence[Part]) -> _Timed:
+        """Time blocks of every part in turns, and combine each one's fastest undisturbed block."""
+        target = self._target
+        calls: list[int] = []
+        for part in parts:
+            # Two warm-up calls: the first loads caches and has evicted kernels compiled, the second sizes blocks.
+            target.run(part.prepared, 1)
+            once = max(1, target.run(part.prepared, 1))
+            calls.append(max(1, ceil(max(self._protocol.block_ms, target.least_block_ms) * 1e6 / once)))
+        blocks: list[list[float]] = [[] for _ in parts]
+        clean: list[list[float]] = [[] for _ in parts]
+        preempted, faults_before = target.preemptions_and_faults()
+        faults = faults_before
+        for _ in range(self._protocol.blocks_per_visit):
+            for i, part in enumerate(parts):
+                elapsed = target.run(part.prepared, calls[i]) / calls[i]
+                now, faults = target.preemptions_and_faults()
+                blocks[i].append(elapsed)
+                if now == preempted:
+                    clean[i].append(elapsed)
+                preempted = now
+        ns, unresolved = _combined(parts, [min(good or every) for good, every in zip(clean, blocks, strict=True)])
+        return _Timed(
+            ns=ns,
+            unresolved=unresolved,
+            preempted=not all(clean),
+            late=any(len(b) > 1 and b[0] > NOT_STEADY * median(b[1:]) for b in blocks),
+            faults=(faults - faults_before) / (sum(calls) * self._protocol.blocks_per_visit),
+            calls=calls[0],
         )
 
 

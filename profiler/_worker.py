@@ -27,7 +27,7 @@ import msgspec
 
 from lut import Device, Layer, Setting, UsageError
 from lut._records import Protocol, Software
-from lut.errors import FileAccessError, LatencyLutError, LayerFailedError, ProfileError, TargetUnavailableError
+from lut.errors import FileAccessError, LatencyLutError, ProfileError, TargetUnavailableError
 from profiler._journal import Journal
 from profiler._target import Target, TargetSpec, load_target
 from profiler._visit import Implementation, LayerFailure, Visit, Visitor, calibrate_timer
@@ -58,12 +58,16 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 class Report(msgspec.Struct, frozen=True, tag="report"):
-    """What was visited since the last report; ``done`` when the order is finished or its deadline has come."""
+    """What was visited since the last report; ``done`` when the order is finished or its deadline has come.
+
+    ``preparing_s``: what slow preparations took since the order came, by which its deadline was put off.
+    """
 
     visits: list[Visit] = []
     failures: list[LayerFailure] = []
     implementations: list[Implementation] = []
     done: bool = False
+    preparing_s: float = 0.0
 
 
 class Hello(msgspec.Struct, frozen=True):
@@ -92,6 +96,7 @@ class Outcome(NamedTuple):
     failures: list[LayerFailure]
     implementations: list[Implementation]
     alive: bool
+    preparing_s: float = 0.0
 
 
 class Worker(ABC):
@@ -126,12 +131,11 @@ class LocalWorker(Worker):
         self.ready = Ready(device, setting, software, 1.0, 1.0)
         self._visitor = Visitor(target, entries, protocol, process=process, origin=origin)
         self._target = target
-        self._process = process
         self._journal = journal
 
     def run(self, order: Sequence[int], deadline: float, progress: Callable[[int], None]) -> Outcome:
         report = Report(visits=[], failures=[], implementations=[])
-        _carry_out(self._visitor, order, lambda: self._target.clock() >= deadline, self._process, self._journal, report)
+        _carry_out(self._visitor, order, lambda: self._target.clock() >= deadline, self._journal, report)
         progress(len(report.visits))
         return Outcome(report.visits, report.failures, report.implementations, alive=True)
 
@@ -143,39 +147,24 @@ def _carry_out(
     visitor: Visitor,
     order: Sequence[int],
     late: Callable[[], bool],
-    process: int,
     journal: Journal | None,
     report: Report,
     *,
-    before: Callable[[int], None] = lambda _: None,
     after: Callable[[], None] = lambda: None,
 ) -> None:
     """Visit layers in order, journal what was found, and collect it in ``report``."""
-    failed: set[int] = set()
-    for entry in order:
+    for make_visits in visitor.visits(order):
         if late():
             break
-        if entry in failed:
-            continue
-        before(entry)
-        event: Visit | LayerFailure
-        try:
-            event = visitor.visit(entry)
-            report.visits.append(event)
-        except LayerFailedError as error:
-            event = LayerFailure(entry, process, error.reason, str(error))
-        except Exception as error:
-            event = LayerFailure(entry, process, "error", f"{type(error).__name__}: {error}")
-        if isinstance(event, LayerFailure):
-            failed.add(entry)
-            report.failures.append(event)
+        events = make_visits()
+        report.visits.extend(event for event in events if isinstance(event, Visit))
+        report.failures.extend(event for event in events if isinstance(event, LayerFailure))
         new = visitor.implementations
         visitor.implementations = []
         report.implementations.extend(new)
         if journal is not None:
-            for note in new:
+            for note in (*new, *events):
                 journal.append(note)
-            journal.append(event)
         after()
 
 
@@ -260,7 +249,7 @@ class ChildWorker(Worker):
                 progress(len(visits))
                 since = time.monotonic()
                 if report.done:
-                    return Outcome(visits, failures, implementations, alive=True)
+                    return Outcome(visits, failures, implementations, alive=True, preparing_s=report.preparing_s)
                 continue
             entry = self._current()
             if self._child.poll() is not None:
@@ -370,6 +359,11 @@ def main(orders: int, reports: int, heartbeat: int, parent: int) -> None:
         while data:
             data = data[os.write(reports, data) :]
 
+    def beat(entry: int) -> None:
+        if os.getppid() != parent:
+            os._exit(1)  # the profiler is gone, and another may already be writing the journal
+        os.pwrite(heartbeat, HEARTBEAT.pack(entry), 0)
+
     with os.fdopen(orders, "rb") as stream:
         hello = msgspec.json.decode(stream.readline(), type=Hello)
         journal = Journal(Path(hello.journal))
@@ -384,12 +378,13 @@ def main(orders: int, reports: int, heartbeat: int, parent: int) -> None:
                 hello.protocol,
                 process=hello.process,
                 origin=hello.origin,
+                beat=beat,
                 known_kernels={note.entry for note in journal.read().implementations},
             )
             for line in stream:
                 gc.collect()
                 order = msgspec.json.decode(line, type=Order)
-                _work(order, visitor, target, hello.process, journal, heartbeat, report, parent)
+                _work(order, visitor, target, journal, report)
             target.close()
             journal.close()
         except LatencyLutError as error:
@@ -402,19 +397,12 @@ def _work(
     order: Order,
     visitor: Visitor,
     target: Target[Any],
-    process: int,
     journal: Journal,
-    heartbeat: int,
     report: Callable[[Report], None],
-    parent: int,
 ) -> None:
     collected = Report(visits=[], failures=[], implementations=[])
+    before_s = visitor.preparing_s
     last = time.monotonic()
-
-    def before(entry: int) -> None:
-        if os.getppid() != parent:
-            os._exit(1)  # the profiler is gone, and another may already be writing the journal
-        os.pwrite(heartbeat, HEARTBEAT.pack(entry), 0)
 
     def after() -> None:
         nonlocal last
@@ -427,14 +415,12 @@ def _work(
     _carry_out(
         visitor,
         order.entries,
-        lambda: target.clock() >= order.deadline,
-        process,
+        lambda: target.clock() >= order.deadline + visitor.preparing_s - before_s,
         journal,
         collected,
-        before=before,
         after=after,
     )
-    report(msgspec.structs.replace(collected, done=True))
+    report(msgspec.structs.replace(collected, done=True, preparing_s=visitor.preparing_s - before_s))
 
 
 def _die_with(parent: int) -> None:

@@ -100,6 +100,7 @@ class ResNetCifar:
 
     def _network_layers(self, values: Iterator[int]) -> Iterator[NetworkLayer]:
         channels = next(values)
+        before = "stem"
         yield NetworkLayer("stem", _conv(IMAGE_CHANNELS, channels, STAGES[0].size))
         for s, stage in enumerate(STAGES, start=1):
             kept = next(values)
@@ -110,12 +111,13 @@ class ResNetCifar:
                 size = stage.size * stride
                 yield NetworkLayer(f"{name}.conv1", _conv(channels, inner, size, stride=stride))
                 yield NetworkLayer(f"{name}.conv2", _conv(inner, outer, stage.size, activation=False))
-                if stride == 2:
-                    yield NetworkLayer(f"{name}.shortcut", _down(channels, outer, size))
-                elif channels != outer:
-                    yield NetworkLayer(f"{name}.shortcut", _project(channels, outer, size))
-                yield NetworkLayer(f"{name}.add", _add(outer, stage.size))
-                channels = outer
+                skip = before
+                if stride == 2 or channels != outer:
+                    skip = f"{name}.shortcut"
+                    make = _down if stride == 2 else _project
+                    yield NetworkLayer(skip, make(channels, outer, size), inputs=(before,))
+                yield NetworkLayer(f"{name}.add", _add(outer, stage.size), inputs=(f"{name}.conv2", skip))
+                channels, before = outer, f"{name}.add"
         yield NetworkLayer("pool", _pool(channels))
         yield NetworkLayer("classifier", linear(channels, CLASSES, bias=True))
 

@@ -142,7 +142,7 @@ def test_what_the_runtime_raises_becomes_a_failure(target: CpuTarget) -> None:
         def fail(_: object, error: Exception = error) -> None:
             raise error
 
-        prepared.module = fail  # type: ignore[assignment]
+        prepared.call = fail  # type: ignore[assignment]
         with pytest.raises(LayerFailedError) as caught:
             target.run(prepared, 1)
         assert caught.value.reason == reason

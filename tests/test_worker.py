@@ -249,7 +249,7 @@ def test_an_unavailable_target_in_the_child_is_told(tmp_path: Path) -> None:
 
 def test_an_unknown_target_is_named() -> None:
     with pytest.raises(UsageError, match=r"unknown target 'abacus'; installed: .*cpu"):
-        target_spec("abacus")
+        target_spec("abacus", ())
 
 
 def test_a_child_that_cannot_begin_is_told(tmp_path: Path) -> None:

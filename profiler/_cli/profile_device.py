@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-# HTAS measures with batch 4 on a CPU (section 4.1).
-DEFAULT_BATCH = 4
-
 
 def main() -> None:
     """Run the command."""
@@ -35,15 +32,34 @@ def profile_device(
         str,
         typer.Option("--target", help="Where to measure: cpu (PyTorch on this machine), or another installed target."),
     ] = "cpu",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images per call.")] = DEFAULT_BATCH,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", min=1, help="Images per call. Default: cpu 4, cuda 1024 for 32×32 images, else 1."),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
             "--threads", min=1, help="CPU threads. Default: all CPUs this process may use, or its container's quota."
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
-    memory_format: Annotated[str, typer.Option("--memory-format", help="contiguous or channels_last.")] = "contiguous",
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", help="float32, bfloat16 or float16. Default: float32; coreml: float16."),
+    ] = None,
+    memory_format: Annotated[
+        str | None, typer.Option("--memory-format", help="contiguous (default) or channels_last, for cpu and cuda.")
+    ] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(
+            "--context",
+            help="network: as inside a network, so that latencies add up (default where the target can); isolated: "
+            "each layer alone, again and again.",
+        ),
+    ] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="cpu: run what torch.compile makes of each layer; compiling is not timed.")
+    ] = False,
     space: Annotated[
         str, typer.Option("--space", help="Search space whose layers are measured, unless --layers is given.")
     ] = "resnet-cifar",
@@ -113,10 +129,13 @@ def profile_device(
             from lut import UsageError
 
             raise UsageError(f"{curve.name} has {len(curve.layers)} widths, too few for {groups} groups")
-    if target == "cpu":
-        from profiler._cpu import check_options
+    from profiler._target import target_spec
 
-        check_options(batch=batch, dtype=dtype, threads=threads, memory_format=memory_format)
+    options = {"context": context, "compile": compile_ or None}
+    spec = target_spec(
+        target, wanted, batch=batch, dtype=dtype, threads=threads, memory_format=memory_format, **options
+    )
+    batch = spec.options.get("batch", 1)
     output = output if output is not None else Path(f"{target}-b{batch}.json")
     console = _console(stderr=json)
     console.print(f"Measuring {len(wanted)} layers on {target}, batch {batch}. Leave the machine alone meanwhile.")
@@ -126,11 +145,7 @@ def profile_device(
     with _ProgressBar(console) as show:
         table = profile(
             wanted,
-            target=target,
-            batch=batch,
-            threads=threads,
-            dtype=dtype,
-            memory_format=memory_format,
+            target=spec,
             curves=curves,
             precision=precision,
             time_budget_s=time_budget,
