@@ -38,10 +38,10 @@ def peer(rule: Callable[[Call, float], float], seconds: float, threads: int, *, 
 
     torch.set_num_threads(threads)
     if kept:
-        from profiler._cpu import _keep_freed_memory, _pin
+        from profiler._process import keep_freed_memory, pin
 
-        _keep_freed_memory()
-        _pin(threads)
+        keep_freed_memory()
+        pin(threads)
         torch.set_flush_denormal(True)
     torch.manual_seed(0)
     calls: list[Call] = []

@@ -4,17 +4,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from profiler._coreml import CoremlTarget
     from profiler._cpu import CpuTarget
+    from profiler._cuda import CudaTarget
     from profiler._fake import FakeTarget
     from profiler._modules import build_module
+    from profiler._onnx import OnnxTarget
     from profiler._profile import load_space, profile
     from profiler._report import report_html
     from profiler._session import Progress
-    from profiler._target import Target, TargetSpec, available_targets
+    from profiler._target import Observation, Part, Target, TargetSpec, available_targets
 
 __all__ = [
+    "CoremlTarget",
     "CpuTarget",
+    "CudaTarget",
     "FakeTarget",
+    "Observation",
+    "OnnxTarget",
+    "Part",
     "Progress",
     "Target",
     "TargetSpec",
@@ -27,8 +35,13 @@ __all__ = [
 
 # Resolved at first use (PEP 562): a command's --help should not wait for PyTorch.
 _HOMES = {
+    "CoremlTarget": "profiler._coreml",
     "CpuTarget": "profiler._cpu",
+    "CudaTarget": "profiler._cuda",
     "FakeTarget": "profiler._fake",
+    "Observation": "profiler._target",
+    "OnnxTarget": "profiler._onnx",
+    "Part": "profiler._target",
     "Progress": "profiler._session",
     "Target": "profiler._target",
     "TargetSpec": "profiler._target",

@@ -24,7 +24,8 @@ from lut import Device, Layer, Setting, UsageError
 from lut._records import CONTEXTS, Context, Software
 from lut.errors import LayerFailedError, TargetUnavailableError
 from lut.primitives import Conv2d, Linear
-from profiler._machine import DisturbanceReader, affinity, available_memory_bytes, cpu_device, default_threads
+from profiler._machine import DisturbanceReader, available_memory_bytes, cpu_device, default_threads
+from profiler._process import keep_freed_memory, layer_errors, pin
 from profiler._target import Target
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ HELD_BLOCKS = 8
 
 # In context, the layers that are visited together and the outputs that are kept alive while others run. With 8 layers
 # the sum over a network fell short by 10 %, with 16 by 3 to 5 %; with 24 to 32 it met the whole.
-TOGETHER = 24
+TOGETHER = 12
 OUTPUTS_HELD = 2
 
 # oneDNN compiles each convolution to machine code at its first call, keeps it in a cache, and where that code comes
@@ -54,12 +55,6 @@ OUTPUTS_HELD = 2
 # convolutions push a layer's kernels out where too few other layers do.
 KERNELS_PER_OPERATOR = 4
 LEAST_KERNEL_CACHE = 48
-
-# glibc's mallopt(3): larger blocks come from mmap, and a free top of the heap above the threshold goes back to the
-# system. By default a layer's output is then unmapped and mapped anew in every call, or not, depending on what else
-# lies on the heap: on one x86 machine the same convolution took 0.70 ms or 1.57 ms from one process to the next.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KEEP_BYTES = 1 << 30
 
 
 class _Prepared:
@@ -123,8 +118,8 @@ class CpuTarget(Target[_Prepared]):
         os.environ["OMP_NUM_THREADS"] = str(self._threads)
         # Before pinning, which is our doing and no property of the device.
         self._device = cpu_device()
-        self._pinned = _pin(self._threads)
-        self._allocator = _keep_freed_memory()
+        self._pinned = pin(self._threads)
+        self._allocator = keep_freed_memory()
         os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = str(kernel_cache)
         import torch
 
@@ -196,7 +191,7 @@ class CpuTarget(Target[_Prepared]):
         self._refuse_too_large(layer)
         from profiler._modules import build_module
 
-        with _mapped_errors(torch), torch.random.fork_rng(devices=[]):
+        with layer_errors(torch.OutOfMemoryError), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             channels_last = self._memory_format == "channels_last"
             module = build_module(layer).to(dtype=self._dtype)
@@ -295,7 +290,7 @@ class CpuTarget(Target[_Prepared]):
     def run(self, prepared: _Prepared, calls: int) -> int:
         call, inputs = prepared.call, prepared.inputs
         clock = time.perf_counter_ns
-        with _mapped_errors(self._torch), self._torch.inference_mode():
+        with layer_errors(self._torch.OutOfMemoryError), self._torch.inference_mode():
             if self._context == "isolated":
                 start = clock()
                 for _ in range(calls):
@@ -390,43 +385,9 @@ def _check_options(*, batch: int, dtype: str, threads: int | None, memory_format
         raise UsageError(f"threads must be between 1 and 1024, got {threads}")
 
 
-def _pin(threads: int) -> str:
-    """Keep this process on as many CPUs as it has threads, so that it is not moved between caches."""
-    cpus = affinity()
-    if threads >= len(cpus) or not hasattr(os, "sched_setaffinity"):
-        return "no: the threads fill the affinity mask" if threads >= len(cpus) else "no: not offered by this system"
-    # The first CPU serves most interrupts; the last ones are the quietest.
-    os.sched_setaffinity(0, cpus[-threads:])
-    return f"to {threads} of {len(cpus)} CPUs"
-
-
-def _keep_freed_memory() -> str:
-    """Make the C library keep what a layer frees instead of giving it back to the system after every call."""
-    if platform.libc_ver()[0] != "glibc":
-        return "the system's, unchanged"
-    libc = ctypes.CDLL(None)
-    kept = libc.mallopt(M_MMAP_THRESHOLD, KEEP_BYTES) and libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-    return f"glibc, freed memory kept below {KEEP_BYTES >> 20} MiB" if kept else "glibc, unchanged"
-
-
 def _onednn_version(torch: Any) -> str:
     match = re.search(r"oneDNN[^\n]*v(\d+\.\d+\.\d+)|MKL-DNN v(\d+\.\d+\.\d+)", torch.__config__.show())
     return next((group for group in match.groups() if group), "unknown") if match else "none"
-
-
-@contextlib.contextmanager
-def _mapped_errors(torch: Any) -> Iterator[None]:
-    """Turn the runtime's errors into ours: whatever one layer raises stays that layer's failure."""
-    try:
-        yield
-    except LayerFailedError:
-        raise
-    except MemoryError as error:
-        raise LayerFailedError(f"out of memory: {error}", reason="out_of_memory") from error
-    except Exception as error:
-        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in text or "not enough memory" in text
-        raise LayerFailedError(text, reason="out_of_memory" if memory else "error") from error
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ import msgspec
 from lut import ChannelCurve, Failure, LatencyTable, Layer, Measurement, NotMeasured, SearchSpace, UsageError, Visits
 from lut._files import file_error, write_atomically
 from lut._records import Correction, RejectedVisit, SentinelTimeline, Session
-from lut.errors import FileAccessError, InterruptedRunError, JournalError
+from lut.errors import FileAccessError, InterruptedRunError, JournalError, TargetUnavailableError
 from profiler._journal import FORMAT, VERSION, Journal, JournalContent, JournalHeader, journal_path
 from profiler._judge import LayerJudgement, judge
 from profiler._lock import device_lock
@@ -182,6 +182,11 @@ def profile_plan(
             # The visits are given up only for a file that can be read again.
             LatencyTable.from_json(content, source=str(output))
             write_atomically(output, content)
+        except (TargetUnavailableError, UsageError):
+            # Nothing was measured, so there is nothing to go on from.
+            if journal.path.exists() and not journal.read().visits:
+                journal.delete()
+            raise
         except KeyboardInterrupt:
             if not keep:
                 raise InterruptedRunError("stopped; nothing is kept, since no output was named") from None

@@ -84,6 +84,11 @@ class Target(ABC, Generic[PreparedT]):
     def run(self, prepared: PreparedT, calls: int) -> int:
         """Run the layer ``calls`` times and return the elapsed nanoseconds by the target's own clock."""
 
+    def prepared_bytes(self, layer: Layer, batch: int) -> int:
+        """Return about how many bytes of this machine's memory a prepared layer holds: an estimate that bounds it."""
+        # The data and its movable copy, at four bytes an element.
+        return 3 * layer.bytes_moved(batch=batch, bytes_per_element=4)
+
     def parts(self, prepared: PreparedT) -> Sequence[Part]:
         """Return the programs that :meth:`run` times; the layer's latency is the weighted sum of theirs."""
         return (Part(prepared, 1.0),)
@@ -147,16 +152,20 @@ def target_spec(name: str, layers: Sequence[Layer], **options: Any) -> TargetSpe
         raise UsageError(f"unknown target {name!r}; installed: {known}")
     factory = _factory(targets[name])
     given = {key: value for key, value in options.items() if value is not None}
-    known_options = inspect.signature(factory).parameters
-    if unknown := sorted(given.keys() - known_options.keys()):
+    known_options = set(inspect.signature(factory).parameters)
+    defaults: Mapping[str, Any] = {}
+    if isinstance(factory, type) and issubclass(factory, Target):
+        defaults = factory.defaults(layers)
+    if unknown := sorted(given.keys() - known_options):
+        # What is derived from the layers is no option of a command.
+        offered = known_options - (defaults.keys() - {"batch"})
         raise UsageError(
             f"target {name} has no option {', '.join(map(_flag, unknown))}; it has "
-            + ", ".join(sorted(map(_flag, known_options)))
+            + ", ".join(sorted(map(_flag, offered)))
         )
     if isinstance(factory, type) and issubclass(factory, Target):
         factory.check_options(**given)
-        given = {**factory.defaults(layers), **given}
-    return TargetSpec(targets[name], given)
+    return TargetSpec(targets[name], {**defaults, **given})
 
 
 def _flag(option: str) -> str:

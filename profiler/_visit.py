@@ -153,8 +153,7 @@ class Visitor:
         layer = layer_of(entry, self._entries)
         began = self._target.clock()
         prepared = self._target.prepare(layer, seed=self._protocol.seed)
-        # The data and its movable copy, at four bytes an element: an estimate that only has to bound the memory.
-        self._bytes[entry] = 3 * layer.bytes_moved(batch=self._batch, bytes_per_element=4)
+        self._bytes[entry] = self._target.prepared_bytes(layer, self._batch)
         used = sum(self._bytes[e] for e in self._prepared) + self._bytes[entry]
         for oldest in [e for e in self._prepared if e not in keep]:
             if used <= self._memory_bytes:
@@ -195,7 +194,7 @@ class Visitor:
             later: list[int] = []
             size = 0
             for entry in waiting:
-                need = 3 * layer_of(entry, self._entries).bytes_moved(batch=self._batch, bytes_per_element=4)
+                need = self._target.prepared_bytes(layer_of(entry, self._entries), self._batch)
                 room = len(group) < self._target.together and (not group or size + need <= self._memory_bytes)
                 if entry not in group and room:
                     group.append(entry)
@@ -275,6 +274,8 @@ class Visitor:
                         del members[entry]
                         if entry in group:
                             failures.append(self._failure(entry, error))
+                        if failures and failures[-1].reason == "crashed":
+                            return failures
                 stolen_after, throttled_after = target.stolen_and_throttled()
                 causes: tuple[tuple[RejectionCause, bool], ...] = (
                     ("throttled", throttled_after > throttled),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import os
 import select
@@ -60,6 +61,7 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 class Report(msgspec.Struct, frozen=True, tag="report"):
     """What was visited since the last report; ``done`` when the order is finished or its deadline has come.
 
+    ``lost``: a layer took the device down with it, and this process can measure nothing more.
     ``preparing_s``: what slow preparations took since the order came, by which its deadline was put off.
     """
 
@@ -67,6 +69,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     failures: list[LayerFailure] = []
     implementations: list[Implementation] = []
     done: bool = False
+    lost: bool = False
     preparing_s: float = 0.0
 
 
@@ -135,9 +138,13 @@ class LocalWorker(Worker):
 
     def run(self, order: Sequence[int], deadline: float, progress: Callable[[int], None]) -> Outcome:
         report = Report(visits=[], failures=[], implementations=[])
-        _carry_out(self._visitor, order, lambda: self._target.clock() >= deadline, self._journal, report)
+        late = functools.partial(self._late, deadline)
+        alive = _carry_out(self._visitor, order, late, self._journal, report)
         progress(len(report.visits))
-        return Outcome(report.visits, report.failures, report.implementations, alive=True)
+        return Outcome(report.visits, report.failures, report.implementations, alive=alive)
+
+    def _late(self, deadline: float) -> bool:
+        return self._target.clock() >= deadline
 
     def close(self) -> None:
         """Nothing to end."""
@@ -151,8 +158,11 @@ def _carry_out(
     report: Report,
     *,
     after: Callable[[], None] = lambda: None,
-) -> None:
-    """Visit layers in order, journal what was found, and collect it in ``report``."""
+) -> bool:
+    """Visit layers in order, journal what was found, and collect it in ``report``.
+
+    Return whether the target can go on: false where a layer took the device down with it.
+    """
     for make_visits in visitor.visits(order):
         if late():
             break
@@ -165,7 +175,10 @@ def _carry_out(
         if journal is not None:
             for note in (*new, *events):
                 journal.append(note)
+        if any(isinstance(event, LayerFailure) and event.reason == "crashed" for event in events):
+            return False
         after()
+    return True
 
 
 @final
@@ -248,6 +261,8 @@ class ChildWorker(Worker):
                 implementations += report.implementations
                 progress(len(visits))
                 since = time.monotonic()
+                if report.lost:
+                    break
                 if report.done:
                     return Outcome(visits, failures, implementations, alive=True, preparing_s=report.preparing_s)
                 continue
@@ -384,7 +399,8 @@ def main(orders: int, reports: int, heartbeat: int, parent: int) -> None:
             for line in stream:
                 gc.collect()
                 order = msgspec.json.decode(line, type=Order)
-                _work(order, visitor, target, journal, report)
+                if not _work(order, visitor, target, journal, report):
+                    break
             target.close()
             journal.close()
         except LatencyLutError as error:
@@ -399,7 +415,7 @@ def _work(
     target: Target[Any],
     journal: Journal,
     report: Callable[[Report], None],
-) -> None:
+) -> bool:
     collected = Report(visits=[], failures=[], implementations=[])
     before_s = visitor.preparing_s
     last = time.monotonic()
@@ -412,7 +428,7 @@ def _work(
                 part.clear()
             last = time.monotonic()
 
-    _carry_out(
+    alive = _carry_out(
         visitor,
         order.entries,
         lambda: target.clock() >= order.deadline + visitor.preparing_s - before_s,
@@ -420,7 +436,9 @@ def _work(
         collected,
         after=after,
     )
-    report(msgspec.structs.replace(collected, done=True, preparing_s=visitor.preparing_s - before_s))
+    spent = visitor.preparing_s - before_s
+    report(msgspec.structs.replace(collected, done=True, lost=not alive, preparing_s=spent))
+    return alive
 
 
 def _die_with(parent: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lut._console import format_ms, run_single_command
+from lut._console import run_single_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,10 @@ def main() -> None:
 def profile_device(
     target: Annotated[
         str,
-        typer.Option("--target", help="Where to measure: cpu (PyTorch on this machine), or another installed target."),
+        typer.Option(
+            "--target",
+            help="Where to measure: cpu, cuda (PyTorch), onnx (ONNX Runtime), coreml (Apple), or another installed.",
+        ),
     ] = "cpu",
     batch: Annotated[
         int | None,
@@ -58,8 +61,103 @@ def profile_device(
         ),
     ] = None,
     compile_: Annotated[
-        bool, typer.Option("--compile", help="cpu: run what torch.compile makes of each layer; compiling is not timed.")
+        bool,
+        typer.Option(
+            "--compile",
+            help="Run what torch.compile makes of each layer; compiling is not timed.",
+            rich_help_panel="Target cpu",
+        ),
     ] = False,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            "--mode",
+            help="device-cold (default): as in a network; device-warm: same buffers again; host: eager, with launches.",
+            rich_help_panel="Target cuda",
+        ),
+    ] = None,
+    tf32: Annotated[
+        str | None,
+        typer.Option("--tf32", help="on (default) or off: TF32 for float32.", rich_help_panel="Target cuda"),
+    ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            "--provider",
+            help="Execution provider: cpu (default), cuda, openvino, coreml …, or its full name.",
+            rich_help_panel="Target onnx",
+        ),
+    ] = None,
+    spinning: Annotated[
+        str | None,
+        typer.Option(
+            "--spinning",
+            help="on (the runtime's default) or off: idle threads wait busily.",
+            rich_help_panel="Target onnx",
+        ),
+    ] = None,
+    exporter: Annotated[
+        str | None,
+        typer.Option(
+            "--exporter",
+            help="How layers become ONNX models: direct (default), dynamo or torchscript.",
+            rich_help_panel="Target onnx",
+        ),
+    ] = None,
+    compute_units: Annotated[
+        str | None,
+        typer.Option(
+            "--compute-units",
+            help="ALL (default), CPU_ONLY, CPU_AND_GPU or CPU_AND_NE.",
+            rich_help_panel="Target coreml",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            help="coreml: mac (default) or iphone, a connected one; cuda: the GPU's number.",
+            rich_help_panel="Target coreml",
+        ),
+    ] = None,
+    model_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="mlprogram (default), or neuralnetwork for old systems.",
+            rich_help_panel="Target coreml",
+        ),
+    ] = None,
+    deployment_target: Annotated[
+        str | None,
+        typer.Option("--deployment-target", help="iOS15 … iOS18. Default: iOS16.", rich_help_panel="Target coreml"),
+    ] = None,
+    team: Annotated[
+        str | None,
+        typer.Option(
+            "--team",
+            help="Apple developer team that signs the runner for a connected iPhone.",
+            rich_help_panel="Target coreml",
+        ),
+    ] = None,
+    import_: Annotated[
+        Path | None,
+        typer.Option(
+            "--import",
+            metavar="FILE",
+            help="Make the table from timings.json, timed on a device, instead of measuring; needs --bundle.",
+            rich_help_panel="Target coreml",
+        ),
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            "--bundle",
+            metavar="DIR",
+            help="The bundle (from export-coreml) that the timings are of.",
+            rich_help_panel="Target coreml",
+        ),
+    ] = None,
     space: Annotated[
         str, typer.Option("--space", help="Search space whose layers are measured, unless --layers is given.")
     ] = "resnet-cifar",
@@ -122,7 +220,37 @@ def profile_device(
     """
     from predictors._show import parse_alpha
 
-    exponent = parse_alpha(alpha)
+    parse_alpha(alpha)
+    options = {
+        "batch": batch,
+        "dtype": dtype,
+        "threads": threads,
+        "memory_format": memory_format,
+        "context": context,
+        "compile": compile_ or None,
+        "mode": mode,
+        "tf32": tf32,
+        "provider": provider,
+        "spinning": spinning,
+        "exporter": exporter,
+        "compute_units": compute_units,
+        "device": int(device) if device is not None and device.isdigit() else device,
+        "format": model_format,
+        "deployment_target": deployment_target,
+        "team": team,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    console = _console(stderr=json)
+    if import_ is not None or bundle is not None:
+        from profiler._cli._coreml import import_table, refuse_for_import
+
+        refuse_for_import(target, options, timings=import_, bundle=bundle, measuring=layers is not None or quick)
+        assert import_ is not None
+        assert bundle is not None
+        output = output if output is not None else Path(f"{target}.json")
+        table = import_table(import_, bundle, output, precision=precision, restart=restart, console=console)
+        _finish(table, output, console, groups=groups, alpha=alpha, json=json, verbose=verbose)
+        return
     wanted, curves = _what_to_measure(layers, space, expand)
     for curve in curves:
         if groups > len(curve.layers):
@@ -131,13 +259,15 @@ def profile_device(
             raise UsageError(f"{curve.name} has {len(curve.layers)} widths, too few for {groups} groups")
     from profiler._target import target_spec
 
-    options = {"context": context, "compile": compile_ or None}
-    spec = target_spec(
-        target, wanted, batch=batch, dtype=dtype, threads=threads, memory_format=memory_format, **options
-    )
+    spec = target_spec(target, wanted, **options)
     batch = spec.options.get("batch", 1)
     output = output if output is not None else Path(f"{target}-b{batch}.json")
-    console = _console(stderr=json)
+    if target == "coreml" and sys.platform != "darwin":
+        from profiler._cli._coreml import not_measured
+
+        table = not_measured(wanted, curves, spec.options, output, restart=restart)
+        _finish(table, output, console, groups=groups, alpha=alpha, json=json, verbose=verbose)
+        return
     console.print(f"Measuring {len(wanted)} layers on {target}, batch {batch}. Leave the machine alone meanwhile.")
 
     from profiler._profile import profile
@@ -156,12 +286,22 @@ def profile_device(
             new_reference=new_reference,
             progress=show,
         )
-    selections = _select(table, groups, exponent, console)
+    _finish(table, output, console, groups=groups, alpha=alpha, json=json, verbose=verbose)
+
+
+def _finish(
+    table: LatencyTable, output: Path, console: Console, *, groups: int, alpha: str, json: bool, verbose: bool
+) -> None:
+    """Choose widths, write the report, print the result; raise where the table is incomplete."""
+    from predictors._show import parse_alpha
+    from profiler._cli._result import print_json, print_result
+
+    selections = _select(table, groups, parse_alpha(alpha), console)
     report = _write_report(table, selections, output, console)
     if json:
-        _print_json(table, selections, output, report)
+        print_json(table, selections, output, report)
     else:
-        _print_result(console, table, selections, output, report, groups=groups, alpha=alpha, verbose=verbose)
+        print_result(console, table, selections, output, report, groups=groups, alpha=alpha, verbose=verbose)
     if table.failures or table.not_measured:
         from lut.errors import IncompleteError
 
@@ -244,7 +384,7 @@ def _select(table: LatencyTable, groups: int, alpha: Any, console: Console) -> t
     from lut import TableError, UsageError
     from predictors import hardware_aware_widths, measured_curves
 
-    if not table.curves:
+    if not table.curves or not len(table):
         return ()
     selections = []
     for curve in measured_curves(table):
@@ -270,110 +410,3 @@ def _write_report(
         console.print(f"no report: {error}", style="yellow")
         return None
     return path
-
-
-def _print_result(
-    console: Console,
-    table: LatencyTable,
-    selections: tuple[WidthSelection, ...],
-    output: Path,
-    report: Path | None,
-    *,
-    groups: int,
-    alpha: str,
-    verbose: bool,
-) -> None:
-    from predictors._show import SURE_SHARE, choices_table, law_line, widths_table
-
-    session, device = table.sessions[-1], table.device
-    console.print(f"\n[bold]{device.model}[/], {device.affinity_cpus} of {device.cores} cores, {device.system}")
-    console.print(f"{table.setting}, torch {session.software.packages.get('torch', 'none')}")
-    for warning in session.preflight.warnings:
-        console.print(f"warning: {warning}", style="yellow")
-    target = session.protocol.target_precision
-    console.print(
-        f"noise floor ±{session.preflight.noise_floor:.1%}; precision asked for ±{session.protocol.precision:.1%}"
-        + (f", so ±{target:.1%} was aimed at" if target > session.protocol.precision else "")
-    )
-    console.print(_counts(table))
-    console.print(
-        f"between runs: scale ±{session.spread.scale:.1%}, process ±{session.spread.process:.1%} (1 σ); machine's "
-        f"drift during the run {session.spread.common_drift:.1%}, removed"
-    )
-    if selections:
-        console.print(f"\nHardware-aware widths (g = {groups}, α = {alpha})")
-        console.print(widths_table(selections, hardware=device.kind.upper()))
-        if any(c.chosen_share < SURE_SHARE for s in selections for c in s.choices):
-            console.print("~ another width of the group wins in more than a tenth of the resamples")
-    if verbose:
-        for selection in selections:
-            console.print(f"\n[bold]{selection.curve.name}[/], {selection.curve.size}: {law_line(selection)}")
-            console.print(choices_table(selection))
-        _print_flags(console, table)
-    for failure in table.failures[:10]:
-        console.print(f"failed: {failure.layer}: {failure.reason}: {failure.message}", style="red")
-    if len(table.failures) > 10:
-        console.print(f"… and {len(table.failures) - 10} more failures: lut show {output}", style="red")
-    if table.not_measured:
-        console.print(
-            f"{len(table.not_measured)} layers were never visited within {session.protocol.time_budget_s:g} s: give "
-            "more with --time-budget",
-            style="yellow",
-        )
-    console.print(f"\nmeasured in {session.measuring_s:.0f} s, {session.processes} processes")
-    console.print(f"table   {output}")
-    if report is not None:
-        console.print(f"report  {report}")
-
-
-def _counts(table: LatencyTable) -> str:
-    n = len(table)
-    converged = sum(m.converged for m in table.values())
-    text = f"{n} layers measured, {converged} converged"
-    if n:
-        widths = sorted(m.relative_half_width for m in table.values())
-        text += (
-            f"; half-width of the interval ±{widths[n // 2]:.1%} (median), ±{widths[int(0.95 * (n - 1))]:.1%} (95 %)"
-        )
-    rejected = sum(len(m.rejected) for m in table.values())
-    visits = sum(m.n_visits for m in table.values())
-    text += f"; {visits:,} visits, {rejected} rejected"
-    if table.failures:
-        text += f"; {len(table.failures)} layers failed"
-    return text
-
-
-def _print_flags(console: Console, table: LatencyTable) -> None:
-    from lut._records import FLAGS
-
-    console.print()
-    for flag, meaning in FLAGS.items():
-        flagged = [m for m in table.values() if flag in m.flags]
-        if flagged and flag != "converged":
-            example = flagged[0]
-            console.print(
-                f"{flag}: {len(flagged)} layers ({meaning}); such as {example.layer}, {format_ms(example.median_ms)} ms"
-            )
-
-
-def _print_json(table: LatencyTable, selections: tuple[WidthSelection, ...], output: Path, report: Path | None) -> None:
-    import msgspec
-
-    from predictors._show import selection_json
-
-    session = table.sessions[-1]
-    value = {
-        "table": str(output),
-        "report": None if report is None else str(report),
-        "device": table.device,
-        "setting": table.setting,
-        "layers": len(table),
-        "converged": sum(m.converged for m in table.values()),
-        "failures": [{"layer": str(f.layer), "reason": f.reason, "message": f.message} for f in table.failures],
-        "not_measured": [str(entry.layer) for entry in table.not_measured],
-        "noise_floor": session.preflight.noise_floor,
-        "warnings": session.preflight.warnings,
-        "measuring_s": session.measuring_s,
-        "widths": [selection_json(selection) for selection in selections],
-    }
-    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

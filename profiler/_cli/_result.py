@@ -1,0 +1,152 @@
+"""What ``profile-device`` prints once a table is there: for people, and as JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from lut._console import format_ms
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lut import Device, LatencyTable
+    from lut._records import Session
+    from predictors import WidthSelection
+
+__all__ = ["print_json", "print_result"]
+
+
+def print_result(
+    console: Console,
+    table: LatencyTable,
+    selections: tuple[WidthSelection, ...],
+    output: Path,
+    report: Path | None,
+    *,
+    groups: int,
+    alpha: str,
+    verbose: bool,
+) -> None:
+    from predictors._show import SURE_SHARE, choices_table, law_line, widths_table
+
+    device = table.device
+    session = table.sessions[-1] if table.sessions else None
+    console.print(f"\n[bold]{device.model}[/]{_cores(device)}, {device.system}")
+    console.print(f"{table.setting}{'' if session is None else ', ' + _runtime(session)}")
+    if session is not None:
+        _print_session(console, session)
+    console.print(_counts(table))
+    if session is not None and table.setting.target != "coreml":
+        console.print(
+            f"between runs: scale ±{session.spread.scale:.1%}, process ±{session.spread.process:.1%} (1 σ); machine's "
+            f"drift during the run {session.spread.common_drift:.1%}, removed"
+        )
+    if selections:
+        console.print(f"\nHardware-aware widths (g = {groups}, α = {alpha})")
+        console.print(widths_table(selections, hardware=device.kind.upper()))
+        if any(c.chosen_share < SURE_SHARE for s in selections for c in s.choices):
+            console.print("~ another width of the group wins in more than a tenth of the resamples")
+    if verbose:
+        for selection in selections:
+            console.print(f"\n[bold]{selection.curve.name}[/], {selection.curve.size}: {law_line(selection)}")
+            console.print(choices_table(selection))
+        _print_flags(console, table)
+    for failure in table.failures[:10]:
+        console.print(f"failed: {failure.layer}: {failure.reason}: {failure.message}", style="red")
+    if len(table.failures) > 10:
+        console.print(f"… and {len(table.failures) - 10} more failures: lut show {output}", style="red")
+    if table.not_measured:
+        reasons = Counter(entry.reason for entry in table.not_measured)
+        for reason, layers in reasons.most_common(3):
+            more = "; give more with --time-budget" if "time budget" in reason else ""
+            console.print(f"{layers} layers not measured: {reason}{more}", style="yellow")
+    if session is not None:
+        console.print(f"\nmeasured in {session.measuring_s:.0f} s, {session.processes} processes")
+    console.print(f"table   {output}")
+    if report is not None:
+        console.print(f"report  {report}")
+
+
+def _cores(device: Device) -> str:
+    match device.kind:
+        case "cpu":
+            return f", {device.affinity_cpus} of {device.cores} cores"
+        case "cuda":
+            return f", {device.cores} multiprocessors"
+    return ""
+
+
+def _runtime(session: Session) -> str:
+    """Return the version of what ran the layers."""
+    packages = session.software.packages
+    for name in ("onnxruntime", "coremltools", "torch"):
+        if name in packages:
+            return f"{name} {packages[name]}"
+    return "unknown runtime"
+
+
+def _print_session(console: Console, session: Session) -> None:
+    for warning in session.preflight.warnings:
+        console.print(f"warning: {warning}", style="yellow")
+    target = session.protocol.target_precision
+    console.print(
+        f"noise floor ±{session.preflight.noise_floor:.1%}; precision asked for ±{session.protocol.precision:.1%}"
+        + (f", so ±{target:.1%} was aimed at" if target > session.protocol.precision else "")
+    )
+
+
+def _counts(table: LatencyTable) -> str:
+    n = len(table)
+    converged = sum(m.converged for m in table.values())
+    text = f"{n} layers measured, {converged} converged"
+    if n:
+        widths = sorted(m.relative_half_width for m in table.values())
+        text += (
+            f"; half-width of the interval ±{widths[n // 2]:.1%} (median), ±{widths[int(0.95 * (n - 1))]:.1%} (95 %)"
+        )
+    rejected = sum(len(m.rejected) for m in table.values())
+    visits = sum(m.n_visits for m in table.values())
+    text += f"; {visits:,} visits, {rejected} rejected"
+    if table.failures:
+        text += f"; {len(table.failures)} layers failed"
+    return text
+
+
+def _print_flags(console: Console, table: LatencyTable) -> None:
+    from lut._records import FLAGS
+
+    console.print()
+    for flag, meaning in FLAGS.items():
+        flagged = [m for m in table.values() if flag in m.flags]
+        if flagged and flag != "converged":
+            example = flagged[0]
+            console.print(
+                f"{flag}: {len(flagged)} layers ({meaning}); such as {example.layer}, {format_ms(example.median_ms)} ms"
+            )
+
+
+def print_json(table: LatencyTable, selections: tuple[WidthSelection, ...], output: Path, report: Path | None) -> None:
+    import msgspec
+
+    from predictors._show import selection_json
+
+    session = table.sessions[-1] if table.sessions else None
+    value = {
+        "table": str(output),
+        "report": None if report is None else str(report),
+        "device": table.device,
+        "setting": table.setting,
+        "layers": len(table),
+        "converged": sum(m.converged for m in table.values()),
+        "failures": [{"layer": str(f.layer), "reason": f.reason, "message": f.message} for f in table.failures],
+        "not_measured": [str(entry.layer) for entry in table.not_measured],
+        "noise_floor": session.preflight.noise_floor if session else None,
+        "warnings": session.preflight.warnings if session else [],
+        "measuring_s": session.measuring_s if session else 0.0,
+        "widths": [selection_json(selection) for selection in selections],
+    }
+    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

@@ -1,0 +1,263 @@
+"""The command ``export-coreml``: models for timing on an iPhone or a Mac, made anywhere."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lut._console import run_single_command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+    from lut import ChannelCurve, Layer
+    from profiler._coreml._export import ExportProgress, ExportResult
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command."""
+    run_single_command(export_coreml)
+
+
+def export_coreml(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The bundle: a new or empty folder.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="FILE.py:FACTORY",
+            help="A whole network: a function without arguments that returns a torch module, or (module, inputs); "
+            "also package.module:factory. May be given several times.",
+        ),
+    ] = None,
+    input_shape: Annotated[
+        str | None, typer.Option("--input", metavar="1x3x224x224", help="The networks' input, with the batch in front.")
+    ] = None,
+    layers: Annotated[
+        Path | None, typer.Option("--layers", metavar="FILE", help="Layers from a JSON file, as in profile-device.")
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option("--space", metavar="NAME", help="All layers of a search space, such as resnet-cifar.")
+    ] = None,
+    expand: Annotated[
+        float, typer.Option("--expand", help="Widest layer, in multiples of the base network's width (HTAS: e).")
+    ] = 2.0,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images per call of a layer. Default: 1.")] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="float16 or float32. Default: float16 for an mlprogram.")
+    ] = None,
+    deployment_target: Annotated[
+        str | None, typer.Option("--deployment-target", help="Oldest system: iOS15 to iOS18. Default: iOS16.")
+    ] = None,
+    model_format: Annotated[
+        str, typer.Option("--format", help="mlprogram (.mlpackage), or neuralnetwork (.mlmodel) for iOS 13 and 14.")
+    ] = "mlprogram",
+    context: Annotated[
+        str,
+        typer.Option(
+            "--context",
+            help="network: a layer costs what one more copy adds to a program; isolated: its program alone, with Core "
+            "ML's overhead.",
+        ),
+    ] = "network",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the weights.")] = 0,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Converting processes. Default: as many as CPUs, 4 at most.")
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Discard an interrupted export, or replace a finished bundle.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON; progress goes to standard error.")
+    ] = False,
+) -> None:
+    """Convert networks and layers to Core ML, into a bundle to be timed on an iPhone or a Mac.
+
+    Needs no Apple hardware. The bundle holds the models, a manifest with their hashes, and the Swift runner that times
+    them; profile-device --target coreml --import turns the runner's timings into a lookup table. If the export is
+    interrupted, the same command goes on from there.
+
+    Example: export-coreml --space resnet-cifar --output cifar-bundle
+    """
+    from lut import UsageError
+    from profiler._coreml._options import make_options
+
+    models = _models(model, input_shape, seed)
+    wanted, curves = _layers(layers, space, expand)
+    if not models and not wanted:
+        raise UsageError(
+            "say what to export: --model FILE.py:FACTORY --input 1x3x224x224, --layers FILE or --space NAME"
+        )
+    first = models[0].shapes[0][0] if models and models[0].shapes else None
+    if batch is None:
+        batch = first if first is not None and not wanted else 1
+    if wanted and first is not None and first != batch:
+        raise UsageError(f"--input has batch {first} and the layers {batch}; give --batch {first}")
+    options = make_options(
+        batch=batch,
+        precision=precision,
+        model_format=model_format,
+        deployment_target=deployment_target,
+        context=context,
+        seed=seed,
+    )
+    console = _console(stderr=json)
+    console.print(f"Exporting {_what(len(wanted), len(models))} for Core ML into {output}.")
+
+    from profiler._coreml._export import export_bundle
+
+    with _ProgressBar(console) as show:
+        result = export_bundle(
+            output,
+            options=options,
+            layers=wanted,
+            curves=curves,
+            models=models,
+            restart=restart,
+            workers=jobs,
+            progress=show,
+        )
+    if json:
+        _print_json(result)
+    else:
+        _print_result(console, result)
+    failures = result.manifest.failures
+    if failures:
+        from lut.errors import IncompleteError
+
+        raise IncompleteError(
+            f"{len(failures)} of {len(wanted) + len(models)} could not be converted; {output} holds the others, and "
+            "its manifest the reasons"
+        )
+
+
+def _models(model: list[str] | None, input_shape: str | None, seed: int) -> tuple[Any, ...]:
+    from lut import UsageError
+    from profiler._coreml._model import parse_model
+
+    if input_shape is not None and not model:
+        raise UsageError("--input is the input of a --model, and none is given")
+    return tuple(dict.fromkeys(parse_model(text, input_shape, seed) for text in model or ()))
+
+
+def _layers(
+    layers: Path | None, space: str | None, expand: float
+) -> tuple[tuple[Layer, ...], tuple[ChannelCurve, ...]]:
+    from lut import UsageError
+
+    if layers is not None and space is not None:
+        raise UsageError("give --layers or --space, not both")
+    if layers is not None:
+        from profiler._layers_file import load_layers
+
+        return load_layers(layers), ()
+    if space is None:
+        return (), ()
+    from profiler._profile import load_space
+
+    found = load_space(space, expand=expand)
+    return found.layers(), found.curves()
+
+
+def _what(layers: int, models: int) -> str:
+    parts = [f"{layers} layer{'s' * (layers != 1)}"] * bool(layers)
+    parts += [f"{models} network{'s' * (models != 1)}"] * bool(models)
+    return " and ".join(parts)
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+class _ProgressBar:
+    """Shows how far the export is: a bar on a terminal, a line every ten seconds elsewhere."""
+
+    LINE_EVERY_S = 10.0
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        self._console = console
+        self._bar = (
+            Bar(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[left]}"),
+                console=console,
+                transient=True,
+            )
+            if console.is_terminal
+            else None
+        )
+        self._task: Any = None
+        self._last_line_s = 0.0
+
+    def __enter__(self) -> Callable[[ExportProgress], None]:
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=1.0, left="")
+        return self.update
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, now: ExportProgress) -> None:
+        left = f"{now.left_s:.0f} s left" if now.left_s is not None else ""
+        text = f"{now.done:,} of {now.total:,} programs" + (f", {now.failed} failed" if now.failed else "")
+        if self._bar is not None:
+            self._bar.update(self._task, completed=now.done / now.total, description=text, left=left)
+        elif now.elapsed_s - self._last_line_s >= self.LINE_EVERY_S:
+            self._last_line_s = now.elapsed_s
+            self._console.print(f"{now.elapsed_s:4.0f} s  {text}" + (f", {left}" if left else ""))
+
+
+def _print_result(console: Console, result: ExportResult) -> None:
+    manifest = result.manifest
+    options = manifest.options
+    layers = len(manifest.layers)
+    console.print(
+        f"\n[bold]{_what(layers, len(manifest.networks)) or 'nothing'}[/] in {len(manifest.programs):,} programs, "
+        f"{result.bytes / 1e6:.1f} MB: {options.format}, {options.dtype}, {options.deployment_target}, batch "
+        f"{options.batch}, {'in context' if options.context == 'network' else 'isolated'}"
+    )
+    kept = f" ({result.kept} were there already)" if result.kept else ""
+    each = f", {result.elapsed_s / layers:.2f} s a layer" if layers and not result.kept else ""
+    console.print(f"converted in {result.elapsed_s:.0f} s{each}, {result.workers} processes{kept}")
+    for failure in manifest.failures[:10]:
+        console.print(f"failed: {failure.name}: {failure.message}", style="red", markup=False)
+    if len(manifest.failures) > 10:
+        console.print(f"… and {len(manifest.failures) - 10} more failures, in the manifest", style="red")
+    console.print(f"bundle  {result.folder} ({manifest.bundle})")
+    console.print(f"next    time it on the device: {result.folder / 'runner' / 'README.md'}")
+
+
+def _print_json(result: ExportResult) -> None:
+    import msgspec
+
+    manifest = result.manifest
+    value = {
+        "bundle": manifest.bundle,
+        "folder": str(result.folder),
+        "options": manifest.options,
+        "layers": len(manifest.layers),
+        "networks": len(manifest.networks),
+        "programs": len(manifest.programs),
+        "failures": [{"name": f.name, "message": f.message} for f in manifest.failures],
+        "bytes": result.bytes,
+        "elapsed_s": round(result.elapsed_s, 2),
+        "kept": result.kept,
+        "workers": result.workers,
+        "software": manifest.software,
+    }
+    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

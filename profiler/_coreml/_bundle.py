@@ -1,0 +1,325 @@
+"""A bundle: a folder of converted programs and the manifest that says what they are.
+
+History of the manifest's format
+    1   the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from lut import ChannelCurve, Layer, LayerError
+from lut._files import file_error, read_bytes
+from lut._records import AtLeastOne, Count, CurveRecord, Instant, Record, Seconds, Text
+from lut.errors import FileAccessError, ProfileError
+from profiler._coreml._options import ExportOptions
+from profiler._coreml._programs import Role
+
+__all__ = [
+    "MANIFEST",
+    "ExportFailure",
+    "FileHash",
+    "LayerEntry",
+    "Manifest",
+    "NetworkEntry",
+    "Program",
+    "Tensor",
+    "Term",
+    "bundle_id",
+    "decode_strictly",
+    "hash_file",
+    "hash_files",
+    "load_bundle",
+    "manifest_schema",
+    "program_digest",
+]
+
+MANIFEST = "manifest.json"
+FORMAT: Literal["latency-lut-coreml-bundle"] = "latency-lut-coreml-bundle"
+VERSION: Literal[1] = 1
+
+Sha256: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+ProgramId: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
+BundleId: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$|^$")]
+# A manifest comes from elsewhere: its paths stay inside the bundle, with neither a leading / nor a part that is `..`.
+RelativePath: TypeAlias = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$", max_length=500)
+]
+Weight: TypeAlias = Annotated[float, Meta(ge=-1e6, le=1e6)]
+
+
+class Tensor(Record, frozen=True):
+    """An input or an output of a program; the shape has the batch in front."""
+
+    name: Text
+    shape: tuple[AtLeastOne, ...]
+    dtype: Text
+
+
+class FileHash(Record, frozen=True):
+    """A file of a program, by its path in the bundle."""
+
+    path: RelativePath
+    bytes: Count
+    sha256: Sha256
+
+
+class Program(Record, frozen=True):
+    """A converted program. ``digest`` is that of its files; ``made_from`` names what it was converted from."""
+
+    id: ProgramId
+    what: Text
+    role: Role
+    copies: AtLeastOne
+    path: RelativePath
+    digest: Sha256
+    files: tuple[FileHash, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    operators: dict[Text, AtLeastOne]
+    made_from: Sha256
+    convert_s: Seconds
+
+
+class Term(Record, frozen=True):
+    """A program's part in a latency: ``weight`` times the program's milliseconds."""
+
+    program: ProgramId
+    weight: Weight
+
+
+class LayerEntry(Record, frozen=True):
+    """A layer, in full as in tables; its latency is the sum of the terms."""
+
+    digest: Text
+    layer: Layer
+    value: tuple[Term, ...]
+
+
+class NetworkEntry(Record, frozen=True):
+    """A whole network that is timed as one program."""
+
+    name: Text
+    program: ProgramId
+
+
+class ExportFailure(Record, frozen=True):
+    """A layer (or, without one, a network by name) that has no program, and why."""
+
+    name: Text
+    layer: Layer | None
+    message: Text
+
+
+class Manifest(Record, frozen=True):
+    """What a bundle holds. ``bundle`` is 32 digits that name it: the hash of everything else in the manifest."""
+
+    format: Literal["latency-lut-coreml-bundle"]
+    version: Literal[1]
+    bundle: BundleId
+    written_at: Instant
+    options: ExportOptions
+    software: dict[Text, Text]
+    scheme: Text
+    programs: tuple[Program, ...]
+    groups: tuple[tuple[ProgramId, ...], ...]
+    layers: tuple[LayerEntry, ...]
+    networks: tuple[NetworkEntry, ...]
+    curves: tuple[CurveRecord, ...]
+    failures: tuple[ExportFailure, ...]
+
+    def channel_curves(self) -> tuple[ChannelCurve, ...]:
+        """Return the space's curves, layers that failed included."""
+        known = {entry.digest: entry.layer for entry in self.layers}
+        known |= {failure.layer.digest: failure.layer for failure in self.failures if failure.layer is not None}
+        return tuple(
+            ChannelCurve(curve.name, curve.base_channels, tuple(known[digest] for digest in curve.layers))
+            for curve in self.curves
+        )
+
+
+def manifest_schema() -> bytes:
+    """Return the JSON Schema of a manifest."""
+    return _schema(Manifest, f"{FORMAT}, version {VERSION}")
+
+
+def _schema(kind: type[msgspec.Struct], title: str) -> bytes:
+    schema = msgspec.json.schema(kind)
+    schema["title"] = title
+    return msgspec.json.format(msgspec.json.encode(schema, order="sorted"), indent=1) + b"\n"
+
+
+def bundle_id(manifest: Manifest) -> str:
+    """Return the 32 digits that name a bundle."""
+    bare = msgspec.structs.replace(manifest, bundle="")
+    return hashlib.sha256(msgspec.json.encode(bare)).hexdigest()[:32]
+
+
+def hash_file(path: Path) -> tuple[int, str]:
+    """Return a file's length and SHA-256, read in pieces.
+
+    Raises:
+        FileAccessError: it cannot be read.
+    """
+    digest, length = hashlib.sha256(), 0
+    try:
+        with path.open("rb") as stream:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
+                length += len(piece)
+    except OSError as error:
+        raise file_error(path, "read", error) from None
+    return length, digest.hexdigest()
+
+
+def hash_files(root: Path, path: str) -> tuple[FileHash, ...]:
+    """Return the hashes of a program's files: of the one that ``path`` names, or of all in that folder."""
+    place = root / path
+    files = sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
+    found = []
+    for file in files:
+        length, sha256 = hash_file(file)
+        found.append(FileHash(path=file.relative_to(root).as_posix(), bytes=length, sha256=sha256))
+    return tuple(found)
+
+
+def program_digest(files: Iterable[FileHash]) -> str:
+    """Return the digest of a program: the SHA-256 of one line ``sha256␠␠path`` per file, in the order of the paths."""
+    lines = "".join(f"{file.sha256}  {file.path}\n" for file in sorted(files, key=lambda file: file.path))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+def decode_strictly(
+    content: bytes, kind: type[RecordT], *, source: str, what: str, expected: tuple[str, int]
+) -> RecordT:
+    """Return the record that JSON ``content`` holds.
+
+    Raises:
+        ProfileError: not JSON, not of this format or version, or wrong at a place that the message names.
+    """
+    name, version = expected
+    try:
+        header = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        hint = "it is empty" if not content.strip() else f"it is not valid JSON ({_lower(error)})"
+        raise ProfileError(f"{source}: not {what}: {hint}") from None
+    except RecursionError:
+        raise ProfileError(f"{source}: not {what}: it is nested too deeply") from None
+    if not isinstance(header, dict) or header.get("format") != name:
+        raise ProfileError(f"{source}: not {what}: 'format' is not {name!r}")
+    found = header.get("version")
+    if type(found) is not int or found != version:
+        raise ProfileError(
+            f"{source}: version {str(found)[:40]} of the format is unknown here; this release reads version {version}"
+        )
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, LayerError) as error:
+        raise ProfileError(f"{source}: {_numbered(header, kind, _lower(error))}") from None
+
+
+def _numbered(header: dict[str, Any], kind: type[Record], message: str) -> str:
+    """Return a decoder's message with the number of the entry that it only calls ``[...]``."""
+    for field in msgspec.structs.fields(kind):
+        place, entries = f"$.{field.name}[...]", header.get(field.name)
+        if place not in message or not isinstance(entries, list):
+            continue
+        for number, entry in enumerate(entries):
+            try:
+                msgspec.convert([entry], field.type)
+            except (msgspec.ValidationError, LayerError):
+                return message.replace(place, f"$.{field.name}[{number}]")
+    return message
+
+
+def _lower(error: Exception) -> str:
+    text = str(error)
+    return text[:1].lower() + text[1:]
+
+
+def load_bundle(
+    folder: str | os.PathLike[str], *, verify: bool = True, progress: Callable[[int, int], None] = lambda *_: None
+) -> Manifest:
+    """Return a bundle's manifest, every file of the bundle checked against it.
+
+    Args:
+        folder: the bundle.
+        verify: whether the programs' files are read and compared with their hashes.
+        progress: called with how many of how many programs were checked.
+
+    Raises:
+        FileAccessError: the manifest, or a file that it names, is missing or cannot be read.
+        ProfileError: the manifest is not valid, or it or a file was altered since the export.
+    """
+    root = Path(folder)
+    path = root / MANIFEST
+    if root.is_dir() and not path.exists():
+        raise FileAccessError(
+            f"{root} holds no {MANIFEST}: it is no bundle, or its export never ended; run that export-coreml again"
+        )
+    manifest = decode_strictly(
+        read_bytes(path), Manifest, source=str(path), what="a bundle's manifest", expected=(FORMAT, VERSION)
+    )
+    if bundle_id(manifest) != manifest.bundle:
+        raise ProfileError(f"{path}: the manifest was altered since the export: it does not hash to its own 'bundle'")
+    _check_references(manifest, path)
+    if verify:
+        for number, program in enumerate(manifest.programs):
+            _verify(root, program)
+            progress(number + 1, len(manifest.programs))
+    return manifest
+
+
+def _check_references(manifest: Manifest, path: Path) -> None:
+    programs = {program.id for program in manifest.programs}
+    if len(programs) != len(manifest.programs):
+        raise ProfileError(f"{path}: two programs share an id - at `$.programs`")
+    named = [(f"layers[{i}]", term.program) for i, entry in enumerate(manifest.layers) for term in entry.value]
+    named += [(f"networks[{i}]", entry.program) for i, entry in enumerate(manifest.networks)]
+    named += [(f"groups[{i}]", program) for i, group in enumerate(manifest.groups) for program in group]
+    for place, program in named:
+        if program not in programs:
+            raise ProfileError(f"{path}: there is no program {program} - at `$.{place}`")
+    digests: set[str] = set()
+    for i, entry in enumerate(manifest.layers):
+        if entry.digest != entry.layer.digest or entry.digest in digests:
+            raise ProfileError(f"{path}: the digest is not the layer's, or stands twice - at `$.layers[{i}]`")
+        digests.add(entry.digest)
+    digests |= {failure.layer.digest for failure in manifest.failures if failure.layer is not None}
+    for i, curve in enumerate(manifest.curves):
+        if not digests.issuperset(curve.layers):
+            raise ProfileError(f"{path}: the curve names a layer that is not here - at `$.curves[{i}]`")
+    try:
+        manifest.channel_curves()
+    except LayerError as error:
+        raise ProfileError(f"{path}: {error} - at `$.curves`") from None
+
+
+def _verify(root: Path, program: Program) -> None:
+    expected = {file.path: file for file in program.files}
+    place = root / program.path
+    if not place.exists():
+        raise FileAccessError(
+            f"{place} is missing, which is {program.what!r} of this bundle; copy the whole bundle, or export it again"
+        )
+    for file in program.files:
+        if not (root / file.path).is_file():
+            raise FileAccessError(f"{root / file.path} is missing from the bundle; copy the whole bundle again")
+        length, sha256 = hash_file(root / file.path)
+        if (length, sha256) != (file.bytes, file.sha256):
+            raise ProfileError(
+                f"{root / file.path} was altered since the export (its SHA-256 is not the manifest's); copy the bundle "
+                "again, or export it again with --restart"
+            )
+    if program.digest != program_digest(program.files) or not expected:
+        raise ProfileError(f"{root / MANIFEST}: the digest of program {program.id} is not that of its files")

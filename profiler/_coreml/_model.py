@@ -1,0 +1,131 @@
+"""The user's network: a factory in a file or a module, and the inputs to trace it with. Needs torch when it loads."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lut import UsageError
+
+__all__ = ["ModelSpec", "load_model", "parse_input", "parse_model"]
+
+LARGEST_INPUT = 1 << 30
+
+
+class ModelSpec(NamedTuple):
+    """A network to export: where its factory is, and the shapes of its inputs unless the factory returns some."""
+
+    place: str
+    factory: str
+    shapes: tuple[tuple[int, ...], ...]
+    seed: int
+
+    def __str__(self) -> str:
+        return (
+            f"{Path(self.place).name}:{self.factory}" if self.place.endswith(".py") else f"{self.place}:{self.factory}"
+        )
+
+
+def parse_input(text: str) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of ``1x3x224x224``, or of several inputs, separated by commas.
+
+    Raises:
+        UsageError: it is no such list of sizes.
+    """
+    shapes = []
+    for part in text.split(","):
+        if not re.fullmatch(r"\s*[0-9]{1,9}(\s*[x×][0-9]{1,9})*\s*", part):
+            raise UsageError(
+                f"--input is a shape, the batch in front, such as 1x3x224x224 (several: with commas), got {text!r}"
+            )
+        shape = tuple(map(int, re.split(r"[x×]", part.strip())))
+        total = 1
+        for size in shape:
+            total *= size
+        if not 1 <= total <= LARGEST_INPUT:
+            raise UsageError(f"--input {part.strip()}: every size must be positive, and the whole at most 2^30 values")
+        shapes.append(shape)
+    return tuple(shapes)
+
+
+def parse_model(text: str, input_text: str | None, seed: int) -> ModelSpec:
+    """Return the spec of ``file.py:factory`` or ``package.module:factory``; checks only what needs no import.
+
+    Raises:
+        UsageError: it is neither, or there is no such file.
+    """
+    place, separator, factory = text.rpartition(":")
+    if not separator or not place or not factory.isidentifier():
+        raise UsageError(f"--model is file.py:factory or package.module:factory, got {text!r}")
+    if place.endswith(".py"):
+        path = Path(place)
+        if not path.is_file():
+            raise UsageError(f"--model {text}: there is no file {place}")
+        place = str(path.resolve())
+    elif not all(part.isidentifier() for part in place.split(".")):
+        raise UsageError(f"--model is file.py:factory or package.module:factory, got {text!r}")
+    return ModelSpec(place, factory, parse_input(input_text) if input_text is not None else (), seed)
+
+
+def load_model(spec: ModelSpec) -> tuple[Any, tuple[Any, ...]]:
+    """Return the network in evaluation mode and its example inputs.
+
+    Raises:
+        UsageError: the file or the factory fails or is missing, or what it returns is no network with inputs.
+    """
+    import torch
+
+    torch.manual_seed(spec.seed)
+    factory = getattr(_import(spec), spec.factory, None)
+    if not callable(factory):
+        raise UsageError(f"--model {spec}: there is no function {spec.factory} in it")
+    try:
+        made = factory()
+    except Exception as error:
+        raise UsageError(f"--model {spec}: the factory failed: {_short(error)}") from None
+    module, examples = made if isinstance(made, tuple) and len(made) == 2 else (made, ())
+    if not isinstance(module, torch.nn.Module):
+        raise UsageError(f"--model {spec}: the factory returned {type(module).__name__}, not a torch.nn.Module")
+    examples = (examples,) if isinstance(examples, torch.Tensor) else tuple(examples)
+    if spec.shapes:
+        examples = tuple(torch.zeros(shape) for shape in spec.shapes)
+    if not examples or not all(isinstance(x, torch.Tensor) for x in examples):
+        raise UsageError(f"--model {spec}: say what goes in: --input 1x3x224x224")
+    module = module.eval()
+    try:
+        with torch.no_grad():
+            module(*examples)
+    except Exception as error:
+        shapes = ", ".join("x".join(map(str, x.shape)) for x in examples)
+        raise UsageError(f"--model {spec}: it does not run on --input {shapes}: {_short(error)}") from None
+    return module, examples
+
+
+def _import(spec: ModelSpec) -> Any:
+    try:
+        if not spec.place.endswith(".py"):
+            # Appended, never put first: a user's search.py or lut.py beside the model must not hide ours.
+            if str(Path.cwd()) not in sys.path:
+                sys.path.append(str(Path.cwd()))
+            return importlib.import_module(spec.place)
+        folder = str(Path(spec.place).parent)
+        if folder not in sys.path:
+            sys.path.append(folder)
+        name = f"_latency_lut_model_{Path(spec.place).stem}"
+        found = importlib.util.spec_from_file_location(name, spec.place)
+        assert found is not None
+        assert found.loader is not None
+        module = importlib.util.module_from_spec(found)
+        sys.modules[name] = module
+        found.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"--model {spec}: it cannot be imported: {_short(error)}") from None
+    return module
+
+
+def _short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:600]

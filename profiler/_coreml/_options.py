@@ -1,0 +1,91 @@
+"""What a Core ML model is converted for: the options that export and target share."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, get_args
+
+from lut import UsageError
+from lut._records import AtLeastOne, Context, Count, Record, Text
+
+__all__ = [
+    "COMPUTE_UNITS",
+    "DEPLOYMENT_TARGETS",
+    "ExportOptions",
+    "ModelFormat",
+    "Precision",
+    "check_compute_units",
+    "make_options",
+]
+
+Precision: TypeAlias = Literal["float16", "float32"]
+ModelFormat: TypeAlias = Literal["mlprogram", "neuralnetwork"]
+
+# The oldest systems that take each format, and the newest whose name coremltools 9 knows.
+DEPLOYMENT_TARGETS: dict[str, tuple[str, ...]] = {
+    "mlprogram": ("iOS15", "iOS16", "iOS17", "iOS18"),
+    "neuralnetwork": ("iOS13", "iOS14"),
+}
+DEFAULT_TARGET = {"mlprogram": "iOS16", "neuralnetwork": "iOS13"}
+COMPUTE_UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
+
+
+class ExportOptions(Record, frozen=True):
+    """What fixes a converted program, beside the layer."""
+
+    batch: AtLeastOne
+    dtype: Precision
+    format: ModelFormat
+    deployment_target: Text
+    context: Context
+    seed: Count
+
+
+def make_options(
+    *,
+    batch: int = 1,
+    precision: str | None = None,
+    model_format: str = "mlprogram",
+    deployment_target: str | None = None,
+    context: str = "network",
+    seed: int = 0,
+) -> ExportOptions:
+    """Return checked options; what is ``None`` gets the format's default.
+
+    Raises:
+        UsageError: an unknown value, or two that do not go together.
+    """
+    if model_format not in get_args(ModelFormat):
+        raise UsageError(f"--format is mlprogram or neuralnetwork, got {model_format!r}")
+    if precision is None:
+        precision = "float16" if model_format == "mlprogram" else "float32"
+    if precision not in get_args(Precision):
+        raise UsageError(f"--precision is float16 or float32, got {precision!r}")
+    if model_format == "neuralnetwork" and precision != "float32":
+        raise UsageError(
+            "a neuralnetwork leaves the precision to the device and stores float32 weights: leave --precision out, or "
+            "use --format mlprogram"
+        )
+    known = DEPLOYMENT_TARGETS[model_format]
+    target = deployment_target or DEFAULT_TARGET[model_format]
+    if target not in known:
+        raise UsageError(f"--deployment-target of an {model_format} is one of {', '.join(known)}, got {target!r}")
+    if context not in ("network", "isolated"):
+        raise UsageError(f"--context is network or isolated, got {context!r}")
+    if not 1 <= batch <= 65_536:
+        raise UsageError(f"--batch is between 1 and 65536, got {batch}")
+    if not 0 <= seed < 2**53:
+        raise UsageError(f"--seed is between 0 and 2^53, got {seed}")
+    return ExportOptions(
+        batch=batch,
+        dtype=precision,  # type: ignore[arg-type]
+        format=model_format,  # type: ignore[arg-type]
+        deployment_target=target,
+        context=context,  # type: ignore[arg-type]
+        seed=seed,
+    )
+
+
+def check_compute_units(compute_units: str) -> None:
+    """Raise :class:`~lut.UsageError` unless Core ML knows these compute units."""
+    if compute_units not in COMPUTE_UNITS:
+        raise UsageError(f"--compute-units is one of {', '.join(COMPUTE_UNITS)}, got {compute_units!r}")

@@ -1,0 +1,186 @@
+"""A process that converts: a crash of the converter, its memory and its temporary files stay there."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from lut.errors import LatencyLutError, LayerFailedError
+from profiler._coreml._bundle import Program, hash_files
+from profiler._coreml._options import ExportOptions
+from profiler._coreml._programs import ProgramPlan
+
+__all__ = ["BOOT", "Answer", "Hello", "Order", "ready_program", "save_record", "work"]
+
+# As `-c` alone, Python would look for modules in the current folder first, where a user's lut.py may lie.
+BOOT = (
+    "import os, sys; sys.path[:] = [os.environ['LATENCY_LUT_ROOT'], *[p for p in sys.path if p]]; "
+    "from profiler._coreml._worker import main; main()"
+)
+
+
+class Hello(msgspec.Struct, frozen=True):
+    """What a worker is told first."""
+
+    root: str
+    temporary: str
+    records: str
+    options: ExportOptions
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What to convert: a planned program, or a network (place, factory, shapes, seed)."""
+
+    number: int
+    plan: ProgramPlan | None = None
+    model: tuple[str, str, tuple[tuple[int, ...], ...], int] | None = None
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What came of it. ``kind`` of an error: ``unavailable`` and ``usage`` end the export, others fail one program."""
+
+    number: int
+    program: Program | None = None
+    kept: bool = False
+    versions: dict[str, str] = {}
+    kind: str = ""
+    message: str = ""
+
+
+def ready_program(root: Path, records: Path, made_from: str) -> Program | None:
+    """Return the program that an interrupted export converted from the same things, if it is whole."""
+    record = records / f"{made_from[:16]}.json"
+    try:
+        program = msgspec.json.decode(record.read_bytes(), type=Program)
+    except (OSError, msgspec.DecodeError):
+        return None
+    if program.made_from != made_from or not (root / program.path).exists():
+        return None
+    return program if hash_files(root, program.path) == program.files else None
+
+
+def save_record(records: Path, program: Program) -> None:
+    """Write down that a program is whole."""
+    from lut._files import write_atomically
+
+    write_atomically(records / f"{program.id}.json", msgspec.json.encode(program))
+
+
+def main() -> None:
+    """Work on orders from standard input, one line each, until it closes."""
+    # Ctrl-C is the parent's to hear; it closes our input or ends us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    # Whatever a user's model or a library prints must not get between the answers.
+    os.dup2(2, 1)
+    hello = msgspec.json.decode(sys.stdin.buffer.readline(), type=Hello)
+    try:
+        from profiler._coreml._convert import import_coremltools, versions
+
+        import_coremltools()
+        import torch
+
+        torch.set_num_threads(1)
+        found = versions()
+    except LatencyLutError as error:
+        _answer(answers, Answer(-1, kind="unavailable", message=str(error)))
+        return
+    _answer(answers, Answer(-1, versions=found))
+    # coremltools collects garbage at each conversion. With its and PyTorch's modules out of the collector's sight that
+    # takes milliseconds instead of 0.17 s, which was two thirds of a small layer's conversion.
+    gc.freeze()
+    for line in sys.stdin.buffer:
+        order = msgspec.json.decode(line, type=Order)
+        _answer(answers, work(order, hello, found))
+
+
+def _answer(answers: IO[bytes], answer: Answer) -> None:
+    answers.write(msgspec.json.encode(answer) + b"\n")
+
+
+def work(order: Order, hello: Hello, found: dict[str, str]) -> Answer:
+    """Convert one program and return what came of it; never raises for a program's own fault."""
+    from lut import UsageError
+
+    try:
+        if order.plan is not None:
+            return _layer_program(order.number, order.plan, hello, found)
+        assert order.model is not None
+        return _network(order.number, order.model, hello, found)
+    except LayerFailedError as error:
+        return Answer(order.number, kind=error.reason, message=str(error))
+    except UsageError as error:
+        return Answer(order.number, kind="usage", message=str(error))
+    except LatencyLutError as error:
+        return Answer(order.number, kind="unavailable", message=str(error))
+    except MemoryError:
+        return Answer(order.number, kind="out_of_memory", message="there was not enough memory to convert it")
+
+
+def _layer_program(number: int, plan: ProgramPlan, hello: Hello, found: dict[str, str]) -> Answer:
+    from profiler._coreml._convert import convert_program, model_suffix
+
+    made_from = plan.made_from(hello.options, found)
+    return _once(
+        number,
+        hello,
+        made_from,
+        lambda: convert_program(
+            plan,
+            hello.options,
+            root=Path(hello.root),
+            path=f"programs/{made_from[:16]}{model_suffix(hello.options)}",
+            temporary=Path(hello.temporary),
+            made_from=made_from,
+        ),
+    )
+
+
+def _network(
+    number: int, model: tuple[str, str, tuple[tuple[int, ...], ...], int], hello: Hello, found: dict[str, str]
+) -> Answer:
+    from profiler._coreml._convert import convert_network
+    from profiler._coreml._model import ModelSpec, load_model
+
+    spec = ModelSpec(*model)
+    module, examples = load_model(spec)
+    digest = hashlib.sha256(msgspec.json.encode((str(spec), hello.options, sorted(found.items()))))
+    digest.update(repr([(tuple(x.shape), str(x.dtype)) for x in examples]).encode())
+    digest.update(str(module).encode())
+    for name, value in module.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().reshape(-1).numpy().tobytes())
+    if spec.place.endswith(".py"):
+        digest.update(Path(spec.place).read_bytes())
+    made_from = digest.hexdigest()
+    return _once(
+        number,
+        hello,
+        made_from,
+        lambda: convert_network(
+            module,
+            examples,
+            hello.options,
+            what=str(spec),
+            root=Path(hello.root),
+            temporary=Path(hello.temporary),
+            made_from=made_from,
+        ),
+    )
+
+
+def _once(number: int, hello: Hello, made_from: str, convert: Callable[[], Program]) -> Answer:
+    records = Path(hello.records)
+    ready = ready_program(Path(hello.root), records, made_from)
+    if ready is not None:
+        return Answer(number, program=ready, kept=True)
+    program = convert()
+    save_record(records, program)
+    return Answer(number, program=program)

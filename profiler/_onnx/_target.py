@@ -1,0 +1,395 @@
+"""The target ``onnx``: ONNX Runtime, through any execution provider."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import random
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from lut import Device, Layer, Setting, UsageError
+from lut._records import CONTEXTS, Context, Software
+from lut.errors import LayerFailedError, TargetUnavailableError
+from profiler._machine import DisturbanceReader, available_memory_bytes, cpu_device, default_threads
+from profiler._onnx._graph import EXPORTERS, Program, module_of, to_onnx
+from profiler._onnx._programs import COPIES, lone, marginal
+from profiler._process import keep_freed_memory, layer_errors, pin
+from profiler._target import Part, Target
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["OnnxTarget"]
+
+CPU_PROVIDER = "CPUExecutionProvider"
+# Where a provider's data live, for those that have a memory of their own.
+DEVICE_MEMORY = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda", "ROCMExecutionProvider": "rocm"}
+DTYPES = ("float32", "float16")
+
+# Layers that are visited together, as networks interleave them.
+TOGETHER = 4
+
+# Largest difference from PyTorch that is taken for rounding, relative to the output's largest value.
+TOLERANCE = {"float32": 1e-3, "float16": 3e-2}
+
+PROFILED_CALLS = 5
+
+# What the runtime's bookkeeping takes for one session, whatever its size.
+SESSION_BYTES = 1 << 20
+
+
+class _Timed:
+    """A program in a session of its own, with its data bound. Final."""
+
+    def __init__(self, session: Any, binding: Any, inputs: list[tuple[Any, Any]], outputs: list[Any]) -> None:
+        self.session = session
+        self.binding = binding
+        # Bound inputs, each with the values that are written into it before a call.
+        self.inputs = inputs
+        self.outputs = outputs
+        self.model = b""
+
+
+class _Prepared:
+    """A layer's programs with their weights, and its lone program's model for attribution. Final."""
+
+    def __init__(self, parts: list[tuple[_Timed, float]], model: bytes, feed: dict[str, Any]) -> None:
+        self.parts = parts
+        self.model = model
+        self.feed = feed
+
+
+@final
+class OnnxTarget(Target["_Prepared | _Timed"]):
+    """ONNX Runtime.
+
+    It sets up the process that it is made in, for good: CPU affinity, the C library's allocator, the runtime's thread
+    pool. The profiler makes it in a process of its own, and so should you.
+
+    Args:
+        batch: samples per call.
+        dtype: ``float32`` or ``float16``.
+        threads: threads of the runtime's pool, the calling one included; by default as many as CPUs in the affinity
+            mask, and no more than a container's quota allows.
+        context: ``network`` for what the layer adds to a network, without the reorders at the borders of a program
+            and with what is fused across them (see :mod:`profiler._onnx._programs`); ``isolated`` for the layer alone.
+        provider: an execution provider, by its name or the short form (``cpu``, ``cuda``, ``coreml``, ``openvino`` …).
+        spinning: ``on``, the runtime's default: idle threads wait busily for the next operator; or ``off``.
+        exporter: how a layer becomes an ONNX model: ``direct``, ``dynamo`` or ``torchscript``.
+
+    Raises:
+        UsageError: an option is out of range, or the provider is unknown.
+        TargetUnavailableError: a package is not installed, or this build of the runtime lacks the provider.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch: int = 1,
+        dtype: str = "float32",
+        threads: int | None = None,
+        context: str = "network",
+        provider: str = CPU_PROVIDER,
+        spinning: str = "on",
+        exporter: str = "direct",
+    ) -> None:
+        self.check_options(
+            batch=batch, dtype=dtype, threads=threads, context=context, spinning=spinning, exporter=exporter
+        )
+        self._threads = threads if threads is not None else default_threads()
+        self._device = cpu_device()
+        self._pinned = pin(self._threads)
+        self._allocator = keep_freed_memory()
+        runtime = _import_runtime(exporter)
+        import torch
+
+        # PyTorch only makes weights and the numbers to compare with; its own pool stays out of the way.
+        torch.set_num_threads(1)
+        self._ort, self._torch = runtime, torch
+        self._provider = _provider(provider, runtime)
+        self._batch, self._dtype_name = batch, dtype
+        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._context: Context = "network" if context == "network" else "isolated"
+        self._spinning, self._exporter = spinning, exporter
+        self._memory = DEVICE_MEMORY.get(self._provider, "cpu")
+        if spinning == "on":
+            # One pool for all sessions: the idle threads of one would take the CPU from another.
+            with contextlib.suppress(Exception):
+                runtime.set_global_thread_pool_sizes(self._threads, 1)
+        self._disturbances = DisturbanceReader()
+
+    @classmethod
+    def check_options(cls, **options: Any) -> None:
+        batch, threads = options.get("batch", 1), options.get("threads")
+        if batch < 1:
+            raise UsageError(f"batch must be at least 1, got {batch}")
+        if threads is not None and not 1 <= threads <= 1024:
+            raise UsageError(f"threads must be between 1 and 1024, got {threads}")
+        for name, known in (
+            ("dtype", DTYPES),
+            ("context", tuple(CONTEXTS)),
+            ("spinning", ("on", "off")),
+            ("exporter", EXPORTERS),
+        ):
+            value = options.get(name, known[0])
+            if value not in known:
+                raise UsageError(f"onnx: {name} is one of {', '.join(known)}, got {value!r}")
+
+    @property
+    def together(self) -> int:
+        return TOGETHER if self._context == "network" else 1
+
+    def describe(self) -> tuple[Device, Setting, Software]:
+        setting = Setting(
+            target="onnx",
+            batch=self._batch,
+            dtype=self._dtype_name,
+            threads=self._threads,
+            memory_format=None,
+            context=self._context,
+            options={"provider": self._provider, "spinning": self._spinning},
+        )
+        packages = {"onnxruntime": self._ort.__version__, "latency-lut": version("latency-lut")}
+        for name in ("torch", "onnx", "onnxscript"):
+            with contextlib.suppress(PackageNotFoundError):
+                packages[name] = version(name)
+        marginal_text = (
+            f"what {COPIES} copies add to a program over 1 copy, divided by {COPIES - 1}; programs of {TOGETHER} "
+            "layers in turns, inputs just written; the median of a visit's calls"
+        )
+        alone = "the layer alone, reorders at its borders included; the fastest of a visit's blocks of calls"
+        details = {
+            "context": marginal_text if self._context == "network" else alone,
+            "exporter": self._exporter,
+            "graph optimisation": "all",
+            "execution": "sequential, inputs and outputs bound",
+            "thread pool": "one for all sessions" if self._spinning == "on" else "one per session",
+            "allocator": self._allocator,
+            "pinned": self._pinned,
+            "data": "weights He-normal, inputs standard normal; denormals are zero",
+        }
+        return self._device, setting, Software(python=platform.python_version(), packages=packages, details=details)
+
+    def prepare(self, layer: Layer, seed: int) -> _Prepared | _Timed:
+        size = {"float32": 4}.get(self._dtype_name, 2)
+        copies = COPIES + 1 if self._context == "network" else 1
+        needed = 3 * copies * layer.bytes_moved(batch=self._batch, bytes_per_element=size)
+        available = available_memory_bytes()
+        if available is not None and needed > 0.8 * available:
+            raise LayerFailedError(
+                f"needs about {needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are available",
+                reason="out_of_memory",
+            )
+        with layer_errors(), self._torch.random.fork_rng(devices=[]):
+            alone = lone(layer, seed)
+            timed, feed, expected = self._session(alone, seed)
+            self._check(timed, expected)
+            parts = [(timed, 1.0)]
+            if self._context == "network":
+                parts = [(self._session(program, seed)[0], weight) for program, weight in marginal(layer, seed)]
+            return _Prepared(parts, timed.model, feed)
+
+    def _session(self, program: Program, seed: int) -> tuple[_Timed, dict[str, Any], list[torch.Tensor]]:
+        """Return the program ready to be timed, its inputs by name, and what PyTorch makes of them."""
+        torch, ort = self._torch, self._ort
+        module = module_of(program, self._dtype)
+        torch.manual_seed(seed)
+        inputs = [torch.randn((self._batch, *shape)).to(self._dtype) for shape in program.inputs]
+        model = to_onnx(program, module, inputs, self._exporter)
+        session = ort.InferenceSession(model, self._options(), providers=[self._provider])
+        session.disable_fallback()
+        if session.get_providers()[0] != self._provider:
+            raise LayerFailedError(f"{self._provider} did not take the program", reason="error")
+        binding = session.io_binding()
+        names = [node.name for node in session.get_inputs()]
+        bound = []
+        for name, x in zip(names, inputs, strict=True):
+            value = ort.OrtValue.ortvalue_from_numpy(x.numpy(), self._memory, 0)
+            binding.bind_ortvalue_input(name, value)
+            bound.append((value, x.numpy().copy()))
+        outputs = []
+        for node, shape in zip(session.get_outputs(), program.output_shapes, strict=True):
+            zeros = torch.zeros((self._batch, *shape), dtype=self._dtype).numpy()
+            value = ort.OrtValue.ortvalue_from_numpy(zeros, self._memory, 0)
+            binding.bind_ortvalue_output(node.name, value)
+            outputs.append(value)
+        with torch.inference_mode():
+            expected = list(module(*inputs))
+        timed = _Timed(session, binding, bound, outputs)
+        timed.model = model
+        return timed, dict(zip(names, (x.numpy() for x in inputs), strict=True)), expected
+
+    def _options(self) -> Any:
+        ort = self._ort
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 4
+        options.use_per_session_threads = self._spinning == "off"
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._spinning == "on" else "0")
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        if self._provider != CPU_PROVIDER:
+            # A layer that the provider leaves to the CPU is a layer that the target cannot run.
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        return options
+
+    def _check(self, timed: _Timed, expected: Sequence[torch.Tensor]) -> None:
+        """Raise unless the runtime computes what PyTorch does."""
+        torch = self._torch
+        timed.session.run_with_iobinding(timed.binding)
+        timed.binding.synchronize_outputs()
+        for value, wanted in zip(timed.outputs, expected, strict=True):
+            got = torch.from_numpy(value.numpy().copy()).float()
+            scale = float(wanted.float().abs().max()) or 1.0
+            error = float((got - wanted.float()).abs().max()) / scale
+            if not error <= TOLERANCE[self._dtype_name]:
+                raise LayerFailedError(
+                    f"computes something else than PyTorch: outputs differ by {error:.2g} of their largest value",
+                    reason="error",
+                )
+
+    def prepared_bytes(self, layer: Layer, batch: int) -> int:
+        copies = (COPIES + 2) if self._context == "network" else 1
+        # A model, its weights as the runtime packs them, and its arena, for each program.
+        return copies * 3 * layer.bytes_moved(batch=batch, bytes_per_element=4) + 3 * SESSION_BYTES
+
+    def parts(self, prepared: _Prepared | _Timed) -> Sequence[Part]:
+        if isinstance(prepared, _Timed):
+            return (Part(prepared, 1.0),)
+        return tuple(Part(timed, weight) for timed, weight in prepared.parts)
+
+    def run(self, prepared: _Prepared | _Timed, calls: int) -> int:
+        if isinstance(prepared, _Prepared):
+            # What the layer's programs take together, weighted: the layer's share, or 1 ns where noise ate it.
+            return max(1, round(sum(weight * self.run(timed, calls) for timed, weight in prepared.parts)))
+        clock = time.perf_counter_ns
+        session, binding = prepared.session, prepared.binding
+        synchronise = self._memory != "cpu"
+        elapsed = 0
+        with layer_errors():
+            if self._context == "isolated":
+                start = clock()
+                for _ in range(calls):
+                    session.run_with_iobinding(binding)
+                if synchronise:
+                    binding.synchronize_outputs()
+                return clock() - start
+            for _ in range(calls):
+                for value, master in prepared.inputs:
+                    value.update_inplace(master)
+                start = clock()
+                session.run_with_iobinding(binding)
+                if synchronise:
+                    binding.synchronize_outputs()
+                elapsed += clock() - start
+        return elapsed
+
+    def implementation(self, prepared: _Prepared | _Timed) -> str | None:
+        """Return the nodes that the layer alone becomes, and each one's share of its time by the runtime's profiler.
+
+        The profiler slows small nodes down; how much it did stands beside the shares. No latency comes from it.
+        """
+        if isinstance(prepared, _Timed):
+            return None
+        with layer_errors(), tempfile.TemporaryDirectory(prefix="latency-lut-") as folder:
+            options = self._options()
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "nodes")
+            session = self._ort.InferenceSession(prepared.model, options, providers=[self._provider])
+            plain = self._ort.InferenceSession(prepared.model, self._options(), providers=[self._provider])
+            times = []
+            for each in (plain, session):
+                each.run(None, prepared.feed)
+                start = time.perf_counter_ns()
+                for _ in range(PROFILED_CALLS):
+                    each.run(None, prepared.feed)
+                times.append(time.perf_counter_ns() - start)
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        return attribution(events, times[1] / times[0])
+
+    def relocate(self, prepared: _Prepared | _Timed, rng: random.Random) -> None:
+        """Nothing moves: the runtime's arena decides where data lie, anew for every session and process."""
+
+    def preemptions_and_faults(self) -> tuple[int, int]:
+        return self._disturbances.preemptions_and_faults()
+
+    def stolen_and_throttled(self) -> tuple[int, int]:
+        return self._disturbances.stolen_and_throttled()
+
+    def release(self, prepared: _Prepared | _Timed) -> None:
+        if isinstance(prepared, _Prepared):
+            prepared.parts, prepared.model, prepared.feed = [], b"", {}
+
+    def close(self) -> None:
+        self._disturbances.close()
+
+
+def attribution(events: Sequence[Mapping[str, Any]], slowdown: float) -> str | None:
+    """Return the nodes of a profile with their shares of the time, such as ``Conv 92 %, ReorderOutput 8 %``.
+
+    Args:
+        events: the runtime's profile, a list of Chrome trace events.
+        slowdown: how much longer the calls took with the profiler than without.
+    """
+    totals: dict[str, float] = defaultdict(float)
+    for event in events:
+        if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
+            totals[str(event.get("args", {}).get("op_name", "?"))] += float(event.get("dur", 0))
+    whole = sum(totals.values())
+    if not totals:
+        return None
+    # The profiler counts whole microseconds; of a layer that takes less, only the nodes' names are known.
+    shown = sorted(totals.items(), key=lambda item: -item[1])
+    names = [f"{name} {share / whole:.0%}" if whole else name for name, share in shown]
+    return ", ".join(names) + f" (alone; profiled ×{slowdown:.2f})"
+
+
+def _import_runtime(exporter: str) -> Any:
+    needed = {"direct": ("onnxruntime", "onnx"), "dynamo": ("onnxruntime", "onnx", "onnxscript")}
+    try:
+        for name in needed.get(exporter, ("onnxruntime", "onnx")):
+            __import__(name)
+    except ModuleNotFoundError as error:
+        raise TargetUnavailableError(
+            f"target onnx needs the package {error.name!r}, which is not installed: pip install -e '.[onnx]'"
+        ) from None
+    except ImportError as error:
+        raise TargetUnavailableError(
+            f"target onnx: a package is installed but cannot be loaded ({str(error).splitlines()[0]}): "
+            "pip install --force-reinstall -e '.[onnx]'"
+        ) from None
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
+    return onnxruntime
+
+
+def _provider(wanted: str, runtime: Any) -> str:
+    """Return an execution provider's full name.
+
+    Raises:
+        UsageError: there is no such provider at all.
+        TargetUnavailableError: this build of the runtime lacks it.
+    """
+    everything = runtime.get_all_providers()
+    available = runtime.get_available_providers()
+    full = {name.removesuffix("ExecutionProvider").lower(): name for name in everything}
+    name: str | None = full.get(wanted.lower().removesuffix("executionprovider"))
+    if name is None:
+        raise UsageError(f"onnxruntime knows no provider {wanted!r}; it knows: {', '.join(sorted(full))}")
+    if name not in available:
+        here = ", ".join(available)
+        raise TargetUnavailableError(
+            f"this onnxruntime was built without {name}; it has: {here}. Another package of it may have it, "
+            "onnxruntime-gpu or onnxruntime-openvino say"
+        )
+    return name

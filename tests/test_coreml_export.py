@@ -1,0 +1,357 @@
+"""Exporting to Core ML: what a bundle holds, how an export goes on, and one clear line per mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from conftest import in_the_foreground
+
+from lut import Layer, Node, UsageError, chain, conv_norm_act, global_pool, linear, residual_add
+from lut.errors import TargetUnavailableError
+from lut.primitives import Activation, ActivationKind, BatchNorm2d, Concat, MaxPool2d, Mul
+from profiler._coreml import _convert as convert
+from profiler._coreml import export_bundle, load_bundle
+from profiler._coreml._model import parse_input, parse_model
+from profiler._coreml._options import make_options
+from profiler._coreml._programs import ProgramPlan, plan_layers
+
+needs_coremltools = pytest.mark.skipif(find_spec("coremltools") is None, reason="needs coremltools: the extra coreml")
+TINY = [
+    {
+        "make": "conv_norm_act",
+        "in_channels": 8,
+        "out_channels": 8,
+        "kernel_size": 3,
+        "stride": 1,
+        "activation": "relu",
+        "input_size": [8, 8],
+    },
+    {"make": "linear", "in_features": 16, "out_features": 10, "bias": True},
+]
+HUGE = {**TINY[0], "in_channels": 4096, "out_channels": 4096, "input_size": [4096, 4096]}
+MODEL = """
+import torch
+import lut_helper  # beside the model: its folder is on the path
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, lut_helper.WIDTH, 3)
+
+    def forward(self, x):
+        return self.conv(x).relu().mean((2, 3))
+
+
+def make():
+    print("a user's model may print")
+    return Net()
+
+
+def with_input():
+    return Net(), torch.zeros(2, 3, 12, 12)
+
+
+def odd():
+    class Odd(torch.nn.Module):
+        def forward(self, x):
+            return torch.fft.fft(x).abs().cumprod(0).igamma(x)
+
+    return Odd()
+
+
+def crashes():
+    import os
+
+    os._exit(3)
+
+
+def not_a_module():
+    return 3
+
+
+def fails():
+    raise ValueError("no weights here")
+"""
+
+
+def command(folder: Path, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        line(*arguments),
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "COLUMNS": "120", "PYTHONWARNINGS": "error", **environment},
+        timeout=300,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def line(*arguments: str) -> list[str]:
+    run = "import sys; sys.argv[0] = 'export-coreml'; from profiler._cli.export_coreml import main; main()"
+    return [sys.executable, "-I", "-c", run, *arguments]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "layers.json").write_text(json.dumps(TINY))
+    (tmp_path / "huge.json").write_text(json.dumps([TINY[0], HUGE]))
+    (tmp_path / "net.py").write_text(MODEL)
+    (tmp_path / "lut_helper.py").write_text("WIDTH = 5\n")
+    # A user's own modules of our names lie in the folder; they must not be taken for ours.
+    for name in ("lut", "search", "profiler", "predictors"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
+    return tmp_path
+
+
+@needs_coremltools
+def test_export_from_end_to_end(folder: Path) -> None:
+    done = command(
+        folder, "--layers", "layers.json", "--model", "net.py:make", "--input", "1x3x12x12", "-o", "out", "--jobs", "1"
+    )
+    for part in ("2 layers and 1 network", "MB", "mlprogram, float16, iOS16, batch 1, in context", "a layer", "README"):
+        assert part in done.stdout
+    assert done.stderr == ""
+    manifest = load_bundle(folder / "out")
+    assert {p.role for p in manifest.programs} == {"chain", "parallel", "adds", "network"}
+    assert manifest.failures == ()
+    for program in manifest.programs:
+        assert "cast" not in program.operators
+        assert {x.dtype for x in (*program.inputs, *program.outputs)} == {"float16"}
+    chain = next(p for p in manifest.programs if p.role == "chain" and p.copies > 1)
+    assert chain.operators == {"conv": chain.copies, "relu": chain.copies}
+    (network,) = manifest.networks
+    assert network.name == "net.py:make"
+    assert {entry.name for entry in (folder / "out").iterdir()} == {"manifest.json", "programs", "runner", "schema"}
+    assert (folder / "out" / "runner" / "Schedule.swift").exists()
+    assert len(list((folder / "out" / "programs").iterdir())) == len(manifest.programs)
+    refused = command(folder, "--layers", "layers.json", "-o", "out", code=2).stderr
+    assert refused == (
+        "error: out holds a finished bundle; --restart exports again and replaces it, --output writes elsewhere\n"
+    )
+    coremltools = convert.import_coremltools()
+    with convert.quiet():
+        spec = coremltools.utils.load_spec(str(folder / "out" / chain.path))
+    assert spec.specificationVersion == 7
+
+
+@needs_coremltools
+def test_old_formats_and_json(folder: Path) -> None:
+    done = command(
+        folder, "--layers", "layers.json", "-o", "old", "--format", "neuralnetwork", "--context", "isolated", "--json"
+    )
+    result = json.loads(done.stdout)
+    assert (result["layers"], result["programs"], result["failures"]) == (2, 2, [])
+    assert result["options"]["dtype"] == "float32"
+    assert all(p.path.endswith(".mlmodel") for p in load_bundle(folder / "old").programs)
+    command(folder, "--model", "net.py:with_input", "-o", "ios15", "--deployment-target", "iOS15", "--jobs", "1")
+    (program,) = load_bundle(folder / "ios15").programs
+    assert program.inputs[0].shape == (2, 3, 12, 12)
+    assert program.operators["cast"] == 2
+
+
+@needs_coremltools
+def test_what_cannot_be_converted_is_a_failure_and_exit_code_3(folder: Path) -> None:
+    done = command(
+        folder,
+        *("--layers", "huge.json", "--batch", "2", "--input", "2x4"),
+        *("--model", "net.py:odd", "--model", "net.py:crashes"),
+        *("-o", "out"),
+        code=3,
+    )
+    assert "failed: conv3×3 4096→4096 +bn +relu @4096×4096: converting it takes about" in done.stdout
+    assert "failed: net.py:odd: " in done.stdout
+    assert "failed: net.py:crashes: the converting process crashed twice" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("incomplete: 3 of 4 could not be converted; out holds the others")
+    manifest = load_bundle(folder / "out")
+    assert len(manifest.layers) == 1
+    assert {failure.name for failure in manifest.failures} == {
+        "conv3×3 4096→4096 +bn +relu @4096×4096",
+        "net.py:odd",
+        "net.py:crashes",
+    }
+
+
+@needs_coremltools
+def test_ctrl_c_keeps_what_was_converted_and_the_same_command_goes_on(folder: Path) -> None:
+    options = ["--space", "resnet-cifar", "--expand", "0.125", "-o", "out", "--context", "isolated"]
+    process = subprocess.Popen(
+        line(*options),
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=in_the_foreground,
+    )
+    done = folder / "out" / ".export" / "done"
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not (done.exists() and len(list(done.iterdir())) >= 4):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    (message,) = errors.splitlines()
+    assert message.startswith("stopped: ")
+    assert "run the same command again to go on from there" in message
+    assert not list((folder / "out" / ".export").glob("tmp-*"))
+    other = command(folder, *options, "--seed", "1", code=2).stderr
+    assert "holds an interrupted export with other options, layers or models" in other
+    result = json.loads(command(folder, *options, "--json").stdout)
+    assert result["kept"] >= 4
+    assert result["failures"] == []
+    assert len(load_bundle(folder / "out").curves) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem", "code"),
+    [
+        ([], "say what to export", 2),
+        (["--layers", "layers.json", "--space", "resnet-cifar"], "not both", 2),
+        (["--layers", "none.json"], "no such file", 1),
+        (["--space", "nowhere"], "unknown space 'nowhere'", 2),
+        (["--layers", "layers.json", "--precision", "int4"], "--precision is float16 or float32", 2),
+        (["--layers", "layers.json", "--deployment-target", "iOS9"], "one of iOS15, iOS16", 2),
+        (["--layers", "layers.json", "--format", "onnx"], "--format is mlprogram or neuralnetwork", 2),
+        (["--layers", "layers.json", "--format", "neuralnetwork", "--precision", "float16"], "leave --precision", 2),
+        (["--layers", "layers.json", "--context", "cold"], "--context is network or isolated", 2),
+        (["--layers", "layers.json", "--input", "1x3"], "none is given", 2),
+        (["--model", "net.py"], "--model is file.py:factory", 2),
+        (["--model", "none.py:make"], "there is no file none.py", 2),
+        (["--model", "net.py:make", "--input", "big"], "--input is a shape", 2),
+        (["--model", "net.py:make", "--input", "1x0x3"], "every size must be positive", 2),
+        (["--model", "net.py:make", "--input", "2x3x9x9", "--layers", "layers.json"], "give --batch 2", 2),
+        (["--layers", "layers.json", "-o", "missing/out"], "create the folder missing first", 1),
+        (["--layers", "layers.json", "-o", "net.py"], "a file, not a folder", 1),
+        (["--layers", "layers.json", "-o", "."], "holds other files and no bundle", 2),
+        (["--layers", "layers.json", "--restart", "-o", "."], "holds other files and no bundle", 2),
+    ],
+)
+def test_each_mistake_is_one_clear_line(folder: Path, arguments: list[str], problem: str, code: int) -> None:
+    output = [] if "-o" in arguments else ["-o", "out"]
+    done = command(folder, *arguments, *output, code=code)
+    (text,) = done.stderr.splitlines()
+    assert text.startswith("error: ")
+    assert problem in text
+
+
+@needs_coremltools
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        ("net.py:absent", "there is no function absent"),
+        ("net.py:fails", "the factory failed: ValueError: no weights here"),
+        ("net.py:not_a_module", "returned int, not a torch.nn.Module"),
+        ("net.py:make", "it does not run on --input 1x7x12x12"),
+        ("no_such_package.module:make", "it cannot be imported: ModuleNotFoundError"),
+    ],
+)
+def test_a_model_that_does_not_run_is_one_clear_line(folder: Path, model: str, problem: str) -> None:
+    done = command(folder, "--model", model, "--input", "1x7x12x12", "-o", "out", code=2)
+    (text,) = done.stderr.splitlines()
+    assert problem in text
+
+
+def test_a_missing_extra_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(convert, "find_spec", lambda _: None)
+    with pytest.raises(TargetUnavailableError, match=r"pip install -e '\.\[coreml\]'"):
+        export_bundle(tmp_path / "out", options=make_options(), layers=[linear(4, 4, bias=True)])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_native_library_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Spec:
+        submodule_search_locations = (str(tmp_path),)
+
+    monkeypatch.setattr(convert, "find_spec", lambda _: Spec)
+    with pytest.raises(TargetUnavailableError, match=r"native library.*pip install -e '\.\[coreml\]'"):
+        convert.check_installed()
+
+
+def test_a_full_disk_is_found_out_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from profiler._coreml import _export as export
+
+    monkeypatch.setattr(convert, "check_installed", lambda: None)
+    monkeypatch.setattr(export.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1 << 20}))
+    with pytest.raises(OSError, match="MiB are free; free some space"):
+        export_bundle(tmp_path / "out", options=make_options(), layers=[linear(4096, 4096, bias=True)])
+
+
+def test_help_imports_neither_torch_nor_coremltools(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.argv = ['export-coreml', '--help']\n"
+        "from profiler._cli.export_coreml import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'torch', 'coremltools', 'numpy', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "--deployment-target" in done.stdout
+
+
+EVERY_KIND = [
+    global_pool(8, input_size=(4, 4)),
+    residual_add(8, activation=None, input_size=(4, 4)),
+    *[conv_norm_act(4, 6, kernel_size=3, stride=2, activation=a, input_size=(8, 8)) for a in ("relu6", "hardswish")],
+    chain((4, 8, 8), BatchNorm2d()),
+    chain((4, 8, 8), MaxPool2d(kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))),
+    Layer(inputs=((4, 8, 8), (4, 1, 1)), nodes=(Node(op=Mul(), args=(0, 1)),)),
+    Layer(inputs=((4, 8, 8), (2, 8, 8)), nodes=(Node(op=Concat(), args=(0, 1)),)),
+    *[chain((4, 8, 8), Activation(kind=kind)) for kind in get_args(ActivationKind)],
+]
+
+
+@needs_coremltools
+@pytest.mark.parametrize("context", ["network", "isolated"])
+def test_every_conversion_holds_the_operators_of_its_layer(tmp_path: Path, context: str) -> None:
+    result = export_bundle(tmp_path / "out", options=make_options(context=context), layers=EVERY_KIND)
+    assert [f"{f.name}: {f.message}" for f in result.manifest.failures] == []
+    assert [entry.layer for entry in result.manifest.layers] == EVERY_KIND
+
+
+def test_another_program_than_the_layer_is_refused() -> None:
+    layer = conv_norm_act(4, 4, kernel_size=3, stride=1, activation="relu", input_size=(8, 8))
+    plan = ProgramPlan("chain", 4, layer=layer)
+
+    def check(**found: int) -> str | None:
+        return convert._check_operators(plan, make_options(), found)
+
+    assert check(conv=4, relu=4) is None
+    assert check(conv=4, relu=4, batch_norm=4) is None
+    assert check(conv=3, relu=4) == "3 × conv where 4 belong"
+    assert check(conv=4, relu=4, cast=2) == "2 × cast where 0 belong"
+    assert check(relu=1) == "0 × conv where 4 belong; 1 × relu where 4 belong"
+
+
+def test_shapes_and_models_are_parsed_strictly() -> None:
+    assert parse_input("1x3x224x224") == ((1, 3, 224, 224),)
+    assert parse_input("1x3x8x8, 1x5") == ((1, 3, 8, 8), (1, 5))
+    for text in ("", "x", "1x", "-1x3", "1.5", "1x3;4", "99999x99999x9"):
+        with pytest.raises(UsageError):
+            parse_input(text)
+    assert parse_model("package.module:make", None, 0).place == "package.module"
+    for text in ("", "make", ":make", "net.py:", "a b:c", "net.py:1x"):
+        with pytest.raises(UsageError):
+            parse_model(text, None, 0)
+
+
+def test_each_program_stands_once() -> None:
+    layers = [conv_norm_act(4, w, kernel_size=3, stride=1, activation="relu", input_size=(8, 8)) for w in range(1, 9)]
+    plan = plan_layers(layers, make_options())
+    assert len(set(plan.programs)) == len(plan.programs)
+    assert sorted(map(hash, plan.programs)) == sorted(hash(p) for group in plan.groups for p in group)
+    by_id = {p.made_from(make_options(), {})[:16] for p in plan.programs}
+    assert len(by_id) == len(plan.programs)
+    other = {p.made_from(make_options(seed=1), {})[:16] for p in plan.programs}
+    assert not by_id & other
