@@ -125,15 +125,23 @@ def minimum(call: Call, share_s: float) -> float:
     return min(_each(call, began + share_s))
 
 
-def ours(seconds: float, threads: int, seed: int, reference: Path) -> dict[int, float]:
+def ours(seconds: float, threads: int, seed: int, reference: Path, context: str) -> dict[int, float]:
     """Our protocol on the 49 widths."""
-    return dict(zip(WIDTHS, measure(layers(), seconds, threads, seed, reference), strict=True))
+    return dict(zip(WIDTHS, measure(layers(), seconds, threads, seed, reference, context), strict=True))
 
 
-def measure(wanted: Sequence[Any], seconds: float, threads: int | None, seed: int, reference: Path) -> list[float]:
+def measure(
+    wanted: Sequence[Any],
+    seconds: float,
+    threads: int | None,
+    seed: int,
+    reference: Path,
+    context: str = "isolated",
+) -> list[float]:
     """Return latencies in ms by this project's protocol, in one process and without its early stop.
 
     So it takes the time that it is given. The reference speed is kept in a file between repeats, as it is for users.
+    Isolated is what the peers' rules measure.
     """
     import msgspec
 
@@ -147,7 +155,7 @@ def measure(wanted: Sequence[Any], seconds: float, threads: int | None, seed: in
     protocol = msgspec.structs.replace(
         make_protocol(precision=0.0005, time_budget_s=seconds, seed=seed), most_processes=1, most_visits=10_000
     )
-    target = CpuTarget(batch=BATCH, threads=threads)
+    target = CpuTarget(batch=BATCH, threads=threads, context=context)
     plan = Plan("profiler._cpu:CpuTarget", {"batch": BATCH, "threads": threads}, tuple(wanted), protocol)
     started()
     origin = target.clock()
@@ -171,6 +179,8 @@ PEERS: dict[str, Callable[[Call, float], float]] = {
     "minimum": minimum,
 }
 RULES = ("ours", *PEERS)
+# What measuring in context costs in repeatability.
+CONTEXT_RULES = ("ours", "ours+network", "minimum")
 # What of the difference is the process's settings, and what the protocol.
 SETTINGS_RULES = ("ours", "minimum+kept", "adaptive_autorange+kept")
 
@@ -182,10 +192,10 @@ def _threads() -> int:
 def main() -> None:
     """Run one rule."""
     rule, threads, seconds, seed, reference = sys.argv[1:]
-    if rule == "ours":
-        found = ours(float(seconds), int(threads), int(seed), Path(reference))
+    name, _, settings = rule.partition("+")
+    if name == "ours":
+        found = ours(float(seconds), int(threads), int(seed), Path(reference), settings or "isolated")
     else:
-        name, _, settings = rule.partition("+")
         found = peer(PEERS[name], float(seconds), int(threads), kept=settings == "kept")
     print(json.dumps(found), flush=True)
 

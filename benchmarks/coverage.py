@@ -40,7 +40,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from _rules import layers
 from profiler import profile
-table = profile(layers(), batch=4, time_budget_s=float(sys.argv[3]), seed=int(sys.argv[2]), reference=Path(sys.argv[4]))
+table = profile(layers(), batch=4, time_budget_s=float(sys.argv[3]), seed=int(sys.argv[2]), reference=Path(sys.argv[4]),
+                options={"context": sys.argv[5]})
 s = [x.session_ms / x.reference_ms for x in table.sessions[0].sentinels]
 print(json.dumps([[m.median_ms, m.within_run.low_ms, m.within_run.high_ms, m.across_runs.low_ms,
                    m.across_runs.high_ms, [f for f in m.flags if f != "converged"], s] for m in table.values()]))
@@ -118,6 +119,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--sessions", type=int, default=20, help="sessions on this machine")
     options.add_argument("--seconds", type=float, default=15.0, help="time budget of each")
+    options.add_argument("--context", default="isolated", choices=("isolated", "network"))
     options.add_argument("--simulated", type=int, default=40, help="sessions per case on the fake clock")
     arguments = options.parse_args()
     figures: dict[str, Any] = {}
@@ -137,7 +139,10 @@ def main() -> None:
         for seed in range(arguments.sessions):
             command = [sys.executable, "-c", SESSION, str(Path(__file__).parent), str(seed), str(arguments.seconds)]
             done = subprocess.run(
-                [*command, str(Path(folder) / "machine.json")], capture_output=True, text=True, check=True
+                [*command, str(Path(folder) / "machine.json"), arguments.context],
+                capture_output=True,
+                text=True,
+                check=True,
             )
             machine.append(json.loads(done.stdout))
             print(f"session {seed + 1} of {arguments.sessions}", flush=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from _common import parser, print_table, write_results
-from _rules import RULES, SETTINGS_RULES, WIDTHS
+from _rules import CONTEXT_RULES, RULES, SETTINGS_RULES, WIDTHS
 from scipy.stats import kendalltau
 
 HOG = "import time\nend = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
@@ -76,11 +76,16 @@ def main() -> None:
     """Run the benchmark."""
     options = parser(__doc__)
     options.add_argument("--repeats", type=int, default=10)
+    options.add_argument("--context", action="store_true", help="isolated and in-context values, and the best peer")
     options.add_argument("--settings", action="store_true", help="our process settings for the two best peers")
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--seconds-per-width", type=float, default=0.1)
     arguments = options.parse_args()
-    rules = SETTINGS_RULES if arguments.settings else RULES
+    name, rules = "repeatability", RULES
+    if arguments.settings:
+        name, rules = "repeatability_settings", SETTINGS_RULES
+    elif arguments.context:
+        name, rules = "repeatability_context", CONTEXT_RULES
     took: dict[str, list[float]] = {rule: [] for rule in rules}
     seconds = arguments.seconds_per_width * len(WIDTHS)
     rng = random.Random(0)
@@ -119,7 +124,7 @@ def main() -> None:
             )
     write_results(
         arguments.results,
-        "repeatability_settings" if arguments.settings else "repeatability",
+        name,
         {
             "repeats": arguments.repeats,
             "threads": arguments.threads,

@@ -73,8 +73,8 @@ ORIGINS: dict[str, str] = {
 
 Context: TypeAlias = Literal["isolated", "network"]
 CONTEXTS: dict[str, str] = {
-    "isolated": "the layer alone, again and again: its data stay in the caches",
-    "network": "as inside a network: input just written, weights and output not in the nearer caches",
+    "isolated": "the layer alone, again and again: its data stay in the caches, its borders count",
+    "network": "as inside a network, between other layers, or what the layer adds to one: latencies that add up",
 }
 
 Flag: TypeAlias = Literal[

@@ -187,7 +187,7 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
                 f"needs about {needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are available",
                 reason="out_of_memory",
             )
-        with layer_errors(), self._torch.random.fork_rng(devices=[]):
+        with layer_errors(self._torch.OutOfMemoryError), self._torch.random.fork_rng(devices=[]):
             alone = lone(layer, seed)
             timed, feed, expected = self._session(alone, seed)
             self._check(timed, expected)
@@ -275,7 +275,7 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
         session, binding = prepared.session, prepared.binding
         synchronise = self._memory != "cpu"
         elapsed = 0
-        with layer_errors():
+        with layer_errors(self._torch.OutOfMemoryError):
             if self._context == "isolated":
                 start = clock()
                 for _ in range(calls):
@@ -300,7 +300,7 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
         """
         if isinstance(prepared, _Timed):
             return None
-        with layer_errors(), tempfile.TemporaryDirectory(prefix="latency-lut-") as folder:
+        with layer_errors(self._torch.OutOfMemoryError), tempfile.TemporaryDirectory(prefix="latency-lut-") as folder:
             options = self._options()
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "nodes")
