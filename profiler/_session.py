@@ -218,6 +218,7 @@ def run_session(
                 tell("measuring the noise floor")
                 until = clock() + min(deadline - clock(), budget * PREFLIGHT_SHARE)
                 outcome = worker.run([PREFLIGHT_ENTRY] * (2 * A_A_VISITS), until, lambda _: None)
+                deadline += outcome.preparing_s
                 visits += outcome.visits
                 failures += outcome.failures
                 preflight = _preflight(worker, outcome.visits, protocol.level, protocol.most_visits, load)

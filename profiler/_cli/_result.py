@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from lut._console import format_ms
+from lut._statistics import quantile
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,9 +105,9 @@ def _counts(table: LatencyTable) -> str:
     converged = sum(m.converged for m in table.values())
     text = f"{n} layers measured, {converged} converged"
     if n:
-        widths = sorted(m.relative_half_width for m in table.values())
+        widths = [m.relative_half_width for m in table.values()]
         text += (
-            f"; half-width of the interval ±{widths[n // 2]:.1%} (median), ±{widths[int(0.95 * (n - 1))]:.1%} (95 %)"
+            f"; half-width of the interval ±{quantile(widths, 0.5):.1%} (median), ±{quantile(widths, 0.95):.1%} (95 %)"
         )
     rejected = sum(len(m.rejected) for m in table.values())
     visits = sum(m.n_visits for m in table.values())

@@ -42,7 +42,7 @@ TOLERANCE = {"float32": 1e-3, "float16": 3e-2}
 PROFILED_CALLS = 5
 
 # What the runtime's bookkeeping takes for one session, whatever its size.
-SESSION_BYTES = 1 << 20
+SESSION_BYTES = 1 << 19
 
 
 class _Timed:
