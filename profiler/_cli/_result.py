@@ -106,9 +106,8 @@ def _counts(table: LatencyTable) -> str:
     text = f"{n} layers measured, {converged} converged"
     if n:
         widths = [m.relative_half_width for m in table.values()]
-        text += (
-            f"; half-width of the interval ±{quantile(widths, 0.5):.1%} (median), ±{quantile(widths, 0.95):.1%} (95 %)"
-        )
+        middle, most = quantile(widths, 0.5), quantile(widths, 0.95)
+        text += f"; half-width of the interval ±{middle:.1%} (median), ±{most:.1%} (95 %)"
     rejected = sum(len(m.rejected) for m in table.values())
     visits = sum(m.n_visits for m in table.values())
     text += f"; {visits:,} visits, {rejected} rejected"
