@@ -60,6 +60,7 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         shapes: list[Shape] = []
         nodes: list[Node] = []
         outputs: dict[str, int] = {}
+        given: dict[str, Shape] = {}
         before: str | None = None
         for item in self.layers:
             sources = item.inputs or ((before,) if before is not None else (INPUT,) * len(item.layer.inputs))
@@ -73,13 +74,15 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     if source == INPUT and INPUT not in outputs:
                         shapes.append(shape)
                         # The input is value −1 until the number of inputs is known; there is one.
-                        outputs[INPUT] = -1
+                        outputs[INPUT], given[INPUT] = -1, shape
                     if source not in outputs:
                         raise LayerError(f"{item.name} takes the output of {source!r}, which does not come before it")
+                    if given[source] != shape:
+                        raise LayerError(f"{item.name} takes {shape}, and {source!r} gives {given[source]}")
                     values.append(outputs[source])
                 values += range(len(nodes), len(nodes) + len(item.layer.nodes))
                 nodes += [Node(op=node.op, args=tuple(values[a] for a in node.args)) for node in item.layer.nodes]
-                outputs[item.name] = len(nodes) - 1
+                outputs[item.name], given[item.name] = len(nodes) - 1, item.layer.output_shape
             before = item.name
         shifted = tuple(Node(op=node.op, args=tuple(arg + 1 for arg in node.args)) for node in nodes)
         return Layer(inputs=tuple(shapes), nodes=shifted)

@@ -9,13 +9,13 @@ import math
 import os
 import random
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import final
 
 from lut import Device, Layer, Setting
 from lut._records import Software
 from lut.errors import LayerFailedError
-from profiler._target import Target
+from profiler._target import Part, Target
 
 __all__ = ["FakeTarget"]
 
@@ -54,7 +54,10 @@ class FakeTarget(Target[_Fake]):
         preempted_share: share of the blocks during which another process takes the core.
         seed: of all noise.
         affected: digests of the layers that ``second_mode`` and ``own_drift`` concern; all layers by default.
-        misbehave: digest of a layer → ``raise``, ``memory``, ``exit`` or ``hang``.
+        misbehave: digest of a layer → ``raise``, ``memory``, ``exit`` or ``hang``; ``run`` to raise when it is run.
+        together: layers that are visited in turns; above 1, the context is ``network``.
+        overhead_ms: what a program costs whatever is in it; above 0, a layer's value is marginal: a program of two
+            copies less one of one.
     """
 
     def __init__(
@@ -78,6 +81,8 @@ class FakeTarget(Target[_Fake]):
         seed: int = 0,
         affected: Collection[str] | None = None,
         misbehave: Mapping[str, str] | None = None,
+        together: int = 1,
+        overhead_ms: float = 0.0,
     ) -> None:
         self._setting = Setting(
             target="fake",
@@ -85,7 +90,7 @@ class FakeTarget(Target[_Fake]):
             dtype=dtype,
             threads=threads or 1,
             memory_format=memory_format,
-            context="isolated",
+            context="network" if together > 1 or overhead_ms else "isolated",
             options={},
         )
         self._floor_ms = floor_ms
@@ -102,8 +107,19 @@ class FakeTarget(Target[_Fake]):
         self._rng = random.Random(seed)  # noqa: S311 - simulated noise
         self._affected = None if affected is None else frozenset(affected)
         self._misbehave = dict(misbehave or {})
+        self._together = together
+        self._overhead_ms = overhead_ms
         self._now_s = 0.0
         self._preemptions = 0
+
+    @property
+    def together(self) -> int:
+        return self._together
+
+    def parts(self, prepared: _Fake) -> Sequence[Part]:
+        if not self._overhead_ms:
+            return (Part(prepared, 1.0),)
+        return (Part((prepared, 2), 1.0), Part((prepared, 1), -1.0))
 
     def describe(self) -> tuple[Device, Setting, Software]:
         device = Device(
@@ -146,9 +162,14 @@ class FakeTarget(Target[_Fake]):
             factor *= 1.0 + self._own_drift * self._now_s
         prepared.factor = factor
 
-    def run(self, prepared: _Fake, calls: int) -> int:
+    def run(self, prepared: _Fake | tuple[_Fake, int], calls: int) -> int:
+        copies = 1
+        if isinstance(prepared, tuple):
+            prepared, copies = prepared
+        if self._misbehave.get(prepared.layer.digest) == "run":
+            raise LayerFailedError("made to fail when it is run", reason="error")
         common = math.exp(self._common_drift * math.sin(self._now_s / 2.0))
-        elapsed_ms = prepared.ms * prepared.factor * common * calls
+        elapsed_ms = (copies * prepared.ms * prepared.factor + self._overhead_ms) * common * calls
         if self._rng.random() < self._preempted_share:
             self._preemptions += 1
             elapsed_ms *= 1.8

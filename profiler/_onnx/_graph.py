@@ -149,10 +149,11 @@ def _quiet() -> Iterator[None]:
 class _Writer:
     """Collects the nodes and weights of a graph. Final."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype) -> None:
         from onnx import helper, numpy_helper
 
         self._helper, self._numpy = helper, numpy_helper
+        self.dtype = dtype
         self.nodes: list[Any] = []
         self.weights: list[Any] = []
 
@@ -171,7 +172,7 @@ def _direct(program: Program, module: torch.nn.Module, inputs: Sequence[torch.Te
     from onnx import TensorProto, helper
 
     kind = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}[str(inputs[0].dtype).removeprefix("torch.")]
-    writer = _Writer()
+    writer = _Writer(inputs[0].dtype)
     values = [f"x{i}" for i in range(len(inputs))]
     for part, step in zip(module.get_submodule("parts").children(), program.steps, strict=True):
         local = [values[i] for i in step.args]
@@ -226,8 +227,7 @@ _ACTIVATIONS: dict[str, Callable[[_Writer, str], str]] = {
 def _scalar(writer: _Writer, value: float) -> torch.Tensor:
     import torch
 
-    half = any(weight.data_type == 10 for weight in writer.weights)
-    return torch.tensor(value, dtype=torch.float16 if half else torch.float32)
+    return torch.tensor(value, dtype=writer.dtype)
 
 
 def _write(writer: _Writer, op: Primitive, operator: torch.nn.Module, args: list[str]) -> str:

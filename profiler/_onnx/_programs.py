@@ -10,12 +10,14 @@ before and after it:
     channel, which costs next to nothing and keeps the layout;
 *   the same with one copy; the difference over ``COPIES`` − 1 is the layer's cost;
 *   a layer that begins with a sum, an activation or the like gets a small convolution of its own before each copy, as
-    networks have it, and the same programs without the layer are subtracted.
+    networks have it, and the same programs without the layer are subtracted;
+*   so does a layer that begins with any operator without weights, such as a pooling: the runtime computes equal
+    operators on equal data only once, and four copies of it would cost as much as one. Where the input is an image or
+    a vector, each copy gets an input of its own instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from lut import Layer, chain, conv_norm_act
@@ -29,6 +31,8 @@ COPIES = 4
 IMAGE, SMALL = 3, 8
 # What the runtime fuses with the operator before.
 FUSED_BACKWARD = (Activation, Add, BatchNorm2d, Concat, Mul)
+# What makes copies on the same data differ.
+WEIGHTED = (BatchNorm2d, Conv2d, Linear)
 
 
 class Weighted(NamedTuple):
@@ -48,61 +52,93 @@ def marginal(layer: Layer, seed: int) -> tuple[Weighted, ...]:
     """Return the programs whose weighted latencies sum up to what the layer adds to a network."""
     share = 1.0 / (COPIES - 1)
     found = [Weighted(_copies(layer, COPIES, seed), share), Weighted(_copies(layer, 1, seed), -share)]
-    if _fuses_backward(layer):
+    if any(_fed_by_convolution(layer.inputs[i]) for i in _own_inputs(layer)):
         found.append(Weighted(_copies(layer, COPIES, seed, without=True), -share))
         found.append(Weighted(_copies(layer, 1, seed, without=True), share))
     return tuple(found)
 
 
-def _fuses_backward(layer: Layer) -> bool:
-    """Whether the layer's cost depends on the operator before it: no convolution or linear layer begins it."""
+def _own_inputs(layer: Layer) -> tuple[int, ...]:
+    """Return the inputs that the layer's copies cannot share.
+
+    These are what the runtime fuses with the operator before, and what operators without weights read.
+    """
     heavy = any(isinstance(node.op, (Conv2d, Linear)) for node in layer.nodes)
-    return _fed_by_convolution(layer.inputs[0]) and (isinstance(layer.nodes[0].op, FUSED_BACKWARD) or not heavy)
+    backward = isinstance(layer.nodes[0].op, FUSED_BACKWARD) or not heavy
+    own = {0} if backward and _fed_by_convolution(layer.inputs[0]) else set[int]()
+    # Per value the inputs that it follows from, none where it differs between copies.
+    follows = [{i} for i in range(len(layer.inputs))]
+    for node in layer.nodes:
+        sources = [follows[i] for i in node.args]
+        if isinstance(node.op, WEIGHTED) or not all(sources):
+            follows.append(set())
+            continue
+        inputs = set[int]().union(*sources)
+        if own.isdisjoint(inputs):
+            own.add(min(inputs))
+        follows.append(set())
+    return tuple(sorted(own))
 
 
 class _Builder:
     """Collects the steps of a program. Final."""
 
-    def __init__(self, inputs: Sequence[Shape]) -> None:
-        self.inputs = tuple(inputs)
+    def __init__(self) -> None:
+        self.inputs: list[Shape] = []
         self.steps: list[Step] = []
         self.seed = 0
+
+    def enter(self, shape: Shape) -> int:
+        """Add an input; all of them come before the first step."""
+        assert not self.steps
+        self.inputs.append(shape)
+        return len(self.inputs) - 1
 
     def add(self, layer: Layer, *args: int) -> int:
         self.seed += 1
         self.steps.append(Step(layer, self.seed, args))
         return len(self.inputs) + len(self.steps) - 1
 
+    def pick(self, value: int, shape: Shape) -> int:
+        """Take one pixel of each channel, where there is more than one."""
+        if len(shape) < 3 or shape[1] * shape[2] == 1:
+            return value
+        return self.add(chain(shape, MaxPool2d(kernel_size=(1, 1), stride=(shape[1], shape[2]))), value)
+
 
 def _copies(layer: Layer, copies: int, seed: int, *, without: bool = False) -> Program:
     """Return the program with ``copies`` copies of the layer, or ``without`` it, and all that stands around them."""
-    backward = _fuses_backward(layer)
-    made = _Builder([(IMAGE, *shape[1:]) if _fed_by_convolution(shape) else shape for shape in layer.inputs])
+    own = _own_inputs(layer)
+    made = _Builder()
     made.seed = 1000 * seed
-    # One map for each of the layer's inputs, in the runtime's layout, that all copies share.
-    small: int | None = None
-    shared: list[int] = []
+    # Where each of the layer's inputs comes in: an image that a convolution takes, or the input itself.
+    entrances: list[list[int]] = []
     for i, shape in enumerate(layer.inputs):
-        if not _fed_by_convolution(shape):
-            shared.append(i)
-        elif backward and i == 0:
-            small = made.add(_pointwise(IMAGE, SMALL, shape), i)
-            shared.append(small)
+        fed = _fed_by_convolution(shape)
+        count = copies if i in own and not fed else 1
+        entrances.append([made.enter((IMAGE, *shape[1:]) if fed else shape) for _ in range(count)])
+    # One map for each of the layer's inputs, in the runtime's layout, that all copies share; or a small one that all
+    # copies make their own of.
+    maps: dict[int, int] = {}
+    for i, shape in enumerate(layer.inputs):
+        if _fed_by_convolution(shape):
+            maps[i] = made.add(_pointwise(IMAGE, SMALL if i in own else shape[0], shape), entrances[i][0])
+    outputs: list[int] = []
+    for copy in range(copies):
+        args: list[int] = []
+        for i, shape in enumerate(layer.inputs):
+            if i not in maps:
+                args.append(entrances[i][copy % len(entrances[i])])
+            elif i in own:
+                args.append(made.add(_pointwise(SMALL, shape[0], shape), maps[i]))
+            else:
+                args.append(maps[i])
+        if without:
+            outputs += [made.pick(args[i], layer.inputs[i]) for i in own if i in maps]
         else:
-            shared.append(made.add(_pointwise(IMAGE, shape[0], shape), i))
-    outputs = []
-    for _ in range(copies):
-        args = list(shared)
-        if small is not None:
-            args[0] = made.add(_pointwise(SMALL, layer.inputs[0][0], layer.inputs[0]), small)
-        value, shape = args[0], layer.inputs[0]
-        if not without:
-            value, shape = made.add(layer, *args), layer.output_shape
-        if len(shape) == 3 and shape[1] * shape[2] > 1:
-            value = made.add(chain(shape, MaxPool2d(kernel_size=(1, 1), stride=(shape[1], shape[2]))), value)
-        outputs.append(value)
+            outputs.append(made.pick(made.add(layer, *args), layer.output_shape))
     used = {arg for step in made.steps for arg in step.args}
-    return _without_unused(Program(made.inputs, tuple(made.steps), tuple(outputs)), used)
+    return _without_unused(Program(tuple(made.inputs), tuple(made.steps), tuple(outputs)), used)
 
 
 def _fed_by_convolution(shape: Shape) -> bool:
