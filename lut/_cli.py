@@ -85,8 +85,8 @@ def _show_table(console: Console, table: LatencyTable, contains: str, limit: int
     console.print(f"{table.setting}")
     for number, session in enumerate(table.sessions):
         console.print(
-            f"session {number}: {session.started_at}, {session.measuring_s:.0f} s, torch "
-            f"{session.software.packages.get('torch', '?')}, noise floor ±{session.preflight.noise_floor:.1%}, "
+            f"session {number}: {session.started_at}, {session.measuring_s:.0f} s, "
+            f"{session.software.runtime}, noise floor ±{session.preflight.noise_floor:.1%}, "
             f"correction: {session.correction.name}"
         )
         for warning in session.preflight.warnings:

@@ -168,6 +168,14 @@ class Software(Record, frozen=True):
     packages: dict[Text, Text]
     details: dict[Text, Text]
 
+    @property
+    def runtime(self) -> str:
+        """What ran the layers, with its version: the first package named that is not this one."""
+        for name, number in self.packages.items():
+            if name != "latency-lut":
+                return f"{name} {number}"
+        return f"python {self.python}"
+
 
 class Protocol(Record, frozen=True):
     """How was measured: the parameters of the protocol, for whoever repeats it."""

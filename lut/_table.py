@@ -311,6 +311,10 @@ def unlike_fields(first: LatencyTable, second: LatencyTable) -> dict[str, list[s
     }
 
 
+# Unlike settings have unlike sentinels too; whoever allows one will be asked for the other next.
+OTHER_SPEED = {"setting": " (and --across reference: other settings have other reference speeds)"}
+
+
 def _reference_speeds(table: LatencyTable) -> dict[str, float]:
     return {sentinel.what: sentinel.reference_ms for session in table.sessions for sentinel in session.sentinels}
 
@@ -330,7 +334,7 @@ def refuse_unlike(first: LatencyTable, second: LatencyTable, *, across: Iterable
         if differences and short not in allowed:
             raise UnlikeTablesError(
                 f"cannot {what} tables of different {name}s: {'; '.join(differences)}. If that is what you want, "
-                f"ask for it: across {short}"
+                f"ask for it: --across {short}" + OTHER_SPEED.get(short, "")
             )
 
 

@@ -8,8 +8,10 @@ if TYPE_CHECKING:
     from profiler._cpu import CpuTarget
     from profiler._cuda import CudaTarget
     from profiler._fake import FakeTarget
+    from profiler._machine import cpu_device
     from profiler._modules import build_module
     from profiler._onnx import OnnxTarget
+    from profiler._process import layer_errors
     from profiler._profile import load_space, profile
     from profiler._report import report_html
     from profiler._session import Progress
@@ -28,6 +30,8 @@ __all__ = [
     "TargetSpec",
     "available_targets",
     "build_module",
+    "cpu_device",
+    "layer_errors",
     "load_space",
     "profile",
     "report_html",
@@ -47,6 +51,8 @@ _HOMES = {
     "TargetSpec": "profiler._target",
     "available_targets": "profiler._target",
     "build_module": "profiler._modules",
+    "cpu_device": "profiler._machine",
+    "layer_errors": "profiler._process",
     "load_space": "profiler._profile",
     "profile": "profiler._profile",
     "report_html": "profiler._report",

@@ -83,7 +83,7 @@ class CpuTarget(Target[_Prepared]):
         threads: threads of PyTorch's pool; by default as many as CPUs in the affinity mask, and no more than a
             container's quota allows.
         memory_format: ``contiguous`` or ``channels_last``.
-        context: ``network`` to run each layer as inside a network, between calls of 23 others, its input just written,
+        context: ``network`` to run each layer as inside a network, between calls of 11 others, its input just written,
             its output fresh memory, each call timed by itself; ``isolated`` to run it alone, again and again.
         compile: run what ``torch.compile`` makes of the layer; compiling is not timed.
         kernel_cache: kernels that oneDNN keeps; see :meth:`defaults`.

@@ -25,7 +25,7 @@ from lut.errors import FileAccessError, InterruptedRunError, JournalError, Targe
 from profiler._journal import FORMAT, VERSION, Journal, JournalContent, JournalHeader, journal_path
 from profiler._judge import LayerJudgement, judge
 from profiler._lock import device_lock
-from profiler._plan import SENTINELS, Plan, make_protocol
+from profiler._plan import LOOKS, SENTINELS, Plan, make_protocol
 from profiler._reference import load_references, reference_path, save_references
 from profiler._session import Progress, SessionResult, Sorted, run_session, sort_visits
 from profiler._target import TargetSpec, target_spec
@@ -126,6 +126,9 @@ def profile(
     protocol = make_protocol(
         precision=precision, time_budget_s=time_budget_s, quick=quick, seed=seed, layer_limit_s=layer_limit_s
     )
+    if spec.options.get("compile"):
+        # Every process compiles anew, for far longer than it measures.
+        protocol = msgspec.structs.replace(protocol, most_processes=2, rounds_per_process=LOOKS[2])
     plan = Plan(spec.factory, spec.options, entries, protocol)
     with contextlib.ExitStack() as stack:
         keep = output is not None

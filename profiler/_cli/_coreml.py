@@ -48,10 +48,13 @@ def import_table(
         LatencyLutError: the bundle or the timings are not what they should be.
     """
     from profiler._coreml import import_timings, network_timings
+    from profiler._plan import make_protocol
 
+    precision = DEFAULT_PRECISION if precision is None else precision
+    make_protocol(precision=precision)  # refuses what makes no sense
     _refuse_existing(output, restart=restart)
     console.print(f"Importing {timings}, checking the files of {bundle} first.")
-    table = import_timings(timings, bundle, precision=DEFAULT_PRECISION if precision is None else precision)
+    table = import_timings(timings, bundle, precision=precision)
     write_atomically(output, table.to_json())
     for network in network_timings(timings, bundle):
         console.print(
@@ -79,7 +82,7 @@ def not_measured(
     _refuse_existing(output, restart=restart)
     known = {
         name: options[name]
-        for name in ("batch", "dtype", "compute_units", "deployment_target", "context")
+        for name in ("batch", "dtype", "compute_units", "deployment_target", "context", "device")
         if name in options
     }
     if "format" in options:

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from lut._records import Session
     from predictors import WidthSelection
 
-__all__ = ["print_json", "print_result"]
+__all__ = ["count_layers", "print_json", "print_result"]
+
+
+def count_layers(count: int) -> str:
+    """Return ``1 layer`` or ``2 layers``."""
+    return f"{count} layer{'' if count == 1 else 's'}"
 
 
 def print_result(
@@ -37,7 +42,7 @@ def print_result(
     device = table.device
     session = table.sessions[-1] if table.sessions else None
     console.print(f"\n[bold]{device.model}[/]{_cores(device)}, {device.system}")
-    console.print(f"{table.setting}{'' if session is None else ', ' + _runtime(session)}")
+    console.print(f"{table.setting}{'' if session is None else ', ' + session.software.runtime}")
     if session is not None:
         _print_session(console, session)
     console.print(_counts(table))
@@ -64,7 +69,7 @@ def print_result(
         reasons = Counter(entry.reason for entry in table.not_measured)
         for reason, layers in reasons.most_common(3):
             more = "; give more with --time-budget" if "time budget" in reason else ""
-            console.print(f"{layers} layers not measured: {reason}{more}", style="yellow")
+            console.print(f"{count_layers(layers)} not measured: {reason}{more}", style="yellow")
     if session is not None:
         console.print(f"\nmeasured in {session.measuring_s:.0f} s, {session.processes} processes")
     console.print(f"table   {output}")
@@ -81,21 +86,14 @@ def _cores(device: Device) -> str:
     return ""
 
 
-def _runtime(session: Session) -> str:
-    """Return the version of what ran the layers."""
-    packages = session.software.packages
-    for name in ("onnxruntime", "coremltools", "torch"):
-        if name in packages:
-            return f"{name} {packages[name]}"
-    return "unknown runtime"
-
-
 def _print_session(console: Console, session: Session) -> None:
     for warning in session.preflight.warnings:
         console.print(f"warning: {warning}", style="yellow")
     target = session.protocol.target_precision
+    known = session.preflight.noise_floor_visits > 0 and session.preflight.noise_floor > 0
+    floor = f"±{session.preflight.noise_floor:.1%}" if known else "not known"
     console.print(
-        f"noise floor ±{session.preflight.noise_floor:.1%}; precision asked for ±{session.protocol.precision:.1%}"
+        f"noise floor {floor}; precision asked for ±{session.protocol.precision:.1%}"
         + (f", so ±{target:.1%} was aimed at" if target > session.protocol.precision else "")
     )
 
@@ -112,7 +110,7 @@ def _counts(table: LatencyTable) -> str:
     visits = sum(m.n_visits for m in table.values())
     text += f"; {visits:,} visits, {rejected} rejected"
     if table.failures:
-        text += f"; {len(table.failures)} layers failed"
+        text += f"; {count_layers(len(table.failures))} failed"
     return text
 
 

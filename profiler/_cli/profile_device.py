@@ -221,7 +221,7 @@ def profile_device(
     from predictors._show import parse_alpha
 
     parse_alpha(alpha)
-    options = {
+    options: dict[str, Any] = {
         "batch": batch,
         "dtype": dtype,
         "threads": threads,
@@ -244,6 +244,8 @@ def profile_device(
     if import_ is not None or bundle is not None:
         from profiler._cli._coreml import import_table, refuse_for_import
 
+        if time_budget is not None:
+            options["time_budget"] = time_budget
         refuse_for_import(target, options, timings=import_, bundle=bundle, measuring=layers is not None or quick)
         assert import_ is not None
         assert bundle is not None
@@ -294,7 +296,7 @@ def _finish(
 ) -> None:
     """Choose widths, write the report, print the result; raise where the table is incomplete."""
     from predictors._show import parse_alpha
-    from profiler._cli._result import print_json, print_result
+    from profiler._cli._result import count_layers, print_json, print_result
 
     selections = _select(table, groups, parse_alpha(alpha), console)
     report = _write_report(table, selections, output, console)
@@ -306,7 +308,7 @@ def _finish(
         from lut.errors import IncompleteError
 
         raise IncompleteError(
-            f"{len(table.failures)} layers failed and {len(table.not_measured)} were not measured; {output} holds the "
+            f"{count_layers(len(table.failures))} failed, {len(table.not_measured)} not measured; {output} holds the "
             f"other {len(table)} and the reasons"
         )
 

@@ -185,6 +185,10 @@ def network_timings(timings: str | os.PathLike[str], bundle: str | os.PathLike[s
     return tuple(found)
 
 
+# How each way of measuring comes at its values: the bundle's own runner, this Mac, a connected phone.
+TIMINGS = {None: "sustained", "mac": "back-to-back", "iphone": "idle-burst"}
+
+
 def not_measured_table(
     layers: Iterable[Layer],
     curves: Iterable[ChannelCurve] = (),
@@ -196,6 +200,7 @@ def not_measured_table(
     model_format: str = "mlprogram",
     deployment_target: str | None = None,
     context: str = "network",
+    device: str | None = None,
 ) -> LatencyTable:
     """Return a table that says of every layer that it was not measured, and why: what a machine without Core ML knows.
 
@@ -219,7 +224,7 @@ def not_measured_table(
             cores=1,
             affinity_cpus=1,
         ),
-        setting=coreml_setting(options, compute_units=compute_units, timing="sustained"),
+        setting=coreml_setting(options, compute_units=compute_units, timing=TIMINGS[device]),
         sessions=(),
         measurements=(),
         curves=curves,

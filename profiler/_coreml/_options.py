@@ -59,7 +59,7 @@ def make_options(
     if precision is None:
         precision = "float16" if model_format == "mlprogram" else "float32"
     if precision not in get_args(Precision):
-        raise UsageError(f"--precision is float16 or float32, got {precision!r}")
+        raise UsageError(f"the precision of a Core ML program is float16 or float32, got {precision!r}")
     if model_format == "neuralnetwork" and precision != "float32":
         raise UsageError(
             "a neuralnetwork leaves the precision to the device and stores float32 weights: leave --precision out, or "

@@ -119,8 +119,9 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
         self._context: Context = "network" if context == "network" else "isolated"
         self._spinning, self._exporter = spinning, exporter
         self._memory = DEVICE_MEMORY.get(self._provider, "cpu")
-        if spinning == "on":
-            # One pool for all sessions: the idle threads of one would take the CPU from another.
+        # One pool for all sessions: the idle threads of one would take the CPU from another. Version 1.22 has none yet.
+        self._one_pool = spinning == "on" and hasattr(runtime, "set_global_thread_pool_sizes")
+        if self._one_pool:
             with contextlib.suppress(Exception):
                 runtime.set_global_thread_pool_sizes(self._threads, 1)
         self._disturbances = DisturbanceReader()
@@ -170,7 +171,7 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
             "exporter": self._exporter,
             "graph optimisation": "all",
             "execution": "sequential, inputs and outputs bound",
-            "thread pool": "one for all sessions" if self._spinning == "on" else "one per session",
+            "thread pool": "one for all sessions" if self._one_pool else "one per session",
             "allocator": self._allocator,
             "pinned": self._pinned,
             "data": "weights He-normal, inputs standard normal; denormals are zero",
@@ -234,7 +235,8 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 4
-        options.use_per_session_threads = self._spinning == "off"
+        if self._one_pool:
+            options.use_per_session_threads = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._spinning == "on" else "0")
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         if self._provider != CPU_PROVIDER:
