@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from bisect import bisect
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,9 +23,11 @@ from _common import parser, print_table, write_results
 from _networks import SPACES, distinct
 
 from lut import Layer, Network
+from lut._records import Protocol
 from lut.errors import LatencyLutError
-from profiler._machine import default_threads
+from profiler._judge import judge
 from profiler._plan import make_protocol
+from profiler._session import sort_visits
 from profiler._target import Target, available_targets, load_target, target_spec
 from profiler._visit import LayerFailure, Visit, Visitor
 
@@ -57,8 +60,11 @@ def measure(target: str, space: str, count: int, rounds: int, batch: int, thread
     }
     wholes = [alone.prepare(network.as_layer(), 0) for network in networks]
     rng = random.Random(1)
-    found: dict[str, dict[int, list[float]]] = {name: defaultdict(list) for name in (*visitors, "whole")}
+    # Everything is an entry of one session, whose drift is estimated from all of it and taken out, as for any table.
+    first = {"isolated": 0, "in_context": len(layers), "whole": 2 * len(layers)}
+    found: list[Visit] = []
     began = time.monotonic()
+    starts: list[float] = []
     for turn in range(rounds):
         jobs: list[tuple[str, Any]] = []
         for name, visitor in visitors.items():
@@ -67,19 +73,23 @@ def measure(target: str, space: str, count: int, rounds: int, batch: int, thread
             jobs += [(name, job) for job in visitor.visits(order)]
         jobs += [("whole", k) for k in range(len(networks))]
         rng.shuffle(jobs)
+        starts.append(alone.clock() - shared["origin"])
         for name, job in jobs:
             if name == "whole":
-                found[name][job].append(_whole(alone, wholes[job], rng))
+                found.append(_whole(alone, wholes[job], rng, first[name] + job, shared["origin"]))
                 continue
             for event in job():
                 if isinstance(event, LayerFailure):
                     raise SystemExit(f"{layers[event.entry]}: {event.message}")
                 assert isinstance(event, Visit)
-                if event.cause is None:
-                    found[name][event.entry].append(event.ms)
+                found.append(msgspec.structs.replace(event, entry=first[name] + event.entry))
         print(f"{target} {space}: round {turn + 1} of {rounds}, {time.monotonic() - began:.0f} s", file=sys.stderr)
-    whole_ms = [median(found["whole"][k]) for k in range(len(networks))]
-    halves = [abs(median(v[::2]) / median(v[1::2]) - 1) for v in found["whole"].values()]
+    clean = sort_visits(found, protocol.first_look, final=True).accepted
+    ms = _settled(clean, protocol)
+    halves = [_settled([v for v in clean if bisect(starts, v.at_s) % 2 == part], protocol) for part in (0, 1)]
+    wanted = range(first["whole"], first["whole"] + len(networks))
+    whole_ms = [ms[entry] for entry in wanted]
+    repeat = [abs(halves[0][entry] / halves[1][entry] - 1) for entry in wanted]
     result: dict[str, Any] = {
         "target": target,
         "setting": str(inside.describe()[1]),
@@ -89,20 +99,27 @@ def measure(target: str, space: str, count: int, rounds: int, batch: int, thread
         "rounds": rounds,
         "seconds": round(time.monotonic() - began, 1),
         "whole_ms": [round(ms, 5) for ms in whole_ms],
-        "whole_repeat_error": round(median(halves), 4),
+        "whole_repeat_error": round(median(repeat), 4),
     }
     for name in visitors:
-        ms = {layers[entry]: median(values) for entry, values in found[name].items()}
-        ratios = [_sum(network, ms) / whole for network, whole in zip(networks, whole_ms, strict=True)]
+        by_layer = {layer: ms[first[name] + entry] for entry, layer in enumerate(layers)}
+        ratios = [_sum(network, by_layer) / whole for network, whole in zip(networks, whole_ms, strict=True)]
         result[name] = summary(ratios)
     return result
 
 
-def _whole(target: Target[Any], prepared: Any, rng: random.Random) -> float:
-    """Return one call's milliseconds of a whole network: the median of a few, after a warm-up."""
+def _settled(visits: Sequence[Visit], protocol: Protocol) -> dict[int, float]:
+    """Return each entry's latency in ms as a table would hold it."""
+    return {entry: layer.median_ms for entry, layer in judge(visits, protocol, references=None).layers.items()}
+
+
+def _whole(target: Target[Any], prepared: Any, rng: random.Random, entry: int, origin: float) -> Visit:
+    """Return a visit to a whole network: the median of a few calls, after a warm-up."""
     target.relocate(prepared, rng)
+    at_s = target.clock() - origin
     target.run(prepared, 1)
-    return median(target.run(prepared, 1) for _ in range(WHOLE_CALLS)) / 1e6
+    ms = median(target.run(prepared, 1) for _ in range(WHOLE_CALLS)) / 1e6
+    return Visit(entry, 0, at_s, ms, None, late=False, faults=0.0, calls=1)
 
 
 def _sum(network: Network, ms: dict[Layer, float]) -> float:
@@ -129,9 +146,9 @@ def main() -> None:
     made.add_argument("--targets", nargs="+", default=["cpu", "onnx", "cuda"], choices=sorted(CONTEXTS))
     made.add_argument("--spaces", nargs="+", default=list(SPACES), choices=list(SPACES))
     made.add_argument("--networks", type=int, default=100)
-    made.add_argument("--rounds", type=int, default=8)
+    made.add_argument("--rounds", type=int, default=10)
     made.add_argument("--batch", type=int, default=4)
-    made.add_argument("--threads", type=int, default=default_threads())
+    made.add_argument("--threads", type=int, default=1, help="1 leaves a core to the system")
     made.add_argument("--one", metavar="FILE", help="measure the one target and space named here, into this file")
     given = made.parse_args()
     if given.one:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, final
 
 from lut import Device, Layer, Setting, UsageError
 from lut._records import CONTEXTS, Context, RejectionCause, Software
-from lut.errors import LayerFailedError, ProfileError, TargetUnavailableError
+from lut.errors import LatencyLutError, LayerFailedError, ProfileError, TargetUnavailableError
 from profiler._cuda_driver import Clock, first_line, is_out_of_memory, open_driver
 from profiler._machine import DisturbanceReader, cpu_device
 from profiler._target import Observation, Target
@@ -581,9 +581,9 @@ class CudaTarget(Target[_Prepared]):
             raise ProfileError(f"the GPU is lost to this process since an earlier error ({self._lost}): start another")
         try:
             yield
-        except LayerFailedError:
+        except LatencyLutError:
             raise
-        except (MemoryError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        except Exception as error:
             text, memory = first_line(error), is_out_of_memory(error)
             # The traceback's frames hold tensors of the layer: without this, their memory would stay taken.
             traceback.clear_frames(error.__traceback__)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from lut.errors import LatencyLutError, LayerFailedError
 from profiler._machine import affinity
 
-__all__ = ["keep_freed_memory", "layer_errors", "pin"]
+__all__ = ["OUT_OF_MEMORY", "keep_freed_memory", "layer_errors", "pin"]
 
 # glibc's mallopt(3): larger blocks come from mmap, and a free top of the heap above the threshold goes back to the
 # system. By default a layer's output is then unmapped and mapped anew in every call, or not, depending on what else
@@ -40,7 +40,14 @@ def keep_freed_memory() -> str:
 
 
 # How runtimes say that memory is exhausted, for want of an exception of its own.
-OUT_OF_MEMORY = ("allocate memory", "not enough memory", "failed to allocate", "bad allocation", "bad_alloc")
+OUT_OF_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "not enough memory",
+    "failed to allocate",
+    "bad allocation",
+    "bad_alloc",
+)
 
 
 @contextlib.contextmanager
@@ -57,6 +64,9 @@ def layer_errors(*memory: type[BaseException]) -> Iterator[None]:
     except Exception as error:
         lines = str(error).strip().splitlines()
         text = lines[0] if lines else type(error).__name__
+        if text.endswith(":") and len(lines) > 1:
+            # A title only: what went wrong stands below it.
+            text += " " + next((line.strip() for line in lines[1:] if line.strip()), "")
         spent = isinstance(error, (MemoryError, *memory)) or any(words in text.lower() for words in OUT_OF_MEMORY)
         raise LayerFailedError(
             f"out of memory: {text}" if isinstance(error, MemoryError) else text,

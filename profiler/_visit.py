@@ -181,8 +181,8 @@ class Visitor:
 
         One visit each where the target times a layer by itself; a group's visits where it times layers in turns.
         """
+        failed: set[int] = set()
         if self._target.together == 1:
-            failed: set[int] = set()
             for entry in order:
                 if entry not in failed:
                     yield functools.partial(self._alone, entry, failed)
@@ -193,16 +193,21 @@ class Visitor:
             group: list[int] = []
             later: list[int] = []
             size = 0
-            for entry in waiting:
+            for position, entry in enumerate(waiting):
+                if len(group) == self._target.together:
+                    later += waiting[position:]
+                    break
+                if entry in failed:
+                    continue
                 need = self._target.prepared_bytes(layer_of(entry, self._entries), self._batch)
-                room = len(group) < self._target.together and (not group or size + need <= self._memory_bytes)
-                if entry not in group and room:
+                if entry not in group and (not group or size + need <= self._memory_bytes):
                     group.append(entry)
                     size += need
                 else:
                     later.append(entry)
             waiting = later
-            yield functools.partial(self._in_turns, group)
+            if group:
+                yield functools.partial(self._in_turns, group, failed)
 
     def _alone(self, entry: int, failed: set[int]) -> Sequence[Visit | LayerFailure]:
         self._beat(entry)
@@ -220,7 +225,7 @@ class Visitor:
             raise error
         return LayerFailure(entry, self._process, "error", f"{type(error).__name__}: {error}")
 
-    def _in_turns(self, group: Sequence[int]) -> Sequence[Visit | LayerFailure]:
+    def _in_turns(self, group: Sequence[int], failed: set[int]) -> Sequence[Visit | LayerFailure]:
         """Visit a group's layers together: a call of each in turn, again and again, each call timed by itself.
 
         Between two calls of a layer all the others run, as in a network: they take the caches, the branch predictors
@@ -230,7 +235,7 @@ class Visitor:
         failures: list[LayerFailure] = []
         members: dict[int, _Member] = {}
         missing = max(0, target.together - len(group))
-        extras = [e for e in self._companions() if e not in group][:missing]
+        extras = [e for e in self._companions() if e not in group and e not in failed][:missing]
         for entry in [*group, *extras]:
             self._beat(entry)
             try:
@@ -239,9 +244,9 @@ class Visitor:
                 parts = target.parts(prepared)
                 members[entry] = _Member(prepared, parts, [[] for _ in parts], [[] for _ in parts])
             except Exception as error:
-                self._forget(entry)
-                if entry in group:
-                    failures.append(self._failure(entry, error))
+                self._give_up(entry, error, group, failures, failed)
+                if failures and failures[-1].reason == "crashed":
+                    return failures
         cycles = WARM_CYCLES + TIMED_CYCLES
         spoiled: dict[RejectionCause, int] = {}
         order = list(members)
@@ -270,10 +275,8 @@ class Visitor:
                                     member.clean[i].append(elapsed)
                             preempted, faults_before = now, faults
                     except Exception as error:
-                        self._forget(entry)
                         del members[entry]
-                        if entry in group:
-                            failures.append(self._failure(entry, error))
+                        self._give_up(entry, error, group, failures, failed)
                         if failures and failures[-1].reason == "crashed":
                             return failures
                 stolen_after, throttled_after = target.stolen_and_throttled()
@@ -298,6 +301,16 @@ class Visitor:
             *failures,
             *(self._visit_of(entry, members[entry], spoiled) for entry in group if entry in members),
         ]
+
+    def _give_up(
+        self, entry: int, error: Exception, group: Sequence[int], failures: list[LayerFailure], failed: set[int]
+    ) -> None:
+        """Note a layer's failure; a companion's counts only where it took the device down with it."""
+        self._forget(entry)
+        failed.add(entry)
+        failure = self._failure(entry, error)
+        if entry in group or failure.reason == "crashed":
+            failures.append(failure)
 
     def _companions(self) -> list[int]:
         """Return entries to fill up a group with: the plan's own at random, then the fixed ones."""

@@ -286,3 +286,11 @@ def test_version_1_files_are_read_as_isolated_and_eager(tmp_path: Any) -> None:
     del raw["setting"]["dtype"]
     with pytest.raises(Exception, match=r"dtype.*setting"):
         LatencyTable.from_json(msgspec.json.encode(raw))
+
+
+def test_a_layer_that_failed_is_not_tried_again_in_the_same_order() -> None:
+    for together in (1, 4):
+        target = FakeTarget(together=together, misbehave={LAYERS[2].digest: "raise"})
+        found = visits_of(target, [0, 2, 1, 2, 3, 2])
+        assert sum(isinstance(event, LayerFailure) for event in found) == 1
+        assert sum(isinstance(event, Visit) for event in found) == 3

@@ -19,7 +19,7 @@ from importlib import import_module
 from math import prod
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NamedTuple, TypeVar, final
+from typing import Any, Literal, TypeVar, final
 
 from lut import Device, Layer, Setting, UsageError
 from lut._records import Software
@@ -29,6 +29,7 @@ from profiler._coreml._import import coreml_setting
 from profiler._coreml._options import ExportOptions, check_compute_units, make_options
 from profiler._coreml._programs import ProgramPlan, programs_of_layer
 from profiler._machine import DisturbanceReader
+from profiler._process import OUT_OF_MEMORY
 from profiler._target import Observation, Part, Target
 
 __all__ = ["CoremlTarget"]
@@ -52,11 +53,11 @@ class _Loaded:
         self.benchmarker: Any = None
 
 
-class _Prepared(NamedTuple):
-    """A layer's programs with their weights."""
+class _Prepared:
+    """A layer's programs with their weights; none once it is released. Final."""
 
-    parts: tuple[Part, ...]
-    origin: Literal["measured", "marginal"]
+    def __init__(self, parts: tuple[Part, ...], origin: Literal["measured", "marginal"]) -> None:
+        self.parts, self.origin = parts, origin
 
 
 @final
@@ -274,7 +275,8 @@ class CoremlTarget(Target[_Prepared]):
 
     def release(self, prepared: _Prepared) -> None:
         """Unload the layer's programs and remove what they left on disk."""
-        self._release_parts(prepared.parts)
+        parts, prepared.parts = prepared.parts, ()
+        self._release_parts(parts)
 
     def close(self) -> None:
         """Remove everything."""
@@ -392,7 +394,8 @@ def _wait(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _failed(error: Exception) -> LayerFailedError:
-    return LayerFailedError(f"Core ML: {_short(error)}")
+    memory = isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY)
+    return LayerFailedError(f"Core ML: {_short(error)}", reason="out_of_memory" if memory else "error")
 
 
 def _short(error: Exception) -> str:

@@ -1,0 +1,263 @@
+"""Which ONNX programs tell a layer's marginal cost: well-formed, and all but the layer cancels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+
+from lut import Layer, Node, chain, conv_norm_act, global_pool, linear, pooled_shortcut, residual_add
+from lut.primitives import (
+    Activation,
+    Add,
+    AvgPool2d,
+    BatchNorm2d,
+    Concat,
+    Conv2d,
+    Flatten,
+    GlobalAvgPool2d,
+    Linear,
+    MaxPool2d,
+    Mul,
+)
+from profiler._onnx._graph import Program, Step, module_of
+from profiler._onnx._programs import COPIES, lone, marginal
+
+SHAPE = (16, 8, 8)
+
+
+def conv(out: int, *, kernel: int = 3, groups: int = 1, bias: bool = False) -> Conv2d:
+    """Return a convolution that keeps the size."""
+    return Conv2d(
+        out_channels=out,
+        kernel_size=(kernel, kernel),
+        stride=(1, 1),
+        padding=(kernel // 2, kernel // 2),
+        groups=groups,
+        bias=bias,
+    )
+
+
+def act(kind: str = "relu") -> Activation:
+    """Return an activation."""
+    return Activation(kind=kind)  # type: ignore[arg-type]
+
+
+def image(channels: int, stride: int = 2) -> Layer:
+    """Return the first layer of a network."""
+    return conv_norm_act(channels, 16, kernel_size=3, stride=stride, activation="relu", input_size=(16, 16))
+
+
+BLOCK = Layer(
+    (SHAPE, SHAPE),
+    (
+        Node(conv(16), (0,)),
+        Node(BatchNorm2d(), (2,)),
+        Node(act(), (3,)),
+        Node(conv(16), (4,)),
+        Node(Add(), (5, 1)),
+        Node(act(), (6,)),
+    ),
+)
+SUM_FIRST = Layer((SHAPE, SHAPE), (Node(Add(), (0, 1)), Node(conv(8), (2,))))
+SQUEEZE = Layer(
+    (SHAPE,),
+    (
+        Node(GlobalAvgPool2d(), (0,)),
+        Node(conv(4, kernel=1), (1,)),
+        Node(act(), (2,)),
+        Node(conv(16, kernel=1), (3,)),
+        Node(act("sigmoid"), (4,)),
+        Node(Mul(), (0, 5)),
+    ),
+)
+LAYERS: dict[str, Layer] = {
+    "conv": conv_norm_act(16, 24, kernel_size=3, stride=1, activation="relu", input_size=(8, 8)),
+    "conv bias": chain(SHAPE, conv(16, bias=True)),
+    "depthwise": conv_norm_act(16, 16, kernel_size=3, stride=2, activation="relu6", input_size=(8, 8), groups=16),
+    "conv on 1×1": conv_norm_act(16, 8, kernel_size=1, stride=1, activation=None, input_size=(1, 1)),
+    "image of 3": image(3),
+    "image of 1": image(1, stride=1),
+    "pool an image": chain((3, 16, 16), MaxPool2d(kernel_size=(2, 2), stride=(2, 2))),
+    "relu of an image of 1": chain((1, 8, 8), act()),
+    "add": residual_add(16, activation="relu", input_size=(8, 8)),
+    "add on 1×1": residual_add(16, activation=None, input_size=(1, 1)),
+    "add vectors": Layer(((12,), (12,)), (Node(Add(), (0, 1)),)),
+    "mul": Layer((SHAPE, SHAPE), (Node(Mul(), (0, 1)),)),
+    "mul by channel": Layer((SHAPE, (16, 1, 1)), (Node(Mul(), (0, 1)),)),
+    "concat": Layer((SHAPE, (8, 8, 8), (4, 8, 8)), (Node(Concat(), (0, 1, 2)),)),
+    "concat of images": Layer(((3, 8, 8), (3, 8, 8)), (Node(Concat(), (0, 1)),)),
+    "activation": chain(SHAPE, act("silu")),
+    "activation of a vector": chain((12,), act("tanh")),
+    "batch norm": chain(SHAPE, BatchNorm2d()),
+    "norm before conv": chain(SHAPE, BatchNorm2d(), act(), conv(8)),
+    "max pool": chain(SHAPE, MaxPool2d(kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))),
+    "avg pool": chain(SHAPE, AvgPool2d(kernel_size=(2, 2), stride=(2, 2))),
+    "pooled shortcut": pooled_shortcut(16, 24, input_size=(8, 8)),
+    "global pool": global_pool(16, input_size=(8, 8)),
+    "global pool, not flat": chain(SHAPE, GlobalAvgPool2d()),
+    "flatten": chain(SHAPE, Flatten()),
+    "linear": linear(24, 10, bias=True),
+    "linear after pool": chain(SHAPE, GlobalAvgPool2d(), Flatten(), Linear(out_features=7, bias=False)),
+    "block": BLOCK,
+    "sum first": SUM_FIRST,
+    "squeeze and excite": SQUEEZE,
+}
+ALL = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+# Layers whose copies, or what they begin with, could be merged where they share their inputs.
+WEIGHTLESS = {
+    name: layer for name, layer in LAYERS.items() if not isinstance(layer.nodes[0].op, (Conv2d, Linear, BatchNorm2d))
+}
+
+
+def is_pick(step: Step) -> bool:
+    """Whether a step takes one pixel of each channel, which costs next to nothing."""
+    ops = [node.op for node in step.layer.nodes]
+    return len(ops) == 1 and isinstance(ops[0], MaxPool2d) and ops[0].kernel_size == (1, 1)
+
+
+def test_every_primitive_is_among_the_layers() -> None:
+    used = {type(node.op) for layer in LAYERS.values() for node in layer.nodes}
+    assert used == {
+        Activation,
+        Add,
+        AvgPool2d,
+        BatchNorm2d,
+        Concat,
+        Conv2d,
+        Flatten,
+        GlobalAvgPool2d,
+        Linear,
+        MaxPool2d,
+        Mul,
+    }
+
+
+@ALL
+def test_programs_are_well_formed(layer: Layer) -> None:
+    for program in (lone(layer, 3), *(weighted.program for weighted in marginal(layer, 3))):
+        shapes = list(program.inputs)
+        for step in program.steps:
+            assert all(0 <= arg < len(shapes) for arg in step.args)
+            assert tuple(shapes[arg] for arg in step.args) == step.layer.inputs
+            shapes.append(step.layer.output_shape)
+        assert program.outputs
+        assert len(set(program.outputs)) == len(program.outputs)
+        assert all(len(program.inputs) <= output < len(shapes) for output in program.outputs)
+        read = {arg for step in program.steps for arg in step.args}
+        assert read | set(program.outputs) == set(range(len(shapes))), "something is computed that nobody reads"
+        assert len({step.seed for step in program.steps}) == len(program.steps)
+        # What is read from a program is small: what is timed is the layer, not its output's way out of the runtime.
+        if program != lone(layer, 3):
+            assert all(len(shape) == 1 or shape[1] * shape[2] == 1 for shape in program.output_shapes)
+        assert program.output_shapes == tuple(shapes[output] for output in program.outputs)
+
+
+@ALL
+def test_programs_run_and_give_the_shapes_they_promise(layer: Layer) -> None:
+    for program in (lone(layer, 3), *(weighted.program for weighted in marginal(layer, 3))):
+        module = module_of(program, torch.float32)
+        with torch.inference_mode():
+            outputs = module(*(torch.randn(2, *shape) for shape in program.inputs))
+        assert [tuple(output.shape[1:]) for output in outputs] == list(program.output_shapes)
+
+
+def occurrences(program: Program, layer: Layer) -> list[Step]:
+    """Return the steps that are the layer; not the convolutions around it, should they look alike."""
+    return [step for step in program.steps if step.layer == layer]
+
+
+@ALL
+def test_the_layer_stands_in_one_program_copies_times_and_in_another_once(layer: Layer) -> None:
+    found = marginal(layer, 3)
+    counts = [len(occurrences(weighted.program, layer)) for weighted in found]
+    if layer != LAYERS["conv on 1×1"]:  # one that looks like the convolutions around it
+        assert sorted(counts, reverse=True)[:2] == [COPIES, 1]
+        assert all(count == 0 for count in sorted(counts, reverse=True)[2:])
+    assert len(found) in (2, 4)
+    assert sum(weighted.weight for weighted in found) == pytest.approx(0.0, abs=1e-12)
+    times = sum(weighted.weight * count for weighted, count in zip(found, counts, strict=True))
+    assert times == pytest.approx(1.0)
+    if layer.parameters:
+        many = max((weighted.program for weighted in found), key=lambda program: len(occurrences(program, layer)))
+        module = module_of(many, torch.float32)
+        weights = [
+            next(w for w in part.parameters() if w.numel() > 1).flatten()
+            for part, step in zip(module.get_submodule("parts").children(), many.steps, strict=True)
+            if step.layer == layer
+        ]
+        assert all(not torch.equal(one, other) for one, other in pairwise(weights))
+
+
+def test_another_seed_gives_other_weights() -> None:
+    layer = LAYERS["conv"]
+    seeds = [{step.seed for step in weighted.program.steps} for seed in (0, 1, 2) for weighted in marginal(layer, seed)]
+    assert not seeds[0] & seeds[2]
+    assert not seeds[2] & seeds[4]
+
+
+def costs(kinds: dict[Layer, float], picks: float, overhead: float) -> Callable[[Program], float]:
+    """Return a model of a runtime on which every kind of step has a price, and every program one of its own."""
+
+    def cost(program: Program) -> float:
+        total = overhead
+        for step in program.steps:
+            # A price for every kind of step, that of no other: 1, 10.1, 100.2 … of the order in which they appear.
+            total += picks if is_pick(step) else kinds.setdefault(step.layer, 7.0**2 + 13.7 * len(kinds))
+        return total + 0.25 * len(program.inputs)
+
+    return cost
+
+
+@ALL
+@pytest.mark.parametrize("picks", [0.0, 0.125])
+def test_all_but_the_layer_cancels(layer: Layer, picks: float) -> None:
+    """Whatever a program's start, the convolutions around the layer and its inputs cost."""
+    kinds = {layer: 1000.0}
+    cost = costs(kinds, picks, overhead=12345.0)
+    value = sum(weighted.weight * cost(weighted.program) for weighted in marginal(layer, 3))
+    rest = value - 1000.0
+    own_inputs = 0.25 * len(layer.inputs)
+    assert -picks - 1e-6 <= rest <= picks + own_inputs + 1e-6
+    if len(kinds) > 1 and layer != LAYERS["conv on 1×1"]:
+        assert len(marginal(layer, 3)) == 4 or any(
+            step.layer != layer and not is_pick(step) for step in marginal(layer, 3)[0].program.steps
+        )
+
+
+@pytest.mark.parametrize("layer", WEIGHTLESS.values(), ids=WEIGHTLESS)
+def test_copies_that_begin_without_weights_take_different_data(layer: Layer) -> None:
+    """A runtime merges equal nodes: copies of a pooling of one map would be computed once."""
+    program = marginal(layer, 3)[0].program
+    args = [step.args for step in program.steps if step.layer == layer]
+    assert len(args) == COPIES
+    assert len(set(args)) == COPIES
+
+
+def test_what_is_fused_backward_gets_a_convolution_before_each_copy() -> None:
+    for name in ("add", "activation", "batch norm", "mul by channel", "concat", "sum first", "pooled shortcut"):
+        layer = LAYERS[name]
+        found = marginal(layer, 3)
+        assert len(found) == 4, name
+        for program, _ in found:
+            before = Counter(arg for step in occurrences(program, layer) for arg in step.args[:1])
+            assert all(count == 1 for count in before.values())
+            steps = [program.steps[arg - len(program.inputs)] for arg in before]
+            assert all(isinstance(step.layer.nodes[0].op, Conv2d) for step in steps)
+
+
+def test_a_layer_that_begins_with_a_convolution_shares_one_map() -> None:
+    for name in ("conv", "depthwise", "block"):
+        program = marginal(LAYERS[name], 3)[0].program
+        assert len({step.args for step in occurrences(program, LAYERS[name])}) == 1
+        assert program.inputs == ((3, 8, 8),) * len(LAYERS[name].inputs)
+
+
+def test_an_image_is_the_programs_own_input() -> None:
+    for name, channels in (("image of 3", 3), ("image of 1", 1)):
+        for weighted in marginal(LAYERS[name], 3):
+            assert weighted.program.inputs == ((channels, 16, 16),)
+            assert all(step.layer == LAYERS[name] or is_pick(step) for step in weighted.program.steps)
