@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lut._console import run_single_command
+from profiler._cli._progress import ProgressBar, Standing, make_console
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rich.console import Console
 
     from lut import ChannelCurve, Layer
@@ -108,12 +106,12 @@ def export_coreml(
         context=context,
         seed=seed,
     )
-    console = _console(stderr=json)
+    console = make_console(stderr=json)
     console.print(f"Exporting {_what(len(wanted), len(models))} for Core ML into {output}.")
 
     from profiler._coreml._export import export_bundle
 
-    with _ProgressBar(console) as show:
+    with ProgressBar(console, _standing) as show:
         result = export_bundle(
             output,
             options=options,
@@ -172,54 +170,10 @@ def _what(layers: int, models: int) -> str:
     return " and ".join(parts)
 
 
-def _console(*, stderr: bool) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False, soft_wrap=not sys.stdout.isatty())
-
-
-class _ProgressBar:
-    """Shows how far the export is: a bar on a terminal, a line every ten seconds elsewhere."""
-
-    LINE_EVERY_S = 10.0
-
-    def __init__(self, console: Console) -> None:
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Bar
-
-        self._console = console
-        self._bar = (
-            Bar(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                TextColumn("{task.fields[left]}"),
-                console=console,
-                transient=True,
-            )
-            if console.is_terminal
-            else None
-        )
-        self._task: Any = None
-        self._last_line_s = 0.0
-
-    def __enter__(self) -> Callable[[ExportProgress], None]:
-        if self._bar is not None:
-            self._bar.start()
-            self._task = self._bar.add_task("starting", total=1.0, left="")
-        return self.update
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def update(self, now: ExportProgress) -> None:
-        left = f"{now.left_s:.0f} s left" if now.left_s is not None else ""
-        text = f"{now.done:,} of {now.total:,} programs" + (f", {now.failed} failed" if now.failed else "")
-        if self._bar is not None:
-            self._bar.update(self._task, completed=now.done / now.total, description=text, left=left)
-        elif now.elapsed_s - self._last_line_s >= self.LINE_EVERY_S:
-            self._last_line_s = now.elapsed_s
-            self._console.print(f"{now.elapsed_s:4.0f} s  {text}" + (f", {left}" if left else ""))
+def _standing(now: ExportProgress) -> Standing:
+    left = f"{now.left_s:.0f} s left" if now.left_s is not None else ""
+    text = f"{now.done:,} of {now.total:,} programs" + (f", {now.failed} failed" if now.failed else "")
+    return Standing(now.done / now.total, text, left, now.elapsed_s)
 
 
 def _print_result(console: Console, result: ExportResult) -> None:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lut._console import run_single_command
+from profiler._cli._progress import ProgressBar, Standing, make_console
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rich.console import Console
 
     from lut import ChannelCurve, LatencyTable, Layer
@@ -240,7 +239,7 @@ def profile_device(
         "team": team,
     }
     options = {name: value for name, value in options.items() if value is not None}
-    console = _console(stderr=json)
+    console = make_console(stderr=json)
     if import_ is not None or bundle is not None:
         from profiler._cli._coreml import import_table, refuse_for_import
 
@@ -274,7 +273,7 @@ def profile_device(
 
     from profiler._profile import profile
 
-    with _ProgressBar(console) as show:
+    with ProgressBar(console, _standing) as show:
         table = profile(
             wanted,
             target=spec,
@@ -326,60 +325,10 @@ def _what_to_measure(
     return found.layers(), found.curves()
 
 
-def _console(*, stderr: bool) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False, soft_wrap=not sys.stdout.isatty())
-
-
-class _ProgressBar:
-    """Shows a session's progress: a bar on a terminal, a line every ten seconds elsewhere.
-
-    It draws only when the session tells it something. A bar with a refresh thread would take time from the very CPU
-    that is being measured.
-    """
-
-    LINE_EVERY_S = 10.0
-
-    def __init__(self, console: Console) -> None:
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Bar
-
-        self._console = console
-        self._bar = (
-            Bar(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                TextColumn("{task.fields[left]}"),
-                console=console,
-                auto_refresh=False,
-                transient=True,
-            )
-            if console.is_terminal
-            else None
-        )
-        self._task: Any = None
-        self._last_line_s = 0.0
-
-    def __enter__(self) -> Callable[[Progress], None]:
-        if self._bar is not None:
-            self._bar.start()
-            self._task = self._bar.add_task("starting", total=1.0, left="")
-        return self.update
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def update(self, now: Progress) -> None:
-        done = max(now.elapsed_s / max(now.elapsed_s + now.left_s, 1e-9), now.converged / max(now.layers, 1))
-        left = f"{now.left_s:.0f} s left at most"
-        text = f"{now.phase}: {now.converged} of {now.layers} layers converged, {now.visits:,} visits"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, description=text, left=left, refresh=True)
-        elif now.elapsed_s - self._last_line_s >= self.LINE_EVERY_S:
-            self._last_line_s = now.elapsed_s
-            self._console.print(f"{now.elapsed_s:4.0f} s  {text}, {left}")
+def _standing(now: Progress) -> Standing:
+    done = max(now.elapsed_s / max(now.elapsed_s + now.left_s, 1e-9), now.converged / max(now.layers, 1))
+    text = f"{now.phase}: {now.converged} of {now.layers} layers converged, {now.visits:,} visits"
+    return Standing(done, text, f"{now.left_s:.0f} s left at most", now.elapsed_s)
 
 
 def _select(table: LatencyTable, groups: int, alpha: Any, console: Console) -> tuple[WidthSelection, ...]:
