@@ -14,6 +14,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from lut import Device
 from lut._files import write_atomically
 from profiler._machine import cpu_device
 
@@ -27,12 +28,15 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def write_results(folder: Path, name: str, figures: dict[str, Any]) -> None:
-    """Write ``<name>.json`` with the machine's fingerprint and the time."""
+def write_results(folder: Path, name: str, figures: dict[str, Any], machine: Device | None = None) -> None:
+    """Write ``<name>.json`` with the machine's fingerprint and the time.
+
+    A benchmark that pins its process reads the machine before, and gives it here.
+    """
     content = {
         "benchmark": name,
         "written_at": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "machine": cpu_device(),
+        "machine": machine or cpu_device(),
         "software": {"python": platform.python_version(), "torch": version("torch"), "numpy": version("numpy")},
         **figures,
     }

@@ -28,7 +28,7 @@ from lut.errors import LatencyLutError
 from profiler._judge import judge
 from profiler._plan import make_protocol
 from profiler._session import sort_visits
-from profiler._target import Target, available_targets, load_target, target_spec
+from profiler._target import Target, load_target, target_spec
 from profiler._visit import LayerFailure, Visit, Visitor
 
 # Per target, the options that time layers alone and those that time them in context.
@@ -38,13 +38,23 @@ CONTEXTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "cuda": ({"mode": "device-warm"}, {"mode": "device-cold"}),
 }
 WHOLE_CALLS = 5
+# Whether a target can run here is found out in another process: making one sets its process up for good.
+TRY = """
+import sys
+from lut.errors import LatencyLutError
+from profiler._target import load_target, target_spec
+try:
+    load_target(target_spec(sys.argv[1], ()))
+except LatencyLutError as error:
+    raise SystemExit(str(error))
+"""
 # Each operator of a whole network may have four compiled kernels; the deepest ones here have seventy.
 KERNEL_CACHE = 512
 
 
-def measure(target: str, space: str, count: int, rounds: int, batch: int, threads: int) -> dict[str, Any]:
+def measure(target: str, space: str, count: int, rounds: int, batch: int, threads: int, seed: int) -> dict[str, Any]:
     """Return the ratios of one space on one target; to be called in a process of its own."""
-    networks = list(distinct(SPACES[space], count, seed=0))
+    networks = list(distinct(SPACES[space], count, seed))
     layers = tuple(dict.fromkeys(item.layer for network in networks for item in network.layers))
     options: dict[str, Any] = {"batch": batch}
     if target != "cuda":
@@ -95,6 +105,7 @@ def measure(target: str, space: str, count: int, rounds: int, batch: int, thread
         "setting": str(inside.describe()[1]),
         "space": space,
         "networks": len(networks),
+        "seed": seed,
         "layers": len(layers),
         "rounds": rounds,
         "seconds": round(time.monotonic() - began, 1),
@@ -118,8 +129,16 @@ def _whole(target: Target[Any], prepared: Any, rng: random.Random, entry: int, o
     target.relocate(prepared, rng)
     at_s = target.clock() - origin
     target.run(prepared, 1)
-    ms = median(target.run(prepared, 1) for _ in range(WHOLE_CALLS)) / 1e6
-    return Visit(entry, 0, at_s, ms, None, late=False, faults=0.0, calls=1)
+    stolen, throttled = target.stolen_and_throttled()
+    calls, clean = [], []
+    for _ in range(WHOLE_CALLS):
+        before = target.preemptions_and_faults()[0]
+        calls.append(target.run(prepared, 1))
+        if target.preemptions_and_faults()[0] == before:
+            clean.append(calls[-1])
+    undisturbed = (stolen, throttled) == target.stolen_and_throttled() and 2 * len(clean) >= WHOLE_CALLS
+    ms = median(clean if undisturbed else calls) / 1e6
+    return Visit(entry, 0, at_s, ms, None if undisturbed else "preempted", late=False, faults=0.0, calls=1)
 
 
 def _sum(network: Network, ms: dict[Layer, float]) -> float:
@@ -149,27 +168,29 @@ def main() -> None:
     made.add_argument("--rounds", type=int, default=10)
     made.add_argument("--batch", type=int, default=4)
     made.add_argument("--threads", type=int, default=1, help="1 leaves a core to the system")
+    made.add_argument("--seed", type=int, default=1, help="of the networks; the size of the groups was chosen on 0")
     made.add_argument("--one", metavar="FILE", help="measure the one target and space named here, into this file")
     given = made.parse_args()
     if given.one:
-        found = measure(given.targets[0], given.spaces[0], given.networks, given.rounds, given.batch, given.threads)
+        found = measure(
+            given.targets[0], given.spaces[0], given.networks, given.rounds, given.batch, given.threads, given.seed
+        )
         Path(given.one).write_bytes(msgspec.json.encode(found))
         return
     results, skipped = [], {}
     for target in given.targets:
         try:
-            assert target in available_targets()
-            load = f"from profiler._target import *; load_target(target_spec({target!r}, ()))"
-            subprocess.run([sys.executable, "-c", load], check=True, capture_output=True, text=True)
+            subprocess.run([sys.executable, "-c", TRY, target], check=True, capture_output=True, text=True)
         except subprocess.CalledProcessError as error:
-            skipped[target] = error.stderr.strip().splitlines()[-1]
+            lines = error.stderr.strip().splitlines() or [f"exit code {error.returncode}"]
+            skipped[target] = lines[-1]
             print(f"{target}: skipped: {skipped[target]}")
             continue
         for space in given.spaces:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "found.json"
                 command = [sys.executable, __file__, "--one", str(path), "--targets", target, "--spaces", space]
-                for name in ("networks", "rounds", "batch", "threads"):
+                for name in ("networks", "rounds", "batch", "threads", "seed"):
                     command += [f"--{name}", str(getattr(given, name))]
                 subprocess.run(command, check=True)
                 results.append(msgspec.json.decode(path.read_bytes()))

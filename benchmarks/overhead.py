@@ -14,6 +14,7 @@ from typing import Any
 from _common import parser, print_table, write_results
 
 from lut import conv_norm_act
+from profiler._machine import cpu_device
 from profiler._target import Target, load_target, target_spec
 
 WAIT_NS = 100_000
@@ -60,6 +61,7 @@ def with_wait(target: Target[Any], prepared: Any) -> tuple[Any, Wait]:
 def main() -> None:
     """Run the benchmark."""
     given = parser(__doc__).parse_args()
+    machine = cpu_device()
     layer = conv_norm_act(16, 16, kernel_size=3, stride=1, activation="relu", input_size=(32, 32))
     rows, figures = [], {}
     for name, context in SETTINGS:
@@ -75,7 +77,7 @@ def main() -> None:
         figures[f"{name} {context}"] = {"added_us_per_call": round(us, 4), "share_of_0.1_ms": round(share, 5)}
         target.close()
     print_table("What the tool adds to a call of 0.1 ms", ("target", "context", "µs a call", "share"), rows)
-    write_results(given.results, "overhead", {"call_ms": WAIT_NS / 1e6, "blocks": BLOCKS, "figures": figures})
+    write_results(given.results, "overhead", {"call_ms": WAIT_NS / 1e6, "blocks": BLOCKS, "figures": figures}, machine)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,8 @@ FLAGS: dict[str, str] = {
     "other_state": "the session's sentinels disagree: the machine was in another state than at its reference speed",
     "warmup_not_steady": "the blocks of many visits still got faster from first to last",
     "page_faults": "the layer made the operating system map memory while it was timed",
-    "at_resolution": "a marginal cost so small that visits found it lost in what it was subtracted from",
+    "at_resolution": "a marginal cost that visits found lost in the noise of what it was taken from; the interval "
+    "begins near 0, and where most visits did, the value is a bound from above",
 }
 
 RejectionCause: TypeAlias = Literal["preempted", "stolen", "throttled", "slow_clock", "thermal", "low_power"]

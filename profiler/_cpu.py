@@ -42,9 +42,8 @@ ALIGNMENT_BYTES = 64
 RELOCATION_BYTES = 1 << 16
 HELD_BLOCKS = 8
 
-# In context, the layers that are visited together and the outputs that are kept alive while others run. Of random
-# networks of three spaces, the sums over their layers came to 1.00, 1.05 and 1.03 of the whole with 8 layers, to 1.04,
-# 1.07 and 1.03 with 12, and to 1.05, 1.08 and 1.01 with 24.
+# In context, the layers that are visited together and the outputs that are kept alive while others run. Chosen by the
+# sums over random networks (benchmarks/additivity.py, --seed 0): with more layers they exceeded the whole.
 TOGETHER = 8
 OUTPUTS_HELD = 2
 
@@ -234,6 +233,10 @@ class CpuTarget(Target[_Prepared]):
         once for all, worth 10 to 30 % for some layers; a new place for every visit makes it noise, which the median
         over the visits takes out (the idea of Stabilizer: Curtsinger & Berger, ASPLOS 2013).
         """
+        with layer_errors(self._torch.OutOfMemoryError):
+            self._move(prepared, rng)
+
+    def _move(self, prepared: _Prepared, rng: random.Random) -> None:
         torch = self._torch
         self._evict_kernels(prepared)
         self._shuffle_heap(prepared, rng)

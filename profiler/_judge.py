@@ -38,6 +38,9 @@ LEAST_SCALE = 0.03
 # Disagreement of the sentinels about a session's speed, as a standard deviation of log(ms), above which the machine is
 # said to be in another state than at its reference: then not all layers slowed down alike.
 OTHER_STATE = 0.025
+# Share of the visits that may be lost in what they were taken from before the layer is said to be at the resolution.
+UNRESOLVED_SHARE = 0.1
+NEXT_TO_NOTHING_MS = 1e-6
 # Standard error of a median against that of a mean, for normal noise: √(π/2).
 MEDIAN_EFFICIENCY = 1.2533
 
@@ -208,8 +211,9 @@ def _judge_layer(
     low, high, reached = median_interval(corrected, level, autocorrelation=rho if autocorrelated else 0.0)
     low, high = _with_processes(low, middle, high, level, spread.process, len({visit.process for visit in visits}))
     half_width = (high - low) / 2 / middle
+    at_resolution = sum(visit.unresolved for visit in visits) > UNRESOLVED_SHARE * len(visits)
     flags: list[Flag] = []
-    if half_width <= protocol.target_precision and reached >= protocol.level:
+    if half_width <= protocol.target_precision and reached >= protocol.level and not at_resolution:
         flags.append("converged")
     if contaminated:
         flags.append("contaminated")
@@ -221,7 +225,7 @@ def _judge_layer(
         flags.append("other_state")
     if _drifts(corrected, protocol.target_precision):
         flags.append("drifting")
-    if sum(visit.unresolved for visit in visits) > len(visits) / 10:
+    if at_resolution:
         flags.append("at_resolution")
     if sum(visit.late for visit in visits) > len(visits) / 2:
         flags.append("warmup_not_steady")
@@ -236,13 +240,18 @@ def _judge_layer(
     # Both this session and the other one err, and so do their scales.
     variance = 2 * (error**2 + spread.scale**2)
     reach = exp(NormalDist().inv_cdf(0.5 + protocol.level / 2) * sqrt(variance))
+    least = middle / reach
+    if at_resolution:
+        # Visits that found a difference of nothing, or less, count as the least that can be told from it. That leaves
+        # the median as it is while they are few; from below, the value is not known.
+        low = least = NEXT_TO_NOTHING_MS
     return LayerJudgement(
         visits=visits,
         drift=drift,
         median_ms=_rounded(middle),
         raw_median_ms=_rounded(float(np.median([visit.ms for visit in visits]))),
         within_run=Interval(low_ms=_rounded(low), high_ms=_rounded(high), level=round(reached, 4)),
-        across_runs=Interval(low_ms=_rounded(middle / reach), high_ms=_rounded(middle * reach), level=protocol.level),
+        across_runs=Interval(low_ms=_rounded(least), high_ms=_rounded(middle * reach), level=protocol.level),
         half_width=half_width,
         flags=tuple(flags),
     )

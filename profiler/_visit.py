@@ -88,12 +88,12 @@ class _Timed(NamedTuple):
 
 
 class _Member:
-    """What is collected about one layer of a group: per part its calls in ns, and the undisturbed ones. Final."""
+    """What is collected about one layer of a group: per part its calls in ns, and which were undisturbed. Final."""
 
-    def __init__(
-        self, prepared: Any, parts: Sequence[Part], calls: list[list[float]], clean: list[list[float]]
-    ) -> None:
-        self.prepared, self.parts, self.calls, self.clean = prepared, parts, calls, clean
+    def __init__(self, prepared: Any, parts: Sequence[Part]) -> None:
+        self.prepared, self.parts = prepared, parts
+        self.calls: list[list[float]] = [[] for _ in parts]
+        self.clean: list[list[bool]] = [[] for _ in parts]
         self.at_s, self.faults = 0.0, 0
 
 
@@ -242,7 +242,7 @@ class Visitor:
                 prepared = self._get(entry, keep=[*group, *extras])
                 target.relocate(prepared, self._rng)
                 parts = target.parts(prepared)
-                members[entry] = _Member(prepared, parts, [[] for _ in parts], [[] for _ in parts])
+                members[entry] = _Member(prepared, parts)
             except Exception as error:
                 self._give_up(entry, error, group, failures, failed)
                 if failures and failures[-1].reason == "crashed":
@@ -270,9 +270,8 @@ class Visitor:
                             now, faults = target.preemptions_and_faults()
                             if cycle >= WARM_CYCLES:
                                 member.calls[i].append(elapsed)
+                                member.clean[i].append(now == preempted)
                                 member.faults += faults - faults_before
-                                if now == preempted:
-                                    member.clean[i].append(elapsed)
                             preempted, faults_before = now, faults
                     except Exception as error:
                         del members[entry]
@@ -288,19 +287,21 @@ class Visitor:
                     if hit and cycle >= WARM_CYCLES:
                         spoiled[cause] = spoiled.get(cause, 0) + 1
                         # Which of the cycle's calls it was cannot be told.
-                        for member in members.values():
-                            for calls, clean in zip(member.calls, member.clean, strict=True):
-                                if clean and calls[-1] == clean[-1]:
-                                    clean.pop()
+                        for clean in (clean for member in members.values() for clean in member.clean):
+                            clean[-1] = False
                 # Large layers are timed less often rather than keep all others waiting.
                 if cycle >= WARM_CYCLES + LEAST_CYCLES - 1 and target.clock() - began > LONGEST_CYCLE_S:
                     break
         finally:
             gc.enable()
-        return [
-            *failures,
-            *(self._visit_of(entry, members[entry], spoiled) for entry in group if entry in members),
-        ]
+        visits = []
+        for entry in group:
+            if entry in members:
+                try:
+                    visits.append(self._visit_of(entry, members[entry], spoiled))
+                except Exception as error:
+                    self._give_up(entry, error, group, failures, failed)
+        return [*failures, *visits]
 
     def _give_up(
         self, entry: int, error: Exception, group: Sequence[int], failures: list[LayerFailure], failed: set[int]
@@ -321,14 +322,17 @@ class Visitor:
     def _visit_of(self, entry: int, member: _Member, spoiled: Mapping[RejectionCause, int]) -> Visit:
         """Return the visit that a group's calls of one layer make: the median of those that nothing disturbed."""
         observed = self._target.observe(member.prepared)
-        enough = all(2 * len(clean) >= len(calls) for clean, calls in zip(member.clean, member.calls, strict=True))
+        enough = all(2 * sum(clean) >= len(clean) for clean in member.clean)
         cause = observed.cause
         if not enough:
             most: RejectionCause = "preempted"
             for name, times in spoiled.items():
                 most = name if times > spoiled.get(most, 0) else most
             cause = most
-        middle = [median(clean if enough else calls) for clean, calls in zip(member.clean, member.calls, strict=True)]
+        middle = [
+            median(call for call, good in zip(calls, clean, strict=True) if good or not enough)
+            for calls, clean in zip(member.calls, member.clean, strict=True)
+        ]
         ns, unresolved = _combined(member.parts, middle)
         return Visit(
             entry=entry,
@@ -361,7 +365,7 @@ class Visitor:
             finally:
                 gc.enable()
             observed = target.observe(prepared)
-        except LayerFailedError:
+        except Exception:
             self._forget(entry)
             raise
         stolen_after, throttled_after = target.stolen_and_throttled()

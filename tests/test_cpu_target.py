@@ -164,3 +164,18 @@ def test_the_kernel_is_named_where_onednn_runs_it() -> None:
 def test_senseless_options(options: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         CpuTarget(**options)  # type: ignore[arg-type]
+
+
+def test_what_fails_while_data_are_moved_is_the_layers_failure(
+    target: CpuTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = target.prepare(conv(8), 0)
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nsecond line")
+
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(LayerFailedError) as caught:
+        target.relocate(prepared, random.Random(0))
+    assert caught.value.reason == "out_of_memory"
+    assert "\n" not in str(caught.value)

@@ -31,6 +31,7 @@ from profiler import _target as targets
 from profiler import build_module
 from profiler._onnx import OnnxTarget
 from profiler._onnx import _target as module
+from profiler._onnx import _target as onnx_target
 from profiler._onnx._graph import EXPORTERS, Program, Step, module_of, to_onnx
 from profiler._onnx._programs import COPIES, lone, marginal
 from profiler._onnx._target import attribution
@@ -76,6 +77,17 @@ VARIANTS: dict[str, Layer] = {
 }
 
 
+def quiet_options() -> Any:
+    """Return options for one thread, in the pool that all sessions of this process share."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    if hasattr(onnxruntime, "set_global_thread_pool_sizes"):
+        onnx_target.open_pool(onnxruntime, 1)
+        options.use_per_session_threads = False
+    return options
+
+
 def computed(program: Program, exporter: str, dtype: torch.dtype = torch.float32) -> list[tuple[Any, Any]]:
     """Return what ONNX Runtime and PyTorch make of a program."""
     wired = module_of(program, dtype)
@@ -83,9 +95,7 @@ def computed(program: Program, exporter: str, dtype: torch.dtype = torch.float32
     inputs = [torch.randn(3, *shape).to(dtype) for shape in program.inputs]
     model = to_onnx(program, wired, inputs, exporter)
     onnx.checker.check_model(onnx.load_from_string(model))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
+    options = quiet_options()
     session = onnxruntime.InferenceSession(model, options, providers=CPU)
     got = session.run(None, {node.name: x.numpy() for node, x in zip(session.get_inputs(), inputs, strict=True)})
     with torch.inference_mode():
@@ -140,8 +150,7 @@ def test_the_runtime_merges_no_copies(name: str, tmp_path: Path) -> None:
     layer = WEIGHTLESS[name]
     program = marginal(layer, 2)[0].program
     inputs = [torch.randn(2, *shape) for shape in program.inputs]
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    options = quiet_options()
     # Without the fusions of a level above, which change names: merging equal nodes belongs to this one.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
@@ -388,3 +397,12 @@ def part_seed(layer: Layer, seed: int) -> int:
     (step,) = lone(layer, seed).steps
     assert step == Step(layer, seed, tuple(range(len(layer.inputs))))
     return step.seed
+
+
+def test_a_process_has_one_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_target, "_POOLS", [2])
+    layer = conv(8)
+    with pytest.raises(TargetUnavailableError, match=r"made with 2 threads .* with 1 thread .* process of its own"):
+        OnnxTarget(threads=1).prepare(layer, 0)
+    with pytest.raises(TargetUnavailableError, match=r"with threads for each session needs a process of its own"):
+        OnnxTarget(threads=2, spinning="off").prepare(layer, 0)

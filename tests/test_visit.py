@@ -294,3 +294,27 @@ def test_a_layer_that_failed_is_not_tried_again_in_the_same_order() -> None:
         found = visits_of(target, [0, 2, 1, 2, 3, 2])
         assert sum(isinstance(event, LayerFailure) for event in found) == 1
         assert sum(isinstance(event, Visit) for event in found) == 3
+
+
+@pytest.mark.parametrize("together", [1, 4])
+def test_what_fails_while_the_target_looks_is_the_layers_failure(together: int) -> None:
+    class Blind(Counting):
+        def observe(self, prepared: _Fake) -> Observation:
+            if prepared.layer == LAYERS[1]:
+                raise RuntimeError("no reading")
+            return Observation()
+
+    target = Blind(FakeTarget(together=together))
+    found = visits_of(target, [0, 1, 2, 3])
+    assert [(e.entry, e.message) for e in found if isinstance(e, LayerFailure)] == [(1, "RuntimeError: no reading")]
+    assert sorted(event.entry for event in found if isinstance(event, Visit)) == [0, 2, 3]
+    assert LAYERS[1] in target.released
+
+
+def test_a_value_lost_in_noise_is_a_bound_with_an_interval_that_begins_near_nothing(tmp_path: Any) -> None:
+    plan, result, _ = simulate(LAYERS[:2], overhead_ms=1000.0, protocol={"time_budget_s": 10_000.0})
+    for measurement in table_of(plan, result, tmp_path / "r.json").values():
+        assert "at_resolution" in measurement.flags
+        assert not measurement.converged
+        assert measurement.within_run.low_ms < 1e-5
+        assert measurement.across_runs.low_ms < 1e-5

@@ -101,7 +101,7 @@ def _print_session(console: Console, session: Session) -> None:
 def _counts(table: LatencyTable) -> str:
     n = len(table)
     converged = sum(m.converged for m in table.values())
-    text = f"{n} layers measured, {converged} converged"
+    text = f"{count_layers(n)} measured, {converged} converged"
     if n:
         widths = [m.relative_half_width for m in table.values()]
         middle, most = quantile(widths, 0.5), quantile(widths, 0.95)

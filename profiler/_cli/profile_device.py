@@ -26,7 +26,14 @@ def main() -> None:
     run_single_command(profile_device)
 
 
+# What --import takes beside the timings and their bundle; anything else says how to measure.
+WITH_IMPORT = frozenset(
+    {"target", "import_", "bundle", "output", "restart", "precision", "groups", "alpha", "json", "verbose"}
+)
+
+
 def profile_device(
+    context_: typer.Context,
     target: Annotated[
         str,
         typer.Option(
@@ -233,7 +240,7 @@ def profile_device(
         "spinning": spinning,
         "exporter": exporter,
         "compute_units": compute_units,
-        "device": int(device) if device is not None and device.isdigit() else device,
+        "device": int(device) if device is not None and device.isascii() and device.isdecimal() else device,
         "format": model_format,
         "deployment_target": deployment_target,
         "team": team,
@@ -243,9 +250,12 @@ def profile_device(
     if import_ is not None or bundle is not None:
         from profiler._cli._coreml import import_table, refuse_for_import
 
-        if time_budget is not None:
-            options["time_budget"] = time_budget
-        refuse_for_import(target, options, timings=import_, bundle=bundle, measuring=layers is not None or quick)
+        given = [
+            name.rstrip("_")
+            for name in context_.params
+            if name not in WITH_IMPORT and getattr(context_.get_parameter_source(name), "name", "") == "COMMANDLINE"
+        ]
+        refuse_for_import(target, given, timings=import_, bundle=bundle)
         assert import_ is not None
         assert bundle is not None
         output = output if output is not None else Path(f"{target}.json")

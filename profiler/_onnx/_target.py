@@ -33,8 +33,8 @@ CPU_PROVIDER = "CPUExecutionProvider"
 DEVICE_MEMORY = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda", "ROCMExecutionProvider": "rocm"}
 DTYPES = ("float32", "float16")
 
-# Layers that are visited together, as networks interleave them. Of random networks of three spaces, the sums over their
-# layers came to 1.02, 1.00 and 0.97 of the whole with 2, to 1.04 and 1.06 with 4; one by one, to 0.97 and 0.97.
+# Layers that are visited together, as networks interleave them. Chosen by the sums over random networks
+# (benchmarks/additivity.py, --seed 0): one by one they fell short of the whole, with more they exceeded it.
 TOGETHER = 2
 
 # Largest difference from PyTorch that is taken for rounding, relative to the output's largest value.
@@ -44,6 +44,34 @@ PROFILED_CALLS = 5
 
 # What the runtime's bookkeeping takes for one session, whatever its size.
 SESSION_BYTES = 1 << 19
+
+
+# The size of the pool that all sessions of this process share, once there is one. It is the runtime's state and cannot
+# be asked for or changed; this only remembers it.
+_POOLS: list[int] = []
+
+
+def open_pool(runtime: Any, threads: int) -> None:
+    """Make the pool that all sessions of this process share, or with 0 threads settle that each has its own.
+
+    Raises:
+        TargetUnavailableError: the process has settled on another.
+    """
+    if not _POOLS:
+        if threads:
+            runtime.set_global_thread_pool_sizes(threads, 1)
+        _POOLS.append(threads)
+    elif _POOLS[0] != threads:
+        raise TargetUnavailableError(
+            f"onnxruntime has one thread pool in a process, and this process's was made {_pool(_POOLS[0])}; "
+            f"a target {_pool(threads)} needs a process of its own"
+        )
+
+
+def _pool(threads: int) -> str:
+    if not threads:
+        return "with threads for each session"
+    return f"with {threads} thread{'s' * (threads != 1)} for all sessions"
 
 
 class _Timed:
@@ -122,9 +150,6 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
         self._memory = DEVICE_MEMORY.get(self._provider, "cpu")
         # One pool for all sessions: the idle threads of one would take the CPU from another. Version 1.22 has none yet.
         self._one_pool = spinning == "on" and hasattr(runtime, "set_global_thread_pool_sizes")
-        if self._one_pool:
-            with contextlib.suppress(Exception):
-                runtime.set_global_thread_pool_sizes(self._threads, 1)
         self._disturbances = DisturbanceReader()
 
     @classmethod
@@ -195,12 +220,17 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
             self._check(timed, expected)
             parts = [(timed, 1.0)]
             if self._context == "network":
-                parts = [(self._session(program, seed)[0], weight) for program, weight in marginal(layer, seed)]
+                parts = []
+                for program, weight in marginal(layer, seed):
+                    part, _, wanted = self._session(program, seed)
+                    self._check(part, wanted)
+                    parts.append((part, weight))
             return _Prepared(parts, timed.model, feed)
 
     def _session(self, program: Program, seed: int) -> tuple[_Timed, dict[str, Any], list[torch.Tensor]]:
         """Return the program ready to be timed, its inputs by name, and what PyTorch makes of them."""
         torch, ort = self._torch, self._ort
+        open_pool(ort, self._threads if self._one_pool else 0)
         module = module_of(program, self._dtype)
         torch.manual_seed(seed)
         inputs = [torch.randn((self._batch, *shape)).to(self._dtype) for shape in program.inputs]
@@ -324,7 +354,7 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
         return attribution(events, times[1] / times[0])
 
     def relocate(self, prepared: _Prepared | _Timed, rng: random.Random) -> None:
-        """Nothing moves: the runtime's arena decides where data lie, anew for every session and process."""
+        """Nothing moves: the runtime's arena decides where data lie, anew in every process."""
 
     def preemptions_and_faults(self) -> tuple[int, int]:
         return self._disturbances.preemptions_and_faults()
@@ -396,7 +426,7 @@ def _provider(wanted: str, runtime: Any) -> str:
     if name not in available:
         here = ", ".join(available)
         raise TargetUnavailableError(
-            f"this onnxruntime was built without {name}; it has: {here}. Another package of it may have it, "
-            "onnxruntime-gpu or onnxruntime-openvino say"
+            f"this onnxruntime was built without {name}; it has: {here}. Install the build that has it, such as "
+            "onnxruntime-gpu or onnxruntime-openvino"
         )
     return name
