@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from conftest import in_the_foreground
 
 from lut import Layer, Node, UsageError, chain, conv_norm_act, global_pool, linear, residual_add
-from lut.errors import TargetUnavailableError
+from lut.errors import InterruptedRunError, TargetUnavailableError
 from lut.primitives import Activation, ActivationKind, BatchNorm2d, Concat, MaxPool2d, Mul
 from profiler._coreml import _convert as convert
 from profiler._coreml import export_bundle, load_bundle
 from profiler._coreml._model import parse_input, parse_model
 from profiler._coreml._options import make_options
 from profiler._coreml._programs import ProgramPlan, plan_layers
+from profiler._coreml._worker import _content
 
 needs_coremltools = pytest.mark.skipif(find_spec("coremltools") is None, reason="needs coremltools: the extra coreml")
 TINY = [
@@ -73,6 +75,38 @@ def crashes():
     import os
 
     os._exit(3)
+
+
+def is_killed():
+    import os
+
+    os.kill(os.getpid(), 9)
+
+
+def leaves():
+    raise SystemExit("goodbye")
+
+
+def with_a_number():
+    return Net(), 5
+
+
+class Halves(Net):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.ones(1, dtype=torch.bfloat16))
+
+    def forward(self, x):
+        return super().forward(x) * self.scale
+
+
+def halves():
+    return Halves()
+
+
+class Odder(Net):
+    def state_dict(self):
+        raise RuntimeError("two\\nlines")
 
 
 def not_a_module():
@@ -166,21 +200,68 @@ def test_what_cannot_be_converted_is_a_failure_and_exit_code_3(folder: Path) -> 
     done = command(
         folder,
         *("--layers", "huge.json", "--batch", "2", "--input", "2x4"),
-        *("--model", "net.py:odd", "--model", "net.py:crashes"),
+        *("--model", "net.py:odd", "--model", "net.py:crashes", "--model", "net.py:is_killed", "--jobs", "1"),
         *("-o", "out"),
         code=3,
     )
     assert "failed: conv3×3 4096→4096 +bn +relu @4096×4096: converting it takes about" in done.stdout
     assert "failed: net.py:odd: " in done.stdout
-    assert "failed: net.py:crashes: the converting process crashed twice" in done.stdout
-    assert done.stderr.splitlines()[-1].startswith("incomplete: 3 of 4 could not be converted; out holds the others")
+    assert "failed: net.py:crashes: the converting process crashed twice (exit code 3)" in done.stdout
+    assert "failed: net.py:is_killed: the converting process crashed twice (killed by SIGKILL)" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("incomplete: 4 of 5 could not be converted; out holds the others")
     manifest = load_bundle(folder / "out")
     assert len(manifest.layers) == 1
     assert {failure.name for failure in manifest.failures} == {
         "conv3×3 4096→4096 +bn +relu @4096×4096",
         "net.py:odd",
         "net.py:crashes",
+        "net.py:is_killed",
     }
+
+
+@needs_coremltools
+def test_nothing_converted_is_said_and_nothing_is_to_be_timed(folder: Path) -> None:
+    shape = ("--input", "1x3X8x8", "--jobs", "1")
+    done = command(folder, "--model", "net.py:odd", "--model", "net.py:Odder", *shape, "-o", "out", code=3)
+    assert done.stderr.splitlines()[-1].startswith("incomplete: nothing could be converted; the manifest in out")
+    assert "net.py:Odder: RuntimeError: two lines" in " ".join(done.stdout.split())
+    assert "next " not in done.stdout
+
+
+@needs_coremltools
+def test_a_model_in_numbers_that_coremltools_does_not_know_is_a_failure(folder: Path) -> None:
+    arguments = ("--model", "net.py:halves", "--input", "1x3x8x8", "-o", "out", "--json", "--jobs", "1")
+    (failure,) = json.loads(command(folder, *arguments, code=3).stdout)["failures"]
+    assert failure["message"] == "TypeError: Got unsupported ScalarType BFloat16"
+
+
+def test_a_model_of_any_numbers_has_a_hash() -> None:
+    torch = pytest.importorskip("torch")
+    for dtype in (torch.bfloat16, torch.float32, torch.int64, torch.bool, torch.complex64):
+        assert len(_content(torch.ones(2, 3, dtype=dtype).T)) == 6 * dtype.itemsize
+        assert _content(torch.ones((), dtype=dtype)) != _content(torch.zeros((), dtype=dtype))
+    assert _content({"extra": 1}) == b"{'extra': 1}"
+
+
+@pytest.mark.parametrize(("jobs", "expected"), [(None, 4), (6, 6), (99, 8)])
+def test_jobs_that_are_given_are_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, jobs: int | None, expected: int
+) -> None:
+    from profiler._coreml import _export as export
+
+    asked: list[int] = []
+
+    def convert_all(*arguments: Any) -> dict[str, str]:
+        asked.append(arguments[4])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert, "check_installed", lambda: None)
+    monkeypatch.setattr(export, "_cpus", lambda: 64)
+    monkeypatch.setattr(export, "_convert_all", convert_all)
+    layers = [linear(4, width, bias=True) for width in range(5, 13)]
+    with pytest.raises(InterruptedRunError):
+        export_bundle(tmp_path / "out", options=make_options(context="isolated"), layers=layers, workers=jobs)
+    assert asked == [expected]
 
 
 @needs_coremltools
@@ -220,7 +301,7 @@ def test_ctrl_c_keeps_what_was_converted_and_the_same_command_goes_on(folder: Pa
         (["--layers", "layers.json", "--space", "resnet-cifar"], "not both", 2),
         (["--layers", "none.json"], "no such file", 1),
         (["--space", "nowhere"], "unknown space 'nowhere'", 2),
-        (["--layers", "layers.json", "--precision", "int4"], "--precision is float16 or float32", 2),
+        (["--layers", "layers.json", "--precision", "int4"], "is float16 or float32", 2),
         (["--layers", "layers.json", "--deployment-target", "iOS9"], "one of iOS15, iOS16", 2),
         (["--layers", "layers.json", "--format", "onnx"], "--format is mlprogram or neuralnetwork", 2),
         (["--layers", "layers.json", "--format", "neuralnetwork", "--precision", "float16"], "leave --precision", 2),
@@ -251,6 +332,8 @@ def test_each_mistake_is_one_clear_line(folder: Path, arguments: list[str], prob
     [
         ("net.py:absent", "there is no function absent"),
         ("net.py:fails", "the factory failed: ValueError: no weights here"),
+        ("net.py:leaves", "the factory failed: SystemExit: goodbye"),
+        ("net.py:with_a_number", "a tensor, or a tuple of tensors"),
         ("net.py:not_a_module", "returned int, not a torch.nn.Module"),
         ("net.py:make", "it does not run on --input 1x7x12x12"),
         ("no_such_package.module:make", "it cannot be imported: ModuleNotFoundError"),
@@ -279,10 +362,8 @@ def test_a_missing_native_library_names_the_command(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_full_disk_is_found_out_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from profiler._coreml import _export as export
-
     monkeypatch.setattr(convert, "check_installed", lambda: None)
-    monkeypatch.setattr(export.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1 << 20}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1 << 20}))
     with pytest.raises(OSError, match="MiB are free; free some space"):
         export_bundle(tmp_path / "out", options=make_options(), layers=[linear(4096, 4096, bias=True)])
 
@@ -336,6 +417,7 @@ def test_another_program_than_the_layer_is_refused() -> None:
 
 def test_shapes_and_models_are_parsed_strictly() -> None:
     assert parse_input("1x3x224x224") == ((1, 3, 224, 224),)
+    assert parse_input("1X3X8×8") == ((1, 3, 8, 8),)
     assert parse_input("1x3x8x8, 1x5") == ((1, 3, 8, 8), (1, 5))
     for text in ("", "x", "1x", "-1x3", "1.5", "1x3;4", "99999x99999x9"):
         with pytest.raises(UsageError):

@@ -110,12 +110,59 @@ def test_hot_and_power_saving_visits_are_put_aside_by_cause(bundle: Path, tmp_pa
     assert found.n_visits == 12
 
 
-def test_a_cost_lost_in_noise_is_flagged(bundle: Path, tmp_path: Path) -> None:
-    timings = make_timings(load_bundle(bundle), lambda _: 1e-9, noise=0.02)
-    table = import_timings(write(tmp_path / "t.json", timings), bundle)
-    assert all("at_resolution" in m.flags for m in table.values())
-    assert all(m.median_ms > 0 for m in table.values())
+def differences(root: Path, path: Path, layer: Layer, many: Callable[[int], float]) -> LatencyTable:
+    """Return the table where a layer's chain of one takes 1 ms, and that of more ``many(round)`` ms."""
+    manifest = load_bundle(root)
+    timings = make_timings(manifest, stairs_ms)
+    value = next(entry.value for entry in manifest.layers if entry.layer == layer)
+    longer = {term.program: term.weight > 0 for term in value}
+    for visit in timings["visits"]:
+        if visit["program"] in longer:
+            visit["block_ms"] = [many(visit["round"]) if longer[visit["program"]] else 1.0]
+    return import_timings(write(path, timings), root)
+
+
+def test_a_cost_lost_in_noise_is_a_bound_and_never_converged(bundle: Path, tmp_path: Path) -> None:
+    # Each round's difference is positive and the same, and below what can be told from noise.
+    table = differences(bundle, tmp_path / "t.json", conv(16), lambda _: 1.0001)
+    found = table[conv(16)]
+    assert "at_resolution" in found.flags
+    assert "converged" not in found.flags
+    assert (found.within_run.low_ms, found.across_runs.low_ms) == (1e-6, 1e-6)
+    assert found.within_run.low_ms < found.median_ms <= found.within_run.high_ms
+    assert "converged" in table[conv(24)].flags or table[conv(24)].within_run.low_ms > 1e-6
     LatencyTable.from_json(table.to_json())
+    # One round of twelve that is lost changes nothing; two do.
+    lost = [
+        differences(bundle, tmp_path / "t.json", conv(16), {r: 1.3 if r >= n else 1.0 for r in range(12)}.__getitem__)
+        for n in (1, 2)
+    ]
+    assert ["at_resolution" in table[conv(16)].flags for table in lost] == [False, True]
+    assert ["converged" in table[conv(16)].flags for table in lost] == [True, False]
+    assert lost[1][conv(16)].across_runs.low_ms == 1e-6
+
+
+def test_copies_that_add_nothing_are_not_measured(bundle: Path, tmp_path: Path) -> None:
+    table = differences(bundle, tmp_path / "t.json", conv(16), lambda r: 1.0 if r < 7 else 1.3)
+    (entry,) = table.not_measured
+    assert entry.layer == conv(16)
+    assert entry.reason.startswith("copies add nothing that can be told from noise")
+
+
+def test_a_failed_visit_leaves_the_others_standing(bundle: Path, tmp_path: Path) -> None:
+    manifest = load_bundle(bundle)
+    timings = make_timings(manifest, stairs_ms)
+    broken = next(e.value[0].program for e in manifest.layers if e.layer == conv(16))
+    timings["failures"] = [{"program": broken, "message": "no memory just then"}]
+    timings["visits"] = [v for v in timings["visits"] if v["program"] != broken or v["round"] >= 6]
+    table = import_timings(write(tmp_path / "t.json", timings), bundle)
+    assert table[conv(16)].n_visits == 6
+    assert table.failures == ()
+    (warning,) = [w for w in table.sessions[0].preflight.warnings if "no memory just then" in w]
+    assert "its 6 visits count" in warning
+    timings["visits"] = [v for v in timings["visits"] if v["program"] != broken or v["round"] >= 7]
+    (failure,) = import_timings(write(tmp_path / "t.json", timings), bundle).failures
+    assert failure.layer == conv(16)
 
 
 def test_what_was_not_timed_is_not_measured(bundle: Path, tmp_path: Path) -> None:
@@ -136,6 +183,7 @@ def test_failures_of_the_export_and_of_the_device_stay_failures(tmp_path: Path) 
     timings = make_timings(manifest, stairs_ms)
     broken = manifest.layers[0].value[0].program
     timings["failures"] = [{"program": broken, "message": "could not load"}]
+    timings["visits"] = [visit for visit in timings["visits"] if visit["program"] != broken]
     table = import_timings(write(tmp_path / "t.json", timings), tmp_path / "b")
     assert list(table) == [conv(24)]
     assert {f.layer: f.message.partition(":")[0] for f in table.failures} == {
@@ -196,6 +244,13 @@ def test_an_altered_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
     timings = write(tmp_path / "t.json", make_timings(load_bundle(bundle), stairs_ms))
     model = next((bundle / "programs").rglob("model.mlmodel"))
     kept = model.read_bytes()
+    (model.parent / ".DS_Store").write_bytes(b"Finder's")
+    load_bundle(bundle)
+    (model.parent / "weights").mkdir()
+    (model.parent / "weights" / "more.bin").write_bytes(b"")
+    with pytest.raises(ProfileError, match=r"more\.bin was added since the export"):
+        import_timings(timings, bundle)
+    shutil.rmtree(model.parent / "weights")
     model.write_bytes(kept[:-1] + b"!")
     with pytest.raises(ProfileError, match="was altered since the export"):
         import_timings(timings, bundle)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import platform
 import re
-import shutil
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -168,11 +168,24 @@ def test_a_hot_or_power_saving_mac_says_so(mac: StandIn, monkeypatch: pytest.Mon
     target.close()
 
 
-def test_an_iphone_needs_xcode_a_team_and_a_phone(mac: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda _: None)
-    with pytest.raises(TargetUnavailableError, match="needs Xcode"):
+def shim(path: Path, code: int) -> None:
+    path.write_text(f"#!/bin/sh\nexit {code}\n")
+    path.chmod(0o755)
+
+
+def test_an_iphone_needs_xcode_a_team_and_a_phone(
+    mac: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Without Xcode macOS has both commands all the same; they fail.
+    for name in ("xcodebuild", "xcrun"):
+        shim(tmp_path / name, 1)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(TargetUnavailableError, match=r"needs Xcode .*\(xcodebuild -version fails\)"):
         CoremlTarget(device="iphone")
-    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    shim(tmp_path / "xcodebuild", 0)
+    with pytest.raises(TargetUnavailableError, match=r"needs Xcode .*\(xcrun --find devicectl fails\)"):
+        CoremlTarget(device="iphone")
+    shim(tmp_path / "xcrun", 0)
     with pytest.raises(TargetUnavailableError, match="--team"):
         CoremlTarget(device="iphone")
     phones: list[Any] = []
@@ -182,19 +195,25 @@ def test_an_iphone_needs_xcode_a_team_and_a_phone(mac: StandIn, monkeypatch: pyt
         Device=SimpleNamespace(get_connected_devices=lambda _: phones),
     )
     asked: list[int] = []
+    loops: list[asyncio.AbstractEventLoop] = []
 
     class Benchmarker:
         def __init__(self, model: Any, device: Any) -> None:
             assert device is phone
             assert model.skipped
+            # coremltools keeps the loop that it finds when it is made.
+            self.loop = asyncio.get_running_loop()
 
         async def benchmark_predict(self, inputs: Any, iterations: int, warmup: bool) -> Any:
             assert set(inputs) == {"x0"}
             assert not warmup
+            loops.append(asyncio.get_running_loop())
+            await self.loop.run_in_executor(None, int)
             asked.append(iterations)
             return SimpleNamespace(samples=[0.3] * iterations)
 
     async def prepare(credentials: Any) -> Any:
+        loops.append(asyncio.get_running_loop())
         assert credentials.development_team == "TEAM"
         return phone
 
@@ -216,7 +235,10 @@ def test_an_iphone_needs_xcode_a_team_and_a_phone(mac: StandIn, monkeypatch: pyt
     target = CoremlTarget(device="iphone", team="TEAM", context="isolated")
     prepared = target.prepare(conv(16), seed=0)
     assert target.run(prepared.parts[0].prepared, 100) == pytest.approx(100 * 300_000)
-    assert asked == [5]
+    assert target.run(prepared.parts[0].prepared, 2) == pytest.approx(2 * 300_000)
+    assert asked == [5, 2]
+    assert len(loops) == 3
+    assert loops[0] is loops[1] is loops[2]
     device, setting, _ = target.describe()
     assert setting.options["timing"] == "idle-burst"
     assert device.system == "iOS 17.5 (21F79)"
@@ -225,6 +247,7 @@ def test_an_iphone_needs_xcode_a_team_and_a_phone(mac: StandIn, monkeypatch: pyt
     phone.udid = "0000-B"
     assert target.describe()[0].model != device.model
     target.close()
+    assert loops[0].is_closed()
 
 
 def test_elsewhere_the_target_says_what_to_do() -> None:

@@ -20,9 +20,7 @@ DEFAULT_PRECISION = 0.02
 __all__ = ["import_table", "not_measured", "refuse_for_import"]
 
 
-def refuse_for_import(
-    target: str, options: Mapping[str, Any], *, timings: Path | None, bundle: Path | None, measuring: bool
-) -> None:
+def refuse_for_import(target: str, given: Sequence[str], *, timings: Path | None, bundle: Path | None) -> None:
     """Raise unless the command line asks for an import and for nothing else.
 
     Raises:
@@ -33,8 +31,8 @@ def refuse_for_import(
         raise UsageError(f"{given} needs {missing}: timings say nothing without the bundle that they are of")
     if target != "coreml":
         raise UsageError(f"--import makes a table of Core ML timings: give --target coreml, not {target}")
-    if options or measuring:
-        named = ", ".join("--" + name.replace("_", "-") for name in options) or "--layers or --quick"
+    if given:
+        named = ", ".join("--" + name.replace("_", "-") for name in given)
         raise UsageError(f"with --import, the bundle and the timings say how was measured: leave out {named}")
 
 

@@ -67,7 +67,7 @@ def export_coreml(
     ] = "network",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the weights.")] = 0,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, help="Converting processes. Default: as many as CPUs, 4 at most.")
+        int | None, typer.Option("--jobs", min=1, help="Converting processes. Default: one a CPU, 4 at most.")
     ] = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard an interrupted export, or replace a finished bundle.")
@@ -130,6 +130,8 @@ def export_coreml(
     if failures:
         from lut.errors import IncompleteError
 
+        if not result.manifest.programs:
+            raise IncompleteError(f"nothing could be converted; the manifest in {output} holds the reasons")
         raise IncompleteError(
             f"{len(failures)} of {len(wanted) + len(models)} could not be converted; {output} holds the others, and "
             "its manifest the reasons"
@@ -193,7 +195,8 @@ def _print_result(console: Console, result: ExportResult) -> None:
     if len(manifest.failures) > 10:
         console.print(f"… and {len(manifest.failures) - 10} more failures, in the manifest", style="red")
     console.print(f"bundle  {result.folder} ({manifest.bundle})")
-    console.print(f"next    time it on the device: {result.folder / 'runner' / 'README.md'}")
+    if manifest.programs:
+        console.print(f"next    time it on the device: {result.folder / 'runner' / 'README.md'}")
 
 
 def _print_json(result: ExportResult) -> None:

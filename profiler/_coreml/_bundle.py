@@ -321,5 +321,13 @@ def _verify(root: Path, program: Program) -> None:
                 f"{root / file.path} was altered since the export (its SHA-256 is not the manifest's); copy the bundle "
                 "again, or export it again with --restart"
             )
+    for found in sorted(place.rglob("*")) if place.is_dir() else ():
+        # Finder's own files are no part of a model, and a bundle that was copied on a Mac may have some.
+        if found.is_dir() or found.name == ".DS_Store" or found.name.startswith("._"):
+            continue
+        if found.relative_to(root).as_posix() not in expected:
+            raise ProfileError(
+                f"{found} was added since the export (it is not in the manifest); remove it, or copy the bundle again"
+            )
     if program.digest != program_digest(program.files) or not expected:
         raise ProfileError(f"{root / MANIFEST}: the digest of program {program.id} is not that of its files")

@@ -7,6 +7,7 @@ import fcntl
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -130,7 +131,7 @@ def export_bundle(
         _check_space(root, plan, options)
         (root / "programs").mkdir(exist_ok=True)
         (state / "done").mkdir(exist_ok=True)
-        count = max(1, min(workers or _cpus(), MOST_WORKERS, len(plan.programs) + len(models)))
+        count = max(1, min(workers or min(_cpus(), MOST_WORKERS), len(plan.programs) + len(models)))
         orders = [Order(i, model=(m.place, m.factory, m.shapes, m.seed)) for i, m in enumerate(models)]
         # The longest first, so that no worker is left alone with one at the end.
         by_size = sorted(plan.programs, key=lambda program: -program.copies)
@@ -259,18 +260,37 @@ class _Worker:
             options=options,
         )
         self.count = 0
+        self.late = False
         self.hello = self._ask(msgspec.json.encode(hello))
 
     def convert(self, order: Order) -> Answer | None:
         """Return the answer, ``None`` if the process died of it."""
         self.count += 1
-        watchdog = threading.Timer(PROGRAM_LIMIT_S, self.process.kill)
+        watchdog = threading.Timer(PROGRAM_LIMIT_S, self._give_up)
         watchdog.daemon = True
         watchdog.start()
         try:
             return self._ask(msgspec.json.encode(order))
         finally:
             watchdog.cancel()
+
+    def ending(self) -> str:
+        """Return how the process ended that gave no answer."""
+        if self.late:
+            return f"ended after {PROGRAM_LIMIT_S:.0f} s"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # Its output may close a moment before it ends.
+            code = self.process.wait(timeout=10)
+            if code >= 0:
+                return f"exit code {code}"
+            with contextlib.suppress(ValueError):
+                return f"killed by {signal.Signals(-code).name}"
+            return f"killed by signal {-code}"
+        return "it closed its output"
+
+    def _give_up(self) -> None:
+        self.late = True
+        self.process.kill()
 
     def _ask(self, line: bytes) -> Answer | None:
         assert self.process.stdin is not None
@@ -375,7 +395,7 @@ def _serve(
                 order = waiting.get_nowait()
             except queue.Empty:
                 return
-            answer = None
+            answer, ending = None, ""
             for _ in range(2):
                 # A crash may have come from what the process had gathered before; a fresh one tells.
                 if worker is None:
@@ -385,11 +405,13 @@ def _serve(
                 answer = worker.convert(order)
                 if answer is not None or stop.is_set():
                     break
+                ending = worker.ending()
                 _end(worker, running)
                 worker = None
             if stop.is_set() and answer is None:
                 return
-            done.put(answer or Answer(order.number, kind="crashed", message="the converting process crashed twice"))
+            message = f"the converting process crashed twice ({ending})"
+            done.put(answer or Answer(order.number, kind="crashed", message=message))
             if worker is not None and worker.count >= PROGRAMS_PER_WORKER:
                 _end(worker, running)
                 worker = None

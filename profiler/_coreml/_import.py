@@ -30,23 +30,25 @@ from lut.errors import ProfileError
 from profiler._coreml._bundle import LayerEntry, Manifest, Program, Term, decode_strictly, load_bundle
 from profiler._coreml._options import ExportOptions, check_compute_units, make_options
 from profiler._coreml._timings import FORMAT, VERSION, TimedVisit, Timings
+from profiler._judge import NEXT_TO_NOTHING_MS, UNRESOLVED_SHARE
 
 __all__ = ["NetworkTiming", "coreml_setting", "import_timings", "network_timings", "not_measured_table", "read_timings"]
 
 LEVEL = 0.95
 # As when the CPU is measured: an interval of 95 % needs six visits.
 FIRST_LOOK = 6
-# A difference of two programs below this share of the larger is lost in its noise; the visit counts as the share.
+# A difference of two programs up to this share of the larger is lost in its noise; the visit counts as the share.
 LEAST_SHARE = 0.005
 NO_DEVICE = "made-up timings, measured on no device"
 
 CORRECTION = "none: weighted sums of programs, round by round"
 DESCRIPTION = (
     "raw_ms of a visit is the sum of weight * ms over the layer's programs in one round of the device's session, the "
-    "weights standing in the bundle's manifest; ms of a program is the median of its blocks in that round. A sum below "
-    "half a percent of its largest part counts as that half percent. No drift was removed: drift is 1. Spread: "
-    "common_drift is that of all programs from round to round; what differs between sessions and processes was not "
-    "observed, and stands as 0. across_runs is where 95 % of the visits lie"
+    "weights standing in the bundle's manifest; ms of a program is the median of its blocks in that round. A sum that "
+    "is not above half a percent of its largest part counts as that half percent, and where that is more than a tenth "
+    "of the visits the intervals begin near 0. No drift was removed: drift is 1. Spread: common_drift is that of all "
+    "programs from round to round; what differs between sessions and processes was not observed, and stands as 0. "
+    "across_runs is where 95 % of the visits lie"
 )
 
 
@@ -118,7 +120,8 @@ def import_timings(
     """Return the lookup table that a device's timings of a bundle make.
 
     Every file of the bundle is compared with its hash first. Layers whose programs were not timed are ``not_measured``
-    with a reason; layers that could not be converted, or not run on the device, are failures.
+    with a reason; layers that could not be converted, or not run on the device, are failures. What was timed of a
+    program before or after it failed is used where it is enough for an interval; the session's warnings name it.
 
     Args:
         timings: the runner's ``timings.json``.
@@ -135,7 +138,11 @@ def import_timings(
     by_program: dict[str, dict[int, TimedVisit]] = {}
     for visit in content.visits:
         by_program.setdefault(visit.program, {})[visit.round] = visit
-    broken = {failure.program: failure.message for failure in content.failures}
+    broken = {
+        failure.program: failure.message
+        for failure in content.failures
+        if len(by_program.get(failure.program, ())) < FIRST_LOOK
+    }
     programs = {program.id: program for program in manifest.programs}
 
     measurements, not_measured = [], []
@@ -257,6 +264,7 @@ class _Round(NamedTuple):
     ms: float
     cause: RejectionCause | None
     unresolved: bool
+    nothing: bool
 
 
 def _measure(
@@ -279,18 +287,24 @@ def _measure(
     clean = [one for one in rounds if one.cause is None]
     contaminated = len(clean) < FIRST_LOOK and len(clean) < len(rounds)
     accepted = rounds if contaminated else clean
+    if sum(one.nothing for one in accepted) > len(accepted) / 2:
+        return "copies add nothing that can be told from noise: most rounds' differences are not positive"
     values = [one.ms for one in accepted]
     middle = median(values)
     low, high, level = median_interval(values, LEVEL)
+    at_resolution = sum(one.unresolved for one in accepted) > UNRESOLVED_SHARE * len(accepted)
     flags: list[Flag] = []
-    if level >= LEVEL and (high - low) / 2 <= precision * middle:
+    if level >= LEVEL and (high - low) / 2 <= precision * middle and not at_resolution:
         flags.append("converged")
     if contaminated:
         flags.append("contaminated")
     if bimodal_split(values) is not None:
         flags.append("bimodal")
-    if sum(one.unresolved for one in accepted) > len(accepted) / 10:
+    least, most = min(low, quantile(values, (1 - LEVEL) / 2)), max(high, quantile(values, (1 + LEVEL) / 2))
+    if at_resolution:
         flags.append("at_resolution")
+        # What was lost counts as the least that can be told from nothing; from below, the value is not known.
+        low, least = min(low, NEXT_TO_NOTHING_MS), min(least, NEXT_TO_NOTHING_MS)
     alone = [t.program for t in entry.value if programs[t.program].role == "chain" and programs[t.program].copies == 1]
     also = {}
     if alone:
@@ -302,11 +316,7 @@ def _measure(
         median_ms=middle,
         raw_median_ms=middle,
         within_run=Interval(low_ms=low, high_ms=high, level=level),
-        across_runs=Interval(
-            low_ms=min(low, quantile(values, (1 - LEVEL) / 2)),
-            high_ms=max(high, quantile(values, (1 + LEVEL) / 2)),
-            level=level,
-        ),
+        across_runs=Interval(low_ms=least, high_ms=most, level=level),
         flags=tuple(flags),
         calls_per_block=int(median([v.calls for v in by_program[entry.value[0].program].values()])),
         implementation=None,
@@ -333,7 +343,8 @@ def _combine(value: Sequence[Term], visits: Mapping[str, TimedVisit]) -> _Round:
         at_s=max(visit.at_s for visit in used),
         ms=_six(min(1e9, max(total, least, 1e-9))),
         cause=_cause(used),
-        unresolved=total < least,
+        unresolved=total <= least,
+        nothing=total <= 0,
     )
 
 
@@ -375,6 +386,12 @@ def _session(
         warnings.append(f"{NO_DEVICE}: no number of this table says anything about a device")
     if spoiled:
         warnings.append(f"{spoiled} of {len(timings.visits)} visits were made while the device was hot or saved power")
+    names = {program.id: program.what for program in manifest.programs}
+    for failure in timings.failures:
+        timed = len(by_program.get(failure.program, ()))
+        if timed >= FIRST_LOOK:
+            text = f"{names[failure.program]} failed on the device; its {timed} visits count: {failure.message}"
+            warnings.append(text[:2000])
     if timings.rounds < FIRST_LOOK:
         warnings.append(f"{timings.rounds} rounds: an interval of 95 % needs {FIRST_LOOK} at least")
     widths = []

@@ -38,11 +38,11 @@ def parse_input(text: str) -> tuple[tuple[int, ...], ...]:
     """
     shapes = []
     for part in text.split(","):
-        if not re.fullmatch(r"\s*[0-9]{1,9}(\s*[x×][0-9]{1,9})*\s*", part):
+        if not re.fullmatch(r"\s*[0-9]{1,9}(\s*[xX×][0-9]{1,9})*\s*", part):
             raise UsageError(
                 f"--input is a shape, the batch in front, such as 1x3x224x224 (several: with commas), got {text!r}"
             )
-        shape = tuple(map(int, re.split(r"[x×]", part.strip())))
+        shape = tuple(map(int, re.split(r"[xX×]", part.strip())))
         total = 1
         for size in shape:
             total *= size
@@ -85,21 +85,27 @@ def load_model(spec: ModelSpec) -> tuple[Any, tuple[Any, ...]]:
         raise UsageError(f"--model {spec}: there is no function {spec.factory} in it")
     try:
         made = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"--model {spec}: the factory failed: {_short(error)}") from None
     module, examples = made if isinstance(made, tuple) and len(made) == 2 else (made, ())
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"--model {spec}: the factory returned {type(module).__name__}, not a torch.nn.Module")
-    examples = (examples,) if isinstance(examples, torch.Tensor) else tuple(examples)
+    if isinstance(examples, torch.Tensor):
+        examples = (examples,)
+    if not isinstance(examples, (tuple, list)) or not all(isinstance(x, torch.Tensor) for x in examples):
+        raise UsageError(
+            f"--model {spec}: beside the module, the factory returns its input: a tensor, or a tuple of tensors"
+        )
+    examples = tuple(examples)
     if spec.shapes:
         examples = tuple(torch.zeros(shape) for shape in spec.shapes)
-    if not examples or not all(isinstance(x, torch.Tensor) for x in examples):
+    if not examples:
         raise UsageError(f"--model {spec}: say what goes in: --input 1x3x224x224")
     module = module.eval()
     try:
         with torch.no_grad():
             module(*examples)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shapes = ", ".join("x".join(map(str, x.shape)) for x in examples)
         raise UsageError(f"--model {spec}: it does not run on --input {shapes}: {_short(error)}") from None
     return module, examples

@@ -20,7 +20,9 @@ __all__ = [
 Precision: TypeAlias = Literal["float16", "float32"]
 ModelFormat: TypeAlias = Literal["mlprogram", "neuralnetwork"]
 
-# The oldest systems that take each format, and the newest whose name coremltools 9 knows.
+# The oldest systems that take each format, and the newest whose name coremltools 9 knows. A neuralnetwork for systems
+# before iOS 13 would have to be written layer by layer with NeuralNetworkBuilder; ct.convert, which is what the export
+# goes through, begins at iOS 13. The runner's app, a SwiftUI App, needs iOS 15 whatever the bundle is for.
 DEPLOYMENT_TARGETS: dict[str, tuple[str, ...]] = {
     "mlprogram": ("iOS15", "iOS16", "iOS17", "iOS18"),
     "neuralnetwork": ("iOS13", "iOS14"),

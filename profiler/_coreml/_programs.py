@@ -25,7 +25,7 @@ up; a whole network of the same bundle (``--model``) shows how far they do.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from math import ceil, prod
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -126,8 +126,3 @@ def _copies(layer: Layer, options: ExportOptions) -> int:
 def _difference(many: ProgramPlan, one: ProgramPlan, sign: float) -> dict[ProgramPlan, float]:
     share = sign / (many.copies - one.copies)
     return {many: share, one: -share}
-
-
-def batched(shapes: Sequence[Shape], batch: int) -> tuple[Shape, ...]:
-    """Return shapes of one sample as shapes of a batch."""
-    return tuple((batch, *shape) for shape in shapes)

@@ -14,7 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -132,6 +132,8 @@ class CoremlTarget(Target[_Prepared]):
         self._units = compute_units
         self._where = device
         self._phone: Any = None
+        # One for the target's life: what coremltools keeps between calls is bound to the loop that it was made in.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._root = Path(tempfile.mkdtemp(prefix="latency-lut-coreml-"))
         # Additions enter the values of many layers; each such program is loaded once while any layer needs it.
         self._shared: dict[tuple[ProgramPlan, int], tuple[_Loaded, int]] = {}
@@ -246,7 +248,8 @@ class CoremlTarget(Target[_Prepared]):
     def _run_phone(self, loaded: _Loaded, calls: int) -> int:
         asked = max(1, min(calls, IPHONE_CALLS))
         try:
-            found = _wait(loaded.benchmarker.benchmark_predict(inputs=loaded.feed, iterations=asked, warmup=False))
+            work = loaded.benchmarker.benchmark_predict(inputs=loaded.feed, iterations=asked, warmup=False)
+            found = self._wait(work)
         except Exception as error:
             raise _failed(error) from None
         if not found.samples:
@@ -283,6 +286,9 @@ class CoremlTarget(Target[_Prepared]):
         for loaded, _ in self._shared.values():
             _unload(loaded)
         self._shared.clear()
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            _close_loop(loop)
         shutil.rmtree(self._root, ignore_errors=True)
 
     def preemptions_and_faults(self) -> tuple[int, int]:
@@ -331,7 +337,7 @@ class CoremlTarget(Target[_Prepared]):
             loaded = _Loaded(program, model, feed, folder)
             if self._phone is not None:
                 perf = import_module(f"{EXPERIMENTAL}.perf_utils")
-                loaded.benchmarker = perf.MLModelBenchmarker(model=model, device=self._phone)
+                loaded.benchmarker = self._wait(_make(perf.MLModelBenchmarker, model=model, device=self._phone))
             else:
                 loaded.compiled = model.get_compiled_model_path()
         except LayerFailedError:
@@ -342,13 +348,20 @@ class CoremlTarget(Target[_Prepared]):
             raise _failed(error) from None
         return loaded
 
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        return self._loop.run_until_complete(work)
+
     def _connect(self, team: str | None) -> Any:
         """Return the connected iPhone with coremltools' runner on it."""
-        if shutil.which("xcodebuild") is None or shutil.which("xcrun") is None:
-            raise TargetUnavailableError(
-                "--device iphone needs Xcode on this Mac (xcodebuild was not found): install Xcode from the App Store, "
-                "open it once, and run xcode-select --switch /Applications/Xcode.app"
-            )
+        # macOS has commands of these names without Xcode, which only say what to install: they must succeed.
+        for command in (("xcodebuild", "-version"), ("xcrun", "--find", "devicectl")):
+            if not _succeeds(*command):
+                raise TargetUnavailableError(
+                    f"--device iphone needs Xcode 15 or newer on this Mac ({' '.join(command)} fails): install Xcode "
+                    "from the App Store, open it once, and run sudo xcode-select --switch /Applications/Xcode.app"
+                )
         if not team:
             raise TargetUnavailableError(
                 "--device iphone has coremltools sign its runner for your phone: give the identifier of your Apple "
@@ -366,7 +379,7 @@ class CoremlTarget(Target[_Prepared]):
             )
         try:
             credentials = remote.AppSigningCredentials(development_team=team)
-            return _wait(phones[0].prepare_for_model_debugging(credentials))
+            return self._wait(phones[0].prepare_for_model_debugging(credentials))
         except Exception as error:
             raise TargetUnavailableError(
                 f"coremltools' runner could not be put on the iPhone: {_short(error)}"
@@ -389,8 +402,18 @@ def _unload(loaded: _Loaded) -> None:
     shutil.rmtree(loaded.folder, ignore_errors=True)
 
 
-def _wait(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(work)
+async def _make(kind: Callable[..., T], **arguments: Any) -> T:
+    """Return a new object that asked for the event loop while it was made, and got the one that runs this."""
+    return kind(**arguments)
+
+
+def _close_loop(loop: asyncio.AbstractEventLoop) -> None:
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks))
+    loop.close()
 
 
 def _failed(error: Exception) -> LayerFailedError:
@@ -410,6 +433,13 @@ def _output(*command: str) -> str:
         done = subprocess.run([program, *command[1:]], capture_output=True, text=True, timeout=10)
         return done.stdout
     return ""
+
+
+def _succeeds(*command: str) -> bool:
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        # Xcode's first answer after it was installed takes seconds.
+        return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+    return False
 
 
 def _sysctl(name: str) -> str:

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import msgspec
 
@@ -123,6 +123,10 @@ def work(order: Order, hello: Hello, found: dict[str, str]) -> Answer:
         return Answer(order.number, kind="unavailable", message=str(error))
     except MemoryError:
         return Answer(order.number, kind="out_of_memory", message="there was not enough memory to convert it")
+    except (Exception, SystemExit) as error:
+        # A user's module may fail wherever it is looked at. That is its own failure, and no crash of this process.
+        text = " ".join(str(error).split()) or "no message"
+        return Answer(order.number, kind="error", message=f"{type(error).__name__}: {text}"[:1000])
 
 
 def _layer_program(number: int, plan: ProgramPlan, hello: Hello, found: dict[str, str]) -> Answer:
@@ -156,7 +160,7 @@ def _network(
     digest.update(repr([(tuple(x.shape), str(x.dtype)) for x in examples]).encode())
     digest.update(str(module).encode())
     for name, value in module.state_dict().items():
-        digest.update(name.encode() + value.detach().cpu().contiguous().reshape(-1).numpy().tobytes())
+        digest.update(name.encode() + _content(value))
     if spec.place.endswith(".py"):
         digest.update(Path(spec.place).read_bytes())
     made_from = digest.hexdigest()
@@ -174,6 +178,16 @@ def _network(
             made_from=made_from,
         ),
     )
+
+
+def _content(value: Any) -> bytes:
+    """Return the bytes of a tensor of any type (numpy has no bfloat16), or of what else a module's state holds."""
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        return repr(value).encode()
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()
 
 
 def _once(number: int, hello: Hello, made_from: str, convert: Callable[[], Program]) -> Answer:

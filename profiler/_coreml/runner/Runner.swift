@@ -96,6 +96,9 @@ final class Runner {
     private let compiledFolder: URL
     private let began = now()
     private var timings: Timings
+    /// Failed visits in a row, by program, and the last one's message.
+    private var failed: [String: (count: Int, message: String)] = [:]
+    private var cooledS = 0
     /// Looked at between visits; set it to stop. What was timed until then is in the file.
     var stopped = false
 
@@ -138,13 +141,18 @@ final class Runner {
             let order = orderOfRound(round, groups: manifest.groups, seed: settings.seed)
             timings.rounds = round + 1
             for (number, id) in order.enumerated() where !stopped {
-                guard let program = usable[id], !timings.failures.contains(where: { $0.program == id }) else { continue }
+                guard let program = usable[id], (failed[id]?.count ?? 0) < settings.mostFailures else { continue }
                 coolDown()
                 autoreleasepool {
                     do {
                         timings.visits.append(try visit(program, round: round))
+                        failed[id] = nil
                     } catch {
-                        timings.failures.append(TimingFailure(program: id, message: String(describing: error)))
+                        // One visit may fail for want of memory, and the next one not.
+                        failed[id] = (count: (failed[id]?.count ?? 0) + 1, message: String(describing: error))
+                        if let failure = failed[id], failure.count >= settings.mostFailures {
+                            timings.failures.append(TimingFailure(program: id, message: failure.message))
+                        }
                     }
                 }
                 if number % 25 == 0 {
@@ -152,6 +160,11 @@ final class Runner {
                 }
             }
             try save()
+        }
+        // Too few rounds to fail so often, and never timed: that is a failure too.
+        let timed = Set(timings.visits.map { $0.program })
+        for (id, failure) in failed where failure.count < settings.mostFailures && !timed.contains(id) {
+            timings.failures.append(TimingFailure(program: id, message: failure.message))
         }
         try save()
         report("done: \(timings.visits.count) visits, \(timings.failures.count) programs failed")
@@ -161,20 +174,22 @@ final class Runner {
     private func compileAll() throws -> [String: Manifest.Program] {
         var usable: [String: Manifest.Program] = [:]
         for (number, program) in manifest.programs.enumerated() where !stopped {
-            for file in program.files {
-                let content = try Data(contentsOf: bundle.appendingPathComponent(file.path), options: .mappedIfSafe)
-                let hash = SHA256.hash(data: content).map { String(format: "%02x", $0) }.joined()
-                guard hash == file.sha256 else { throw RunnerProblem.altered(file.path) }
-            }
-            timings.programs.append(TimedProgram(program: program.id, digest: program.digest))
-            do {
-                let compiled = try MLModel.compileModel(at: bundle.appendingPathComponent(program.path))
-                let place = compiledPlace(program)
-                try? FileManager.default.removeItem(at: place)
-                try FileManager.default.moveItem(at: compiled, to: place)
-                usable[program.id] = program
-            } catch {
-                timings.failures.append(TimingFailure(program: program.id, message: "compile: \(error)"))
+            try autoreleasepool {
+                for file in program.files {
+                    let content = try Data(contentsOf: bundle.appendingPathComponent(file.path), options: .mappedIfSafe)
+                    let hash = SHA256.hash(data: content).map { String(format: "%02x", $0) }.joined()
+                    guard hash == file.sha256 else { throw RunnerProblem.altered(file.path) }
+                }
+                timings.programs.append(TimedProgram(program: program.id, digest: program.digest))
+                do {
+                    let compiled = try MLModel.compileModel(at: bundle.appendingPathComponent(program.path))
+                    let place = compiledPlace(program)
+                    try? FileManager.default.removeItem(at: place)
+                    try FileManager.default.moveItem(at: compiled, to: place)
+                    usable[program.id] = program
+                } catch {
+                    timings.failures.append(TimingFailure(program: program.id, message: "compile: \(error)"))
+                }
             }
             if number % 25 == 0 { report("compiled \(number) of \(manifest.programs.count) programs") }
         }
@@ -193,16 +208,9 @@ final class Runner {
         let at = Double(now() - began) / 1e9
         var worst = ProcessInfo.processInfo.thermalState
         var lowPower = savesPower()
-        for _ in 0..<max(1, settings.warmUpCalls) { _ = try model.prediction(from: feed) }
-        let start = now()
-        _ = try model.prediction(from: feed)
-        let calls = callsPerBlock(onceMs: Double(now() - start) / 1e6, settings: settings)
+        let calls = callsPerBlock(onceMs: try warmUp(model, feed), settings: settings)
         var blocks: [Double] = []
-        for _ in 0..<settings.blocks {
-            let blockStart = now()
-            for _ in 0..<calls { _ = try model.prediction(from: feed) }
-            blocks.append(max(1e-6, Double(now() - blockStart) / 1e6 / Double(calls)))
-        }
+        for _ in 0..<settings.blocks { blocks.append(try block(of: calls, model, feed)) }
         let after = ProcessInfo.processInfo.thermalState
         if after.rawValue > worst.rawValue { worst = after }
         lowPower = lowPower || savesPower()
@@ -215,6 +223,25 @@ final class Runner {
             thermal: thermalName(worst),
             lowPower: lowPower
         )
+    }
+
+    /// Runs the model until it is warm; returns the milliseconds of a warm call.
+    private func warmUp(_ model: MLModel, _ feed: MLFeatureProvider) throws -> Double {
+        var calls: [Double] = []
+        let start = now()
+        while calls.count < max(1, settings.warmUpCalls) || Double(now() - start) / 1e6 < settings.warmUpMs {
+            calls.append(try block(of: 1, model, feed))
+        }
+        return median(Array(calls.suffix(settings.sizingCalls)))
+    }
+
+    /// Milliseconds of one call, from so many. What the calls leave behind is freed after the clock was read.
+    private func block(of calls: Int, _ model: MLModel, _ feed: MLFeatureProvider) throws -> Double {
+        try autoreleasepool { () throws -> Double in
+            let start = now()
+            for _ in 0..<calls { _ = try model.prediction(from: feed) }
+            return max(1e-6, Double(now() - start) / 1e6 / Double(calls))
+        }
     }
 
     /// Random inputs between -1 and 1, the same at every visit.
@@ -245,13 +272,16 @@ final class Runner {
         }
     }
 
-    /// Waits two minutes at most for a device that is seriously hot; visits name their state whatever comes of it.
+    /// Waits for a device that is not at its nominal state, for so long at most; visits name their state in any case.
     private func coolDown() {
         var waited = 0
-        while !stopped, waited < 120, ProcessInfo.processInfo.thermalState.rawValue >= ProcessInfo.ThermalState.serious.rawValue {
-            if waited == 0 { report("the device is hot: waiting") }
+        while !stopped, waited < settings.coolDownS, cooledS < settings.coolDownInAllS,
+            ProcessInfo.processInfo.thermalState != .nominal
+        {
+            if waited == 0 { report("the device is warm: waiting") }
             Thread.sleep(forTimeInterval: 1)
             waited += 1
+            cooledS += 1
         }
     }
 

@@ -183,12 +183,21 @@ func instant(_ date: Date) -> String {
 // MARK: - The schedule
 
 /// How the device is timed. A visit is `blocks` blocks of about `blockMs` each; a round is one visit to each program.
+/// Before its blocks a program runs for `warmUpMs` and `warmUpCalls` at least, and the last `sizingCalls` of that say how
+/// many calls make a block.
 struct Settings {
     var rounds = 15
     var blocks = 5
     var blockMs = 4.0
     var warmUpCalls = 3
+    var warmUpMs = 50.0
+    var sizingCalls = 7
     var mostCalls = 2000
+    /// A program that failed so many times in a row is left out from then on.
+    var mostFailures = 3
+    /// Seconds to wait for a device to cool down: before a visit, and in the whole run.
+    var coolDownS = 120
+    var coolDownInAllS = 1800
     var seed: UInt64 = 0
     var computeUnits = "ALL"
 }
@@ -233,21 +242,4 @@ func median(_ values: [Double]) -> Double {
     let middle = ordered.count / 2
     if ordered.isEmpty { return .nan }
     return ordered.count % 2 == 1 ? ordered[middle] : (ordered[middle - 1] + ordered[middle]) / 2
-}
-
-/// The narrowest pair of order statistics that holds the median with 95 %, or the extremes where there are fewer than six.
-func medianInterval(_ values: [Double]) -> (low: Double, high: Double) {
-    let ordered = values.sorted()
-    guard let first = ordered.first, let last = ordered.last else { return (.nan, .nan) }
-    let n = ordered.count
-    // P(fewer than k of n values lie below the median) grows by C(n, i) / 2^n; `tail` is that sum.
-    var rank = 0
-    var term = pow(0.5, Double(n))
-    var tail = term
-    while 2 * (rank + 1) <= n && 1 - 2 * tail >= 0.95 {
-        rank += 1
-        term *= Double(n - rank + 1) / Double(rank)
-        tail += term
-    }
-    return rank == 0 ? (first, last) : (ordered[rank - 1], ordered[n - rank])
 }
