@@ -325,7 +325,8 @@ def test_memory_is_given_back(rig: Rig) -> None:
     rounds = 8
     for number in range(4, 4 + rounds):
         once(number)
-    assert resident_bytes() - before < rounds * (4 << 20)
+    # A freed block may stay with the allocator; half of what a layer holds, every time, would be a layer kept.
+    assert resident_bytes() - before < rounds * (8 << 20)
 
 
 def test_releasing_twice_is_releasing_once(rig: Rig) -> None:
