@@ -9,6 +9,7 @@ import typer
 
 from lut._console import format_ms, make_app, run_command
 from lut._diff import compare_tables
+from lut._network_text import audit_line, sum_line
 from lut._records import FLAGS, Measurement
 from lut._table import LatencyTable
 from lut.errors import LatencyLutError, UsageError
@@ -63,6 +64,7 @@ def show(
                     "layers": len(table),
                     "not_measured": len(table.not_measured),
                     "failures": len(table.failures),
+                    "audit": table.audit,
                     "measurements": [_measurement_json(m) for layer, m in table.items() if contains in str(layer)],
                 }
                 for file, table in tables.items()
@@ -94,8 +96,13 @@ def _show_table(console: Console, table: LatencyTable, contains: str, limit: int
     converged = sum(m.converged for m in table.values())
     console.print(
         f"{len(table)} layers measured, {converged} converged; {len(table.failures)} failed, "
-        f"{len(table.not_measured)} not measured\n"
+        f"{len(table.not_measured)} not measured"
     )
+    for network in table.networks[:limit]:
+        console.print(f"{network.name}: {sum_line(table, network)}", markup=False)
+    if table.audit is not None:
+        console.print(audit_line(table))
+    console.print()
     console.print(_layer_table(found[:limit]))
     if len(found) > limit:
         console.print(f"… and {len(found) - limit} more: --limit {len(found)} shows all, --contains TEXT picks some")

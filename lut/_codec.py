@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from math import isclose
 from statistics import median
 from typing import Any
 
 import msgspec
 
+from lut._audit import audit_of
 from lut._layer import Layer
 from lut._network import ChannelCurve
 from lut._records import (
     FORMAT,
     VERSION,
+    Audit,
     CurveRecord,
     Failure,
     Measurement,
+    NetworkRecord,
     NotMeasured,
     Session,
     TableRecord,
+    WholeMeasurement,
 )
 from lut.errors import LayerError, TableFormatError
 
@@ -59,8 +64,8 @@ def decode_table(content: bytes, *, source: str) -> TableRecord:
             f"{VERSION}. Install a newer latency-lut"
         )
     try:
-        if version == 1:
-            content = _from_version_1(content)
+        if version < VERSION:
+            content = _upgraded(content, version)
         record = msgspec.json.decode(content, type=TableRecord)
     except (msgspec.DecodeError, UnicodeDecodeError, LayerError) as error:
         raise TableFormatError(f"{source}: {_numbered(content, _lower(error))}") from None
@@ -71,16 +76,17 @@ def decode_table(content: bytes, *, source: str) -> TableRecord:
     return record
 
 
-def _from_version_1(content: bytes) -> bytes:
-    """Return a table of version 1 as one of version 2; what is wrong with it is left for the decoder to say."""
+def _upgraded(content: bytes, version: int) -> bytes:
+    """Return an older table as one of this version; what is wrong with it is left for the decoder to say."""
     fields = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-    fields["version"] = msgspec.Raw(b"2")
-    if "setting" in fields:
+    if version == 1 and "setting" in fields:
         setting = msgspec.json.decode(fields["setting"])
         if isinstance(setting, dict):
             fields["setting"] = msgspec.Raw(
                 msgspec.json.encode({**setting, "context": "isolated", "options": {"execution": "eager"}})
             )
+    fields = {"networks": msgspec.Raw(b"[]"), "audit": msgspec.Raw(b"null"), **fields}
+    fields["version"] = msgspec.Raw(str(VERSION).encode())
     return msgspec.json.encode(fields)
 
 
@@ -92,6 +98,7 @@ class _Lists(msgspec.Struct):
     measurements: list[msgspec.Raw] = []
     not_measured: list[msgspec.Raw] = []
     failures: list[msgspec.Raw] = []
+    networks: list[msgspec.Raw] = []
 
 
 _ENTRIES: dict[str, Any] = {
@@ -100,6 +107,7 @@ _ENTRIES: dict[str, Any] = {
     "measurements": Measurement,
     "not_measured": NotMeasured,
     "failures": Failure,
+    "networks": NetworkRecord,
 }
 
 
@@ -150,6 +158,7 @@ def _problems(record: TableRecord) -> list[tuple[str, str]]:
             if len(sentinel.at_s) != len(sentinel.ms):
                 found.append((f"sessions[{i}].sentinels[{j}]", "columns differ in length"))
     by_digest = {layer.digest: layer for layer in seen}
+    found += _network_problems(record, by_digest)
     for i, curve in enumerate(record.curves):
         for j, digest in enumerate(curve.layers):
             if digest not in by_digest:
@@ -162,7 +171,31 @@ def _problems(record: TableRecord) -> list[tuple[str, str]]:
     return found
 
 
-def _measurement_problems(measurement: Measurement) -> list[tuple[str, str]]:
+def _network_problems(record: TableRecord, by_digest: Mapping[str, Layer]) -> Iterator[tuple[str, str]]:
+    names: set[str] = set()
+    for i, network in enumerate(record.networks):
+        place = f"networks[{i}]"
+        if network.name in names:
+            yield place, f"network {network.name!r} stands twice"
+        names.add(network.name)
+        for j, part in enumerate(network.layers):
+            if part.layer not in by_digest:
+                yield f"{place}.layers[{j}]", f"no layer of this table has the digest {part.layer!r}"
+        if network.whole is not None:
+            if network.whole.session >= len(record.sessions):
+                yield f"{place}.whole.session", f"there is no session {network.whole.session}"
+            yield from ((f"{place}.whole.{field}", text) for field, text in _measurement_problems(network.whole))
+    whole = audit_of(record.networks, {m.layer.digest: m.median_ms for m in record.measurements})
+    if (whole is None) != (record.audit is None):
+        yield "audit", "it does not go with the networks that were measured" if whole is None else "it is missing"
+    elif whole is not None and record.audit is not None:
+        for field in Audit.__struct_fields__:
+            mine, theirs = getattr(record.audit, field), getattr(whole, field)
+            if (mine is None) != (theirs is None) or (mine is not None and abs(mine - theirs) > 1e-3):
+                yield f"audit.{field}", f"{mine} is not what the networks and layers say, {theirs}"
+
+
+def _measurement_problems(measurement: Measurement | WholeMeasurement) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for name in ("within_run", "across_runs"):
         interval = getattr(measurement, name)
@@ -181,9 +214,9 @@ def _measurement_problems(measurement: Measurement) -> list[tuple[str, str]]:
     lengths = {len(column) for column in (visits.process, visits.at_s, visits.raw_ms, visits.drift)}
     if len(lengths) != 1:
         found.append(("visits", "columns differ in length"))
-    elif measurement.origin in ("measured", "marginal") or visits.raw_ms:
+    elif (origin := getattr(measurement, "origin", "measured")) in ("measured", "marginal") or visits.raw_ms:
         if not visits.raw_ms:
-            found.append(("visits", f"a {measurement.origin} layer needs at least one visit"))
+            found.append(("visits", f"a {origin} value needs at least one visit"))
         elif not isclose(median(visits.raw_ms), measurement.raw_median_ms, rel_tol=1e-4):
             found.append(
                 (
@@ -191,13 +224,13 @@ def _measurement_problems(measurement: Measurement) -> list[tuple[str, str]]:
                     f"{measurement.raw_median_ms:g} is not the median of the raw visits, {median(visits.raw_ms):g}",
                 )
             )
-        elif not isclose(median(measurement.corrected_ms), measurement.median_ms, rel_tol=1e-4):
+        elif not isclose(median(visits.corrected_ms), measurement.median_ms, rel_tol=1e-4):
             found.append(
                 (
                     "median_ms",
                     (
                         f"{measurement.median_ms:g} is not the median of the corrected visits, "
-                        f"{median(measurement.corrected_ms):g}"
+                        f"{median(visits.corrected_ms):g}"
                     ),
                 )
             )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from lut.errors import LatencyLutError
+from lut.errors import LatencyLutError, StaleTableError, UnauditedTableWarning
 
 if TYPE_CHECKING:
     import typer
@@ -18,12 +19,14 @@ INTERRUPTED = 130
 
 
 def run_command(make_app: Callable[[], typer.Typer]) -> None:
-    """Run a command line application and exit with our codes: 0 done, 1 failed, 2 usage, 3 incomplete, 130 stopped."""
+    """Run a command line application and exit: 0 done, 1 failed, 2 usage, 3 incomplete or stale, 130 stopped."""
     try:
-        make_app()()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            warnings.simplefilter("always", UnauditedTableWarning)
+            make_app()()
     except LatencyLutError as error:
-        kind = "incomplete" if error.exit_code == 3 else "stopped" if error.exit_code == INTERRUPTED else "error"
-        print(f"{kind}: {error}", file=sys.stderr)
+        print(f"{_kind(error)}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -36,6 +39,27 @@ def run_command(make_app: Callable[[], typer.Typer]) -> None:
         print(f"error: cannot write the output: {(error.strerror or str(error)).lower()}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _kind(error: LatencyLutError) -> str:
+    if isinstance(error, StaleTableError):
+        return "stale"
+    return {3: "incomplete", INTERRUPTED: "stopped"}.get(error.exit_code, "error")
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print what a person is to know as one line, and anything else as Python does."""
+    if issubclass(category, UnauditedTableWarning):
+        print(f"warning: {message}", file=sys.stderr)
+    else:
+        (file or sys.stderr).write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def make_app(**options: Any) -> typer.Typer:

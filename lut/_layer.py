@@ -9,12 +9,13 @@ from math import prod
 import msgspec
 
 from lut.errors import LayerError
-from lut.primitives import LARGEST_SIZE, Add, Conv2d, Primitive, Shape
+from lut.primitives import LARGEST_SIZE, Add, Conv2d, Linear, Primitive, Shape, Subgraph
 
 __all__ = ["Layer", "Node"]
 
 # A unit that a target runs as a whole has a handful of operators. The bound keeps a hostile file from costing minutes.
 MOST_NODES = 1000
+MOST_AXES = 7
 
 
 class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,6 +59,11 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True, 
         """Shape of the output, one sample."""
         return self.shapes[-1]
 
+    @property
+    def out_channels(self) -> int:
+        """Width of the output: its channels, or the features of each token."""
+        return self.output_shape[0] if len(self.output_shape) in (1, 3) else self.output_shape[-1]
+
     @cached_property
     def madds(self) -> int:
         """Multiply-adds of one sample, convolutions and linear layers only, as the papers count them."""
@@ -81,9 +87,13 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True, 
     @cached_property
     def family(self) -> str:
         """Sixteen digits shared by the layers that differ in their channel counts only."""
-        described = [(_without_channels(node.op), node.args) for node in self.nodes]
+        described = [(_without_channels(node.op, shapes), node.args) for node, shapes in self._with_shapes()]
         sizes = [shape[1:] for shape in self.inputs]
         return hashlib.sha256(msgspec.json.encode((sizes, described))).hexdigest()[:16]
+
+    @property
+    def _is_subgraph(self) -> bool:
+        return any(isinstance(node.op, Subgraph) for node in self.nodes)
 
     def _with_shapes(self) -> list[tuple[Node, tuple[Shape, ...]]]:
         return [(node, tuple(self.shapes[i] for i in node.args)) for node in self.nodes]
@@ -91,12 +101,18 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True, 
     def __str__(self) -> str:
         """A short label for people: ``conv3×3 16→32 +bn +relu @32×32``."""
         labels = [node.op.label(shapes) for node, shapes in self._with_shapes()]
-        size = self.inputs[0][1:]
+        size = self.inputs[0][1:] if len(self.inputs[0]) == 3 and not self._is_subgraph else ()
         return " +".join(labels) + (" @" + "×".join(map(str, size)) if size else "")
 
 
-def _without_channels(op: Primitive) -> Primitive:
-    return msgspec.structs.replace(op, out_channels=0) if isinstance(op, Conv2d) else op
+def _without_channels(op: Primitive, shapes: tuple[Shape, ...]) -> Primitive:
+    if isinstance(op, Linear):
+        return msgspec.structs.replace(op, out_features=0)
+    if not isinstance(op, Conv2d):
+        return op
+    # A group for each input channel is one number of channels, not two: depthwise convolutions are a family.
+    by_channel = op.groups > 1 and op.groups == shapes[0][0]
+    return msgspec.structs.replace(op, out_channels=0, groups=0 if by_channel else op.groups)
 
 
 def _check(inputs: tuple[Shape, ...], nodes: tuple[Node, ...]) -> None:
@@ -105,8 +121,8 @@ def _check(inputs: tuple[Shape, ...], nodes: tuple[Node, ...]) -> None:
     if len(inputs) + len(nodes) > MOST_NODES:
         raise LayerError(f"a layer has at most {MOST_NODES} inputs and nodes, got {len(inputs) + len(nodes)}")
     for shape in inputs:
-        if not shape or len(shape) > 4 or any(not 1 <= size <= LARGEST_SIZE for size in shape):
-            raise LayerError(f"an input's shape has one to four positive sizes, got {shape}")
+        if not shape or len(shape) > MOST_AXES or any(not 1 <= size <= LARGEST_SIZE for size in shape):
+            raise LayerError(f"an input's shape has one to {MOST_AXES} positive sizes, got {shape}")
     used: set[int] = set()
     for position, node in enumerate(nodes, start=len(inputs)):
         if any(not 0 <= arg < position for arg in node.args):

@@ -113,7 +113,7 @@ class ChannelCurve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def channels(self) -> tuple[int, ...]:
         """Output channels, one per layer."""
-        return tuple(layer.output_shape[0] for layer in self.layers)
+        return tuple(layer.out_channels for layer in self.layers)
 
 
 class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,6 +129,9 @@ class SearchSpace(Protocol):
 
     An entry point names a function ``make(expand: float) -> SearchSpace``, where ``expand`` is HTAS's *e*: how many
     times the base network's width the widest layer may have.
+
+    A space may also have ``sample_measured(rng)``: like ``sample``, and the network is made of :meth:`layers` alone. An
+    audit then needs no other layers.
     """
 
     @property

@@ -4,6 +4,7 @@ History of the format
     1   the first: device, setting, sessions, curves, measurements, not measured, failures.
     2   settings name the context of a call and the target's own options, and may have neither threads nor a memory
         format; measurements hold side values; new flags and causes. Version 1 was eager PyTorch on a CPU, isolated.
+    3   networks: of which layers they are made, what they take as a whole, and the audit of the table's sums by them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = [
     "ORIGINS",
     "REJECTION_CAUSES",
     "VERSION",
+    "Audit",
     "Context",
     "Correction",
     "CurveRecord",
@@ -32,7 +34,9 @@ __all__ = [
     "Failure",
     "Interval",
     "Measurement",
+    "NetworkRecord",
     "NotMeasured",
+    "Part",
     "Preflight",
     "Protocol",
     "RejectedVisit",
@@ -43,10 +47,11 @@ __all__ = [
     "Spread",
     "TableRecord",
     "Visits",
+    "WholeMeasurement",
 ]
 
 FORMAT: Literal["latency-lut"] = "latency-lut"
-VERSION: Literal[2] = 2
+VERSION: Literal[3] = 3
 
 # Positive means at least the lower bound: "> 0" would be tested against the smallest denormal, which a process that
 # flushes denormals takes for 0. JSON knows neither NaN nor infinity; the upper bound (eleven days) turns an overflow
@@ -274,6 +279,11 @@ class Visits(Record, frozen=True):
     raw_ms: tuple[Ms, ...]
     drift: tuple[Factor, ...]
 
+    @property
+    def corrected_ms(self) -> tuple[float, ...]:
+        """The visits with the common drift divided out."""
+        return tuple(raw / drift for raw, drift in zip(self.raw_ms, self.drift, strict=True))
+
 
 class RejectedVisit(Record, frozen=True):
     """A visit that was not counted, and why; kept, so that the rejection can be judged."""
@@ -310,7 +320,7 @@ class Measurement(Record, frozen=True, dict=True):
     @cached_property
     def corrected_ms(self) -> tuple[float, ...]:
         """The accepted visits with the common drift divided out."""
-        return tuple(raw / drift for raw, drift in zip(self.visits.raw_ms, self.visits.drift, strict=True))
+        return self.visits.corrected_ms
 
     @property
     def n_visits(self) -> int:
@@ -371,6 +381,68 @@ class Measurement(Record, frozen=True, dict=True):
         return counts
 
 
+class Part(Record, frozen=True):
+    """A layer of a network, by its digest; name, count and inputs as in :class:`~lut.NetworkLayer`.
+
+    ``kernel``: the runtime's operators that it becomes, and which of the network's these stand for, where known.
+    """
+
+    name: Text
+    layer: Text
+    count: AtLeastOne = 1
+    inputs: tuple[Text, ...] = ()
+    kernel: Text | None = None
+
+
+class WholeMeasurement(Record, frozen=True):
+    """A whole network's visits and what they say; fields as in :class:`Measurement`.
+
+    ``repeat_error``: how far the medians of every other visit lie from those of the rest, as a share: the measurement's
+    own error. ``None`` of fewer than four visits.
+    """
+
+    session: Count
+    median_ms: Ms
+    raw_median_ms: Ms
+    within_run: Interval
+    across_runs: Interval
+    flags: tuple[Flag, ...]
+    calls_per_block: AtLeastOne
+    visits: Visits
+    rejected: tuple[RejectedVisit, ...] = ()
+    repeat_error: Annotated[float, Meta(ge=0, le=1e6)] | None = None
+
+
+class NetworkRecord(Record, frozen=True):
+    """A network: its layers, and what it takes as a whole.
+
+    ``operators``: how many operators of the framework the layers hold, 0 where nobody counted; ``idle``: operators that
+    do no work at inference, by name. ``whole`` is ``None`` where the network was not measured, for the ``reason``.
+    """
+
+    name: Text
+    layers: tuple[Part, ...]
+    operators: Count = 0
+    idle: dict[Text, Count] = {}
+    whole: WholeMeasurement | None = None
+    reason: Text | None = None
+
+
+class Audit(Record, frozen=True):
+    """How well sums of the table's layers give whole networks, measured on the same device in the same session.
+
+    ``networks``: how many; ``bias``: mean of sum/whole − 1; ``mape``: mean distance of sum/whole from 1;
+    ``kendall_tau``: of sums against wholes, ``None`` of fewer than three networks; ``repeat_error``: median over the
+    networks of the measurement's own.
+    """
+
+    networks: AtLeastOne
+    bias: Annotated[float, Meta(ge=-1, le=1e6)]
+    mape: Annotated[float, Meta(ge=0, le=1e6)]
+    kendall_tau: Annotated[float, Meta(ge=-1, le=1)] | None
+    repeat_error: Annotated[float, Meta(ge=0, le=1e6)] | None
+
+
 class NotMeasured(Record, frozen=True):
     """A layer that was asked for and never measured. It has no latency field at all."""
 
@@ -400,7 +472,7 @@ class TableRecord(Record, frozen=True):
     """The whole file."""
 
     format: Literal["latency-lut"]
-    version: Literal[2]
+    version: Literal[3]
     device: Device
     setting: Setting
     sessions: tuple[Session, ...]
@@ -408,3 +480,5 @@ class TableRecord(Record, frozen=True):
     measurements: tuple[Measurement, ...]
     not_measured: tuple[NotMeasured, ...]
     failures: tuple[Failure, ...]
+    networks: tuple[NetworkRecord, ...]
+    audit: Audit | None

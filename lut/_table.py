@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
+from lut._audit import audit_of, sum_ms
+from lut._breakdown import Share, breakdown
 from lut._codec import decode_table, encode_table
 from lut._files import read_bytes, write_atomically
 from lut._layer import Layer
-from lut._network import ChannelCurve
+from lut._network import ChannelCurve, Network, NetworkLayer
 from lut._records import (
     FORMAT,
     VERSION,
+    Audit,
     CurveRecord,
     Device,
     Failure,
     Measurement,
+    NetworkRecord,
     NotMeasured,
     Session,
     Setting,
     TableRecord,
 )
-from lut.errors import MissingLayerError, TableError, UnlikeTablesError, UsageError
+from lut.errors import MissingLayerError, TableError, UnauditedTableWarning, UnlikeTablesError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LatencyTable", "unlike_fields"]
+__all__ = ["LatencyTable", "never_audited", "unlike_fields"]
 
 NEAREST_SHOWN = 3
 # Reference speeds are written with six digits; anything beyond rounding is another reference.
@@ -50,6 +56,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
         curves: named channel sweeps among the layers.
         not_measured: layers that were asked for and have no latency.
         failures: layers that could not be measured.
+        networks: networks of these layers, with what they take as a whole.
     """
 
     def __init__(
@@ -62,6 +69,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
         curves: Iterable[ChannelCurve] = (),
         not_measured: Iterable[NotMeasured] = (),
         failures: Iterable[Failure] = (),
+        networks: Iterable[NetworkRecord] = (),
     ) -> None:
         self.device = device
         self.setting = setting
@@ -74,6 +82,35 @@ class LatencyTable(Mapping[Layer, Measurement]):
             if measurement.layer in self._measurements:
                 raise TableError(f"layer {measurement.layer} ({measurement.layer.digest}) has two measurements")
             self._measurements[measurement.layer] = measurement
+        self.networks = tuple(networks)
+
+    @cached_property
+    def _ms(self) -> dict[str, float]:
+        return {layer.digest: m.median_ms for layer, m in self._measurements.items()}
+
+    @cached_property
+    def audit(self) -> Audit | None:
+        """How well the sums of layers give the whole networks that were measured; ``None``: never audited."""
+        return audit_of(self.networks, self._ms)
+
+    def network(self, record: NetworkRecord) -> Network:
+        """Return one of :attr:`networks` with its layers, for code that takes a :class:`~lut.Network`."""
+        layers = [*self, *(entry.layer for entry in self.not_measured), *(failure.layer for failure in self.failures)]
+        by_digest = {layer.digest: layer for layer in layers}
+        return Network(
+            name=record.name,
+            layers=tuple(
+                NetworkLayer(part.name, by_digest[part.layer], part.count, part.inputs) for part in record.layers
+            ),
+        )
+
+    def breakdown(self, network: NetworkRecord) -> tuple[Share, ...]:
+        """Return one of :attr:`networks` by its distinct layers, with each one's share of the time."""
+        return breakdown(self, network)
+
+    def sum_ms(self, network: NetworkRecord) -> float | None:
+        """Return the sum over one of :attr:`networks` in ms, ``None`` where one of its layers has no latency."""
+        return sum_ms(network, self._ms)
 
     def __getitem__(self, layer: Layer) -> Measurement:
         """Return the layer's measurement.
@@ -131,8 +168,14 @@ class LatencyTable(Mapping[Layer, Measurement]):
         Raises:
             FileAccessError: the file cannot be read.
             TableFormatError: it is not a valid table; the message names the place.
+
+        Warns:
+            UnauditedTableWarning: no sum of its layers was ever held against a whole network.
         """
-        return cls.from_json(read_bytes(path), source=os.fspath(path))
+        table = cls.from_json(read_bytes(path), source=os.fspath(path))
+        if table.audit is None and len(table):
+            warnings.warn(f"{os.fspath(path)}: {never_audited(table)}", category=UnauditedTableWarning, stacklevel=2)
+        return table
 
     @classmethod
     def from_json(cls, content: bytes, *, source: str = "table") -> LatencyTable:
@@ -158,6 +201,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
             ],
             not_measured=record.not_measured,
             failures=record.failures,
+            networks=record.networks,
         )
 
     def to_json(self) -> bytes:
@@ -180,6 +224,8 @@ class LatencyTable(Mapping[Layer, Measurement]):
                 measurements=tuple(self._measurements.values()),
                 not_measured=self.not_measured,
                 failures=self.failures,
+                networks=self.networks,
+                audit=self.audit,
             )
         )
 
@@ -247,6 +293,16 @@ class LatencyTable(Mapping[Layer, Measurement]):
             while name in curves and curves[name].layers != curve.layers:
                 name, number = f"{curve.name} ({number})", number + 1
             curves[name] = ChannelCurve(name, curve.base_channels, curve.layers)
+        networks = {network.name: network for network in self.networks}
+        for network in other.networks:
+            moved_network = network
+            if network.whole is not None:
+                whole = msgspec.structs.replace(network.whole, session=network.whole.session + shift)
+                moved_network = msgspec.structs.replace(network, whole=whole)
+            name, number = network.name, 2
+            while name in networks:
+                name, number = f"{network.name} ({number})", number + 1
+            networks[name] = msgspec.structs.replace(moved_network, name=name)
         return LatencyTable(
             device=self.device,
             setting=self.setting,
@@ -255,6 +311,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
             curves=curves.values(),
             not_measured=[e for layer, e in waiting.items() if layer not in merged and layer not in failures],
             failures=[f for layer, f in failures.items() if layer not in merged],
+            networks=networks.values(),
         )
 
     def to_pandas(self) -> pd.DataFrame:
@@ -266,7 +323,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
                 "layer": str(layer),
                 "digest": layer.digest,
                 "in_channels": layer.inputs[0][0],
-                "out_channels": layer.output_shape[0],
+                "out_channels": layer.out_channels,
                 "madds": layer.madds,
                 "parameters": layer.parameters,
                 "median_ms": m.median_ms,
@@ -290,6 +347,15 @@ class LatencyTable(Mapping[Layer, Measurement]):
             for layer, m in self.items()
         ]
         return pd.DataFrame(rows)
+
+
+def never_audited(table: LatencyTable) -> str:
+    """Return what a table that was never audited has to say of itself."""
+    reasons = [
+        f"{network.name}: {network.reason or 'some of its layers have no latency'}" for network in table.networks
+    ]
+    why = f" ({reasons[0]})" if reasons else ""
+    return f"never audited: no sum of its layers was held against a whole network{why}"
 
 
 def unlike_fields(first: LatencyTable, second: LatencyTable) -> dict[str, list[str]]:

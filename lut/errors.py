@@ -16,7 +16,11 @@
     │   ├── JournalError                    an interrupted run's journal does not fit this command
     │   └── LayerFailedError                a target could not run one layer; becomes a failure entry
     ├── IncompleteError                     exit code 3: not everything asked for was measured
+    ├── StaleTableError                     exit code 3: a table no longer says what its device takes
     └── InterruptedRunError                 exit code 130: stopped by the user; says how to go on
+
+    UserWarning
+    └── UnauditedTableWarning               no sum of a table's layers was ever held against a whole network
 """
 
 from __future__ import annotations
@@ -32,9 +36,11 @@ __all__ = [
     "LayerFailedError",
     "MissingLayerError",
     "ProfileError",
+    "StaleTableError",
     "TableError",
     "TableFormatError",
     "TargetUnavailableError",
+    "UnauditedTableWarning",
     "UnlikeTablesError",
     "UsageError",
 ]
@@ -112,7 +118,17 @@ class IncompleteError(LatencyLutError):
     exit_code = 3
 
 
+class StaleTableError(LatencyLutError):
+    """A table was checked, and no longer says what its device takes; the message says why."""
+
+    exit_code = 3
+
+
 class InterruptedRunError(LatencyLutError):
     """The user stopped the run; what was done is saved, and the message says how to go on."""
 
     exit_code = 130
+
+
+class UnauditedTableWarning(UserWarning):
+    """No sum of a table's layers was ever held against a whole network."""

@@ -11,7 +11,9 @@ from typing import Literal, TypeAlias, get_args
 
 import msgspec
 
+from lut._op import Op, Pair, Shape, show_shapes
 from lut.errors import LayerError
+from lut.subgraph import Subgraph
 
 __all__ = [
     "Activation",
@@ -23,33 +25,25 @@ __all__ = [
     "Conv2d",
     "Flatten",
     "GlobalAvgPool2d",
+    "LayerNorm",
     "Linear",
     "MaxPool2d",
     "Mul",
     "Pair",
     "Primitive",
     "Shape",
+    "Subgraph",
 ]
 
-Shape: TypeAlias = tuple[int, ...]
-Pair: TypeAlias = tuple[int, int]
 ActivationKind = Literal["relu", "relu6", "sigmoid", "hardsigmoid", "hardswish", "silu", "gelu", "tanh"]
 
 LARGEST_SIZE = 2**31 - 1
 
 
-class _Op(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", kw_only=True):
-    """What all primitives share: strict fields and the JSON tag. Abstract: never instantiated."""
-
-
 def _image(shapes: tuple[Shape, ...], what: str) -> tuple[int, int, int]:
     if len(shapes) != 1 or len(shapes[0]) != 3:
-        raise LayerError(f"{what} takes one input of shape (channels, height, width), got {_show(shapes)}")
+        raise LayerError(f"{what} takes one input of shape (channels, height, width), got {show_shapes(shapes)}")
     return shapes[0][0], shapes[0][1], shapes[0][2]
-
-
-def _show(shapes: tuple[Shape, ...]) -> str:
-    return ", ".join("×".join(map(str, shape)) for shape in shapes) or "nothing"
 
 
 def _positive(value: int, what: str) -> None:
@@ -69,7 +63,7 @@ def _windows(size: int, kernel: int, stride: int, padding: int, dilation: int, w
     return count
 
 
-class Conv2d(_Op, frozen=True, tag="conv2d"):
+class Conv2d(Op, frozen=True, tag="conv2d"):
     """A 2-d convolution. ``kernel_size``, ``stride``, ``padding`` and ``dilation`` are (height, width) pairs."""
 
     out_channels: int
@@ -116,12 +110,12 @@ class Conv2d(_Op, frozen=True, tag="conv2d"):
         return text + (" +bias" if self.bias else "")
 
 
-class _Elementwise(_Op, frozen=True):
+class _Elementwise(Op, frozen=True):
     """One input, the same shape out. Abstract."""
 
     def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
         if len(shapes) != 1:
-            raise LayerError(f"an element-wise operator takes one input, got {_show(shapes)}")
+            raise LayerError(f"an element-wise operator takes one input, got {show_shapes(shapes)}")
         return shapes[0]
 
     def madds(self, shapes: tuple[Shape, ...]) -> int:  # noqa: ARG002 - counted as the field does: conv and linear only
@@ -142,15 +136,17 @@ class BatchNorm2d(_Elementwise, frozen=True, tag="batch_norm2d"):
 
 
 class Activation(_Elementwise, frozen=True, tag="activation"):
-    """An activation function, by PyTorch's name."""
+    """An activation function, by PyTorch's name; ``inplace`` where it overwrites its input, as PyTorch's may."""
 
     kind: ActivationKind
+    # Left out of the JSON where it is not so: layers keep their digests.
+    inplace: Literal[True] | msgspec.UnsetType = msgspec.UNSET
 
     def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
         if self.kind not in get_args(ActivationKind):
             raise LayerError(f"unknown activation {self.kind!r}; known: {', '.join(get_args(ActivationKind))}")
         if len(shapes) != 1:
-            raise LayerError(f"an activation takes one input, got {_show(shapes)}")
+            raise LayerError(f"an activation takes one input, got {show_shapes(shapes)}")
         return shapes[0]
 
     def parameters(self, shapes: tuple[Shape, ...]) -> int:  # noqa: ARG002
@@ -160,7 +156,7 @@ class Activation(_Elementwise, frozen=True, tag="activation"):
         return self.kind
 
 
-class _Free(_Op, frozen=True):
+class _Free(Op, frozen=True):
     """An operator without parameters or multiply-adds. Abstract."""
 
     def madds(self, shapes: tuple[Shape, ...]) -> int:  # noqa: ARG002
@@ -172,7 +168,7 @@ class _Free(_Op, frozen=True):
 
 def _same(shapes: tuple[Shape, ...], what: str) -> Shape:
     if len(shapes) != 2 or shapes[0] != shapes[1]:
-        raise LayerError(f"{what} takes two inputs of the same shape, got {_show(shapes)}")
+        raise LayerError(f"{what} takes two inputs of the same shape, got {show_shapes(shapes)}")
     return shapes[0]
 
 
@@ -183,7 +179,7 @@ class Add(_Free, frozen=True, tag="add"):
         return _same(shapes, "add")
 
     def label(self, shapes: tuple[Shape, ...]) -> str:
-        return f"add {_show(shapes[:1])}"
+        return f"add {show_shapes(shapes[:1])}"
 
 
 class Mul(_Free, frozen=True, tag="mul"):
@@ -195,7 +191,7 @@ class Mul(_Free, frozen=True, tag="mul"):
         return _same(shapes, "mul")
 
     def label(self, shapes: tuple[Shape, ...]) -> str:
-        return f"mul {_show(shapes)}"
+        return f"mul {show_shapes(shapes)}"
 
 
 class Concat(_Free, frozen=True, tag="concat"):
@@ -203,11 +199,13 @@ class Concat(_Free, frozen=True, tag="concat"):
 
     def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
         if len(shapes) < 2 or len({shape[1:] for shape in shapes}) != 1 or len(shapes[0]) != 3:
-            raise LayerError(f"concat takes two or more images of one height and width, got {_show(shapes)}")
+            raise LayerError(f"concat takes two or more images of one height and width, got {show_shapes(shapes)}")
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
     def label(self, shapes: tuple[Shape, ...]) -> str:
-        return f"concat {_show(shapes)}"
+        if len(shapes) > 3:
+            return f"concat {len(shapes)} →{show_shapes((self.output_shape(shapes),))}"
+        return f"concat {show_shapes(shapes)}"
 
 
 class _Pool2d(_Free, frozen=True):
@@ -254,7 +252,7 @@ class GlobalAvgPool2d(_Free, frozen=True, tag="global_avg_pool2d"):
         return (_image(shapes, "global_avg_pool2d")[0], 1, 1)
 
     def label(self, shapes: tuple[Shape, ...]) -> str:
-        return f"global avgpool {_show(shapes)}"
+        return f"global avgpool {show_shapes(shapes)}"
 
 
 class Flatten(_Free, frozen=True, tag="flatten"):
@@ -262,35 +260,65 @@ class Flatten(_Free, frozen=True, tag="flatten"):
 
     def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
         if len(shapes) != 1:
-            raise LayerError(f"flatten takes one input, got {_show(shapes)}")
+            raise LayerError(f"flatten takes one input, got {show_shapes(shapes)}")
         return (prod(shapes[0]),)
 
     def label(self, shapes: tuple[Shape, ...]) -> str:  # noqa: ARG002
         return "flatten"
 
 
-class Linear(_Op, frozen=True, tag="linear"):
-    """A fully connected layer on a vector of features."""
+class LayerNorm(_Elementwise, frozen=True, tag="layer_norm"):
+    """Layer normalisation over the last axis (the features of each token), with a scale, and a shift if ``bias``."""
+
+    bias: bool = True
+
+    def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
+        if len(shapes) != 1 or not shapes[0]:
+            raise LayerError(f"layer_norm takes one input with features, got {show_shapes(shapes)}")
+        return shapes[0]
+
+    def parameters(self, shapes: tuple[Shape, ...]) -> int:
+        return shapes[0][-1] * (2 if self.bias else 1)
+
+    def label(self, shapes: tuple[Shape, ...]) -> str:
+        return f"layernorm {show_shapes(shapes)}"
+
+
+class Linear(Op, frozen=True, tag="linear"):
+    """A fully connected layer on the last axis: one vector of features, or one for each of many tokens."""
 
     out_features: int
     bias: bool
 
     def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
-        if len(shapes) != 1 or len(shapes[0]) != 1:
-            raise LayerError(f"linear takes one vector of features, got {_show(shapes)}")
+        if len(shapes) != 1 or not shapes[0]:
+            raise LayerError(f"linear takes one input with features, got {show_shapes(shapes)}")
         _positive(self.out_features, "linear: out_features")
-        return (self.out_features,)
+        return (*shapes[0][:-1], self.out_features)
 
     def madds(self, shapes: tuple[Shape, ...]) -> int:
-        return shapes[0][0] * self.out_features
+        return prod(shapes[0]) * self.out_features
 
     def parameters(self, shapes: tuple[Shape, ...]) -> int:
-        return self.madds(shapes) + (self.out_features if self.bias else 0)
+        return shapes[0][-1] * self.out_features + (self.out_features if self.bias else 0)
 
     def label(self, shapes: tuple[Shape, ...]) -> str:
-        return f"linear {shapes[0][0]}→{self.out_features}" + ("" if self.bias else " no bias")
+        tokens = f" ×{prod(shapes[0][:-1])}" if len(shapes[0]) > 1 else ""
+        return f"linear {shapes[0][-1]}→{self.out_features}{tokens}" + ("" if self.bias else " no bias")
 
 
 Primitive: TypeAlias = (
-    Conv2d | BatchNorm2d | Activation | Add | Mul | Concat | MaxPool2d | AvgPool2d | GlobalAvgPool2d | Flatten | Linear
+    Conv2d
+    | BatchNorm2d
+    | Activation
+    | Add
+    | Mul
+    | Concat
+    | MaxPool2d
+    | AvgPool2d
+    | GlobalAvgPool2d
+    | Flatten
+    | Linear
+    | LayerNorm
+    | Subgraph
 )

@@ -1,9 +1,10 @@
-"""Predictors fitted to tables: HTAS's power law and its choice of hardware-aware widths. Nothing here measures."""
+"""Predictors fitted to tables: HTAS's power law, its choice of widths, and what widths buy. Nothing here measures."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from predictors._gains import WidthChange, WidthGain, width_gains
     from predictors._power_law import ExtrapolationWarning, PowerLaw
     from predictors._widths import MeasuredCurve, WidthChoice, WidthSelection, hardware_aware_widths, measured_curves
 
@@ -11,10 +12,13 @@ __all__ = [
     "ExtrapolationWarning",
     "MeasuredCurve",
     "PowerLaw",
+    "WidthChange",
     "WidthChoice",
+    "WidthGain",
     "WidthSelection",
     "hardware_aware_widths",
     "measured_curves",
+    "width_gains",
 ]
 
 # Resolved at first use (PEP 562): a command's --help should not wait for scikit-learn.
@@ -22,10 +26,13 @@ _HOMES = {
     "ExtrapolationWarning": "predictors._power_law",
     "PowerLaw": "predictors._power_law",
     "MeasuredCurve": "predictors._widths",
+    "WidthChange": "predictors._gains",
     "WidthChoice": "predictors._widths",
+    "WidthGain": "predictors._gains",
     "WidthSelection": "predictors._widths",
     "hardware_aware_widths": "predictors._widths",
     "measured_curves": "predictors._widths",
+    "width_gains": "predictors._gains",
 }
 
 

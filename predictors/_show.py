@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import floor, log10
 from typing import TYPE_CHECKING, Any, Literal
 
 from lut import UsageError
 from lut._console import format_ms
+from predictors._gains import WidthChange, WidthGain
 from predictors._widths import WidthChoice, WidthSelection
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["choices_table", "law_line", "parse_alpha", "selection_json", "widths_table"]
+__all__ = [
+    "GAINS_HEADER",
+    "GAINS_NOTE",
+    "choices_table",
+    "gain_cells",
+    "gains_json",
+    "gains_table",
+    "law_line",
+    "parse_alpha",
+    "selection_json",
+    "widths_table",
+]
 
 # Below this share of the resamples, a choice is the toss of a coin between neighbours rather than a finding.
 SURE_SHARE = 0.9
+
+GAINS_HEADER = ("layer", "count", "width", "ms", "narrower", "saves ms", "wider", "costs ms")
+GAINS_NOTE = (
+    "Narrower and wider: widths nearby at the end of a stair, and the ms that they save or cost in all occurrences of "
+    "the layer together. – none within reach; ~ a difference within the noise. The layers that read a layer's output "
+    "change with it, which these numbers do not hold."
+)
 
 
 def widths_table(selections: Sequence[WidthSelection], *, hardware: str) -> Table:
@@ -81,6 +101,54 @@ def selection_json(selection: WidthSelection) -> dict[str, Any]:
         },
         "choices": [choice._asdict() for choice in selection.choices],
     }
+
+
+def gains_table(gains: Sequence[WidthGain]) -> Table:
+    """Return one line per layer: its width, the friendly ones next to it, and the ms that they save or cost."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False)
+    for i, column in enumerate(GAINS_HEADER):
+        # The names of modules are long; they are folded rather than cut.
+        grid.add_column(column, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
+    for gain in gains:
+        grid.add_row(*map(escape, gain_cells(gain)))
+    return grid
+
+
+def gain_cells(gain: WidthGain) -> list[str]:
+    """Return what stands under :data:`GAINS_HEADER` of a layer; ``~`` marks a difference within the noise."""
+    # As many decimals as the latency has that it is a difference of: more would be noise.
+    decimals = max(0, 3 - floor(log10(gain.count * gain.ms)))
+
+    def change(found: WidthChange | None, sign: int) -> list[str]:
+        if found is None:
+            return ["–", "–"]
+        text = f"{sign * found.gain_ms_total:.{decimals}f}".replace("-", "−")
+        text = "0" if float(text.replace("−", "-")) == 0 else text
+        return [str(found.channels), text + ("" if found.sure else "~")]
+
+    own = [gain.name, str(gain.count), str(gain.channels), format_ms(gain.ms)]
+    return [*own, *change(gain.narrower, 1), *change(gain.wider, -1)]
+
+
+def gains_json(gains: Sequence[WidthGain]) -> list[dict[str, Any]]:
+    """Return what ``--json`` prints of a network's layers and their widths, in the given order."""
+    return [
+        {
+            "name": gain.name,
+            "layer": str(gain.layer),
+            "digest": gain.layer.digest,
+            "count": gain.count,
+            "channels": gain.channels,
+            "ms": gain.ms,
+            "friendly_channels": list(gain.friendly_channels),
+            "narrower": None if gain.narrower is None else gain.narrower._asdict(),
+            "wider": None if gain.wider is None else gain.wider._asdict(),
+        }
+        for gain in gains
+    ]
 
 
 def law_line(selection: WidthSelection) -> str:

@@ -20,7 +20,7 @@ class MeasuredCurve(NamedTuple):
 
     Args:
         name: for people.
-        size: for people: the feature maps' height × width.
+        size: for people: the feature maps' height × width, or the number of tokens; empty for a vector.
         base_channels: the base network's width C.
         channels: the widths of the sweep in increasing order; HTAS's global search space X.
         ms: m(x) in ms, one per width; NaN where a width could not be measured.
@@ -108,20 +108,25 @@ def _measured_curve(table: LatencyTable, curve: ChannelCurve, expand: float | No
                 f"expand {expand:g} asks for {widest} channels in {curve.name}, and the table ends at "
                 f"{curve.channels[-1]}; measure with `profile-device --expand {expand:g}`"
             )
-        layers = tuple(layer for layer in layers if layer.output_shape[0] <= widest)
+        layers = tuple(layer for layer in layers if layer.out_channels <= widest)
     found = [table.get(layer, None) for layer in layers]
     nan = float("nan")
     return MeasuredCurve(
         name=curve.name,
-        size="×".join(map(str, layers[0].output_shape[1:])),
+        size="×".join(map(str, _size(layers[0].output_shape))),
         base_channels=curve.base_channels,
-        channels=tuple(layer.output_shape[0] for layer in layers),
+        channels=tuple(layer.out_channels for layer in layers),
         ms=tuple(m.median_ms if m else nan for m in found),
         low_ms=tuple(m.within_run.low_ms if m else nan for m in found),
         high_ms=tuple(m.within_run.high_ms if m else nan for m in found),
         visits=tuple(m.corrected_ms if m else () for m in found),
         process_errors=tuple(_process_error(table, m) if m else nan for m in found),
     )
+
+
+def _size(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return an output's shape without its channels: those of tokens are the last axis, as in ``out_channels``."""
+    return shape[1:] if len(shape) in (1, 3) else shape[:-1]
 
 
 def _process_error(table: LatencyTable, measurement: Measurement) -> float:

@@ -20,13 +20,16 @@ from typing import TYPE_CHECKING, Any, final
 
 import msgspec
 
-from lut import Device, Layer, Setting, UsageError
+from lut import Device, Layer, Network, Setting, UsageError
 from lut._records import CONTEXTS, Context, Software
 from lut.errors import LayerFailedError, TargetUnavailableError
-from lut.primitives import Conv2d, Linear
+from lut.primitives import Conv2d, Linear, Subgraph
+from lut.subgraph import short_name
 from profiler._machine import DisturbanceReader, available_memory_bytes, cpu_device, default_threads
+from profiler._model import load_model, random_like
 from profiler._process import keep_freed_memory, layer_errors, pin
 from profiler._target import Target
+from profiler._whole import Whole
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +58,8 @@ OUTPUTS_HELD = 2
 # convolutions push a layer's kernels out where too few other layers do.
 KERNELS_PER_OPERATOR = 4
 LEAST_KERNEL_CACHE = 48
+# How the names of PyTorch's operators begin that oneDNN may run.
+PRODUCTS = ("conv", "linear", "matmul", "bmm", "mm", "addmm", "baddbmm", "scaled_dot_product", "lstm", "gru", "einsum")
 
 
 class _Prepared:
@@ -142,11 +147,12 @@ class CpuTarget(Target[_Prepared]):
         _check_options(**{**known, **{name: value for name, value in options.items() if name in known}})
 
     @classmethod
-    def defaults(cls, layers: Sequence[Layer]) -> Mapping[str, Any]:
+    def defaults(cls, layers: Sequence[Layer], networks: Sequence[Network] = ()) -> Mapping[str, Any]:
         """HTAS measures with batch 4 on a CPU (section 4.1). The cache holds the largest group's kernels."""
         operators = sorted((_compiled_operators(layer) for layer in layers), reverse=True)
         largest = sum(operators[:TOGETHER]) + max(0, TOGETHER - len(operators))
-        return {"batch": 4, "kernel_cache": LEAST_KERNEL_CACHE + KERNELS_PER_OPERATOR * largest}
+        whole = [sum(item.count * _compiled_operators(item.layer) for item in network.layers) for network in networks]
+        return {"batch": 4, "kernel_cache": LEAST_KERNEL_CACHE + KERNELS_PER_OPERATOR * max([largest, *whole])}
 
     @property
     def together(self) -> int:
@@ -189,27 +195,45 @@ class CpuTarget(Target[_Prepared]):
     def prepare(self, layer: Layer, seed: int) -> _Prepared:
         torch = self._torch
         self._refuse_too_large(layer)
-        from profiler._modules import build_module
+        from profiler._modules import build_module, example_inputs
 
         with layer_errors(torch.OutOfMemoryError), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            channels_last = self._memory_format == "channels_last"
-            module = build_module(layer).to(dtype=self._dtype)
-            if channels_last:
-                module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            inputs = [torch.randn((self._batch, *shape)).to(self._dtype) for shape in layer.inputs]
-            if channels_last:
-                inputs = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
-            prepared = _Prepared(module.requires_grad_(False), inputs)
-            if self._compile:
-                prepared.call = _compiled(torch, module)
-                with torch.inference_mode():
-                    prepared.call(*inputs)
-            prepared.weights = [w for w in module.parameters() if w.ndim > 1]
-            prepared.masters = [t.detach().clone(memory_format=torch.preserve_format) for t in self._movable(prepared)]
+            module = build_module(layer)
+            inputs = example_inputs(layer, self._batch, self._dtype)
+            prepared = self._ready(module, inputs)
             prepared.compiles = _compiled_operators(layer) > 0
             prepared.output_bytes = self._batch * prod(layer.output_shape) * inputs[0].element_size()
         return prepared
+
+    def _ready(self, module: torch.nn.Module, inputs: list[torch.Tensor]) -> _Prepared:
+        """Return a module with its inputs as the setting has them, and the masters that both are moved from."""
+        torch = self._torch
+        module = module.to(dtype=self._dtype)
+        if self._memory_format == "channels_last":
+            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            inputs = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
+        prepared = _Prepared(module.requires_grad_(False), inputs)
+        if self._compile:
+            prepared.call = _compiled(torch, module)
+            with torch.inference_mode():
+                prepared.call(*inputs)
+        prepared.weights = [w for w in module.parameters() if w.ndim > 1]
+        prepared.masters = [t.detach().clone(memory_format=torch.preserve_format) for t in self._movable(prepared)]
+        prepared.compiles = True
+        return prepared
+
+    def prepare_network(self, whole: Whole, seed: int) -> _Prepared:
+        """A user's module with inputs, ready to run; or a network that is one layer."""
+        if whole.layer is not None:
+            return self.prepare(whole.layer, seed)
+        if whole.model is None:
+            raise LayerFailedError(f"{whole.name}: PyTorch does not run ONNX files", reason="error")
+        torch = self._torch
+        with layer_errors(torch.OutOfMemoryError), torch.random.fork_rng(devices=[]):
+            module, examples = load_model(whole.model)
+            torch.manual_seed(seed)
+            return self._ready(module, [random_like(x, self._dtype) for x in examples])
 
     def _movable(self, prepared: _Prepared) -> list[torch.Tensor]:
         return [*prepared.inputs, *(weight.data for weight in prepared.weights)]
@@ -368,7 +392,9 @@ def _compiled(torch: Any, module: torch.nn.Module) -> Callable[..., torch.Tensor
 
 def _compiled_operators(layer: Layer) -> int:
     """Return how many operators of a layer oneDNN may compile kernels for."""
-    return sum(isinstance(node.op, (Conv2d, Linear)) for node in layer.nodes)
+    ops = [node.op for node in layer.nodes]
+    calls = [short_name(call.op) for op in ops if isinstance(op, Subgraph) for call in op.calls]
+    return sum(isinstance(op, (Conv2d, Linear)) for op in ops) + sum(name.startswith(PRODUCTS) for name in calls)
 
 
 def _compiler() -> str | None:

@@ -12,7 +12,7 @@ from math import ceil, prod
 from statistics import median
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, final
 
-from lut import Device, Layer, Setting, UsageError
+from lut import Device, Layer, Network, Setting, UsageError
 from lut._records import CONTEXTS, Context, RejectionCause, Software
 from lut.errors import LatencyLutError, LayerFailedError, ProfileError, TargetUnavailableError
 from profiler._cuda_driver import Clock, first_line, is_out_of_memory, open_driver
@@ -234,7 +234,7 @@ class CudaTarget(Target[_Prepared]):
             raise UsageError(f"mode {mode} is the context {_context(mode)}, and {context} was asked for")
 
     @classmethod
-    def defaults(cls, layers: Sequence[Layer]) -> Mapping[str, Any]:
+    def defaults(cls, layers: Sequence[Layer], networks: Sequence[Network] = ()) -> Mapping[str, Any]:  # noqa: ARG003
         """Return batch 1024 where no layer takes images larger than 32×32, as HTAS (section 4.1) on its GPU, else 1."""
         sizes = [max(shape[1:]) for layer in layers for shape in layer.inputs if len(shape) == 3]
         return {"batch": HTAS_BATCH if sizes and max(sizes) <= 32 else 1}

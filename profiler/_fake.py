@@ -15,7 +15,9 @@ from typing import final
 from lut import Device, Layer, Setting
 from lut._records import Software
 from lut.errors import LayerFailedError
+from lut.primitives import Conv2d, Linear
 from profiler._target import Part, Target
+from profiler._whole import Whole
 
 __all__ = ["FakeTarget"]
 
@@ -147,6 +149,25 @@ class FakeTarget(Target[_Fake]):
         prepared = _Fake(layer, self.true_ms(layer))
         prepared.process_effect = math.exp(self._rng.gauss(0.0, self._process_sigma))
         return prepared
+
+    def prepare_network(self, whole: Whole, seed: int) -> _Fake:
+        """A network takes what its operators would as layers of their own; only one that is a layer can be run."""
+        if whole.layer is None:
+            raise LayerFailedError(f"{whole.name}: the simulated device runs no modules", reason="error")
+        del seed
+        return _Fake(whole.layer, self.network_ms(whole.layer))
+
+    def network_ms(self, network: Layer) -> float:
+        """Return the latency around which the noise of a whole network lies: ``floor_ms`` once a convolution."""
+        heavy = 0
+        work = 0.0
+        for number, node in enumerate(network.nodes, start=len(network.inputs)):
+            if isinstance(node.op, (Conv2d, Linear)):
+                width = network.shapes[number][0]
+                rounded = -(-width // self._tile) * self._tile / width
+                work += node.op.madds(tuple(network.shapes[i] for i in node.args)) * rounded
+                heavy += 1
+        return self._floor_ms * max(1, heavy) + self._ms_per_gmadd * work * self._setting.batch / 1e9
 
     def relocate(self, prepared: _Fake, rng: random.Random) -> None:
         """Draw the visit's noise."""

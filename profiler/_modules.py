@@ -17,17 +17,24 @@ from lut.primitives import (
     Conv2d,
     Flatten,
     GlobalAvgPool2d,
+    LayerNorm,
     Linear,
     MaxPool2d,
     Mul,
     Primitive,
     Shape,
+    Subgraph,
 )
+from lut.subgraph import Given
+from profiler._subgraph import Traced, example
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["build_module"]
+__all__ = ["build_module", "example_inputs"]
+
+# Layers that can overwrite their input.
+_IN_PLACE = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid)
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -93,6 +100,10 @@ def build_module(layer: Layer) -> nn.Module:
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
             if part.bias is not None:
                 nn.init.normal_(part.bias, std=0.1)
+        elif isinstance(part, nn.LayerNorm):
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            if part.bias is not None:
+                nn.init.normal_(part.bias, std=0.1)
         elif isinstance(part, nn.BatchNorm2d):
             nn.init.uniform_(part.weight, 0.5, 1.5)
             nn.init.normal_(part.bias, std=0.1)
@@ -101,6 +112,25 @@ def build_module(layer: Layer) -> nn.Module:
             nn.init.normal_(part.running_mean, std=0.1)
             nn.init.uniform_(part.running_var, 0.5, 1.5)
     return module.eval()
+
+
+def example_inputs(layer: Layer, batch: int, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Return inputs of a layer, the batch in front: standard normal, or integers in the range that it takes.
+
+    Drawn from PyTorch's global generator.
+
+    Raises:
+        LayerError: the layer was traced with another batch.
+    """
+    givens: dict[int, Given] = {}
+    for node in layer.nodes:
+        if isinstance(node.op, Subgraph):
+            if node.op.batch != batch:
+                raise LayerError(f"the layer was traced with batch {node.op.batch} and cannot run with batch {batch}")
+            givens.update(zip(node.args, node.op.inputs, strict=True))
+    return [
+        example(givens[i] if i in givens else Given(shape=shape), batch, dtype) for i, shape in enumerate(layer.inputs)
+    ]
 
 
 def _build(op: Primitive, shapes: tuple[Shape, ...]) -> nn.Module:
@@ -119,7 +149,10 @@ def _build(op: Primitive, shapes: tuple[Shape, ...]) -> nn.Module:
         case BatchNorm2d():
             return nn.BatchNorm2d(shapes[0][0])
         case Activation():
-            return _ACTIVATIONS[op.kind]()
+            made = _ACTIVATIONS[op.kind]()
+            if op.inplace is True and isinstance(made, _IN_PLACE):
+                made.inplace = True
+            return made
         case Add():
             return _Add()
         case Mul():
@@ -135,5 +168,9 @@ def _build(op: Primitive, shapes: tuple[Shape, ...]) -> nn.Module:
         case Flatten():
             return nn.Flatten()
         case Linear():
-            return nn.Linear(shapes[0][0], op.out_features, bias=op.bias)
+            return nn.Linear(shapes[0][-1], op.out_features, bias=op.bias)
+        case LayerNorm():
+            return nn.LayerNorm(shapes[0][-1], bias=op.bias)
+        case Subgraph():
+            return Traced(op)
     raise LayerError(f"no module is known for {type(op).__name__}")

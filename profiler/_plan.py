@@ -12,6 +12,7 @@ import msgspec
 
 from lut import Layer, UsageError, conv_norm_act, global_pool, linear, residual_add
 from lut._records import Protocol
+from profiler._whole import Whole
 
 __all__ = [
     "LOOKS",
@@ -71,18 +72,26 @@ QUICK_BUDGET_S = 24.0
 class Plan(NamedTuple):
     """All that fixes a run: an interrupted one is taken up again only by a command with the same plan.
 
-    ``entries`` are the layers; a visit names its layer by its number here, and sentinel *i* by −1−i.
+    ``entries`` are the layers; a visit names its layer by its number here, and sentinel *i* by −1−i. ``wholes`` are
+    networks to measure beside them, numbered after the last layer.
     """
 
     target: str
     options: Mapping[str, object]
     entries: tuple[Layer, ...]
     protocol: Protocol
+    wholes: tuple[Whole, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many layers and whole networks are to be measured."""
+        return len(self.entries) + len(self.wholes)
 
     @property
     def digest(self) -> str:
         """Sixteen digits that equal plans share."""
-        described = (self.target, dict(self.options), [layer.digest for layer in self.entries], self.protocol)
+        named = [layer.digest for layer in self.entries] + [whole.key for whole in self.wholes]
+        described = (self.target, dict(self.options), named, self.protocol)
         return hashlib.sha256(msgspec.json.encode(described, order="sorted")).hexdigest()[:16]
 
     def layer(self, entry: int) -> Layer:

@@ -18,24 +18,45 @@ from typing import Any
 
 import msgspec
 
-from lut import ChannelCurve, Failure, LatencyTable, Layer, Measurement, NotMeasured, SearchSpace, UsageError, Visits
+from lut import (
+    ChannelCurve,
+    Failure,
+    LatencyTable,
+    Layer,
+    Measurement,
+    Network,
+    NotMeasured,
+    SearchSpace,
+    UsageError,
+    Visits,
+)
 from lut._files import file_error, write_atomically
-from lut._records import Correction, RejectedVisit, SentinelTimeline, Session
+from lut._records import (
+    Correction,
+    NetworkRecord,
+    RejectedVisit,
+    SentinelTimeline,
+    Session,
+    WholeMeasurement,
+)
 from lut.errors import FileAccessError, InterruptedRunError, JournalError, TargetUnavailableError
 from profiler._journal import FORMAT, VERSION, Journal, JournalContent, JournalHeader, journal_path
-from profiler._judge import LayerJudgement, judge
+from profiler._judge import Judgement, LayerJudgement, judge
 from profiler._lock import device_lock
 from profiler._plan import LOOKS, SENTINELS, Plan, make_protocol
 from profiler._reference import load_references, reference_path, save_references
 from profiler._session import Progress, SessionResult, Sorted, run_session, sort_visits
 from profiler._target import TargetSpec, target_spec
-from profiler._visit import Implementation, Visit
+from profiler._visit import Implementation, LayerFailure, Visit
+from profiler._whole import Subject, record_of, subject_of
 from profiler._worker import ChildWorker, Worker
 
 __all__ = ["load_space", "profile", "profile_plan"]
 
 # A reference speed that later sessions are held against is not taken from a glimpse.
 LEAST_REFERENCE_VISITS = 12
+# Visits to a whole network whose two halves say how well it repeats.
+LEAST_REPEATED = 4
 
 # Compiling one layer takes many seconds, far more than timing it.
 COMPILE_LIMIT_S = 300.0
@@ -73,6 +94,7 @@ def profile(
     memory_format: str | None = None,
     options: Mapping[str, Any] = MappingProxyType({}),
     curves: Iterable[ChannelCurve] = (),
+    networks: Iterable[Network | Subject] = (),
     precision: float | None = None,
     time_budget_s: float | None = None,
     quick: bool = False,
@@ -95,6 +117,8 @@ def profile(
         memory_format: ``contiguous`` or ``channels_last``; by default the target's.
         options: the target's own options, such as ``{"context": "isolated"}``; ``None`` leaves one to the target.
         curves: channel sweeps among the layers, to be named in the table.
+        networks: networks to measure whole, in the same rounds as the layers, so that the table carries an audit of
+            its sums; their layers are measured too.
         precision: see :func:`make_protocol`, as ``time_budget_s``, ``quick``, ``seed`` and ``layer_limit_s``.
         time_budget_s: seconds.
         quick: a rough table soon.
@@ -115,10 +139,15 @@ def profile(
         FileAccessError: the output cannot be written.
         InterruptedRunError: stopped by the user; the visits so far are kept.
     """
-    entries = tuple(dict.fromkeys(layers))
+    subjects = sorted(
+        (subject_of(network) if isinstance(network, Network) else network for network in networks),
+        key=lambda subject: subject.whole is None,
+    )
+    inner = [item.layer for subject in subjects for item in subject.network.layers]
+    entries = tuple(dict.fromkeys([*layers, *inner]))
     if isinstance(target, str):
         common = {"batch": batch, "dtype": dtype, "threads": threads, "memory_format": memory_format}
-        spec = target_spec(target, entries, **common, **options)
+        spec = target_spec(target, entries, [s.network for s in subjects if s.whole is not None], **common, **options)
     else:
         spec = target
     if layer_limit_s is None and spec.options.get("compile"):
@@ -129,7 +158,8 @@ def profile(
     if spec.options.get("compile"):
         # Every process compiles anew, for far longer than it measures.
         protocol = msgspec.structs.replace(protocol, most_processes=2, rounds_per_process=LOOKS[2])
-    plan = Plan(spec.factory, spec.options, entries, protocol)
+    wholes = tuple(subject.whole for subject in subjects if subject.whole is not None)
+    plan = Plan(spec.factory, spec.options, entries, protocol, wholes)
     with contextlib.ExitStack() as stack:
         keep = output is not None
         if output is None:
@@ -138,6 +168,7 @@ def profile(
         return profile_plan(
             plan,
             curves=tuple(curves),
+            networks=[record_of(subject) for subject in subjects],
             output=Path(output),
             restart=restart,
             reference=reference or reference_path(),
@@ -151,6 +182,7 @@ def profile_plan(
     plan: Plan,
     *,
     curves: Sequence[ChannelCurve],
+    networks: Sequence[NetworkRecord] = (),
     output: Path,
     restart: bool,
     reference: Path,
@@ -176,11 +208,17 @@ def profile_plan(
 
             def make_worker(process: int) -> Worker:
                 return ChildWorker(
-                    spec, plan.entries, plan.protocol, process=process, origin=origin, journal=journal.path
+                    spec,
+                    plan.entries,
+                    plan.protocol,
+                    process=process,
+                    origin=origin,
+                    journal=journal.path,
+                    wholes=plan.wholes,
                 )
 
             result = run_session(plan, make_worker, journal, resumed=resumed, progress=progress)
-            table = _assemble(plan, result, header, curves, reference, new_reference=new_reference)
+            table = _assemble(plan, result, header, curves, networks, reference, new_reference=new_reference)
             content = table.to_json()
             # The visits are given up only for a file that can be read again.
             LatencyTable.from_json(content, source=str(output))
@@ -240,6 +278,7 @@ def _assemble(
     result: SessionResult,
     header: JournalHeader,
     curves: Sequence[ChannelCurve],
+    networks: Sequence[NetworkRecord],
     reference: Path,
     *,
     new_reference: bool = False,
@@ -312,6 +351,47 @@ def _assemble(
         curves=[curve for curve in curves if present.issuperset(curve.layers)],
         not_measured=not_measured,
         failures=failures,
+        networks=_measured(plan, networks, judgement, sorted_visits, failed),
+    )
+
+
+def _measured(
+    plan: Plan,
+    networks: Sequence[NetworkRecord],
+    judgement: Judgement,
+    sorted_visits: Sorted,
+    failed: Mapping[int, LayerFailure],
+) -> Iterator[NetworkRecord]:
+    """Yield the networks with what each one took as a whole; the plan's wholes come first, in order."""
+    for number, network in enumerate(networks):
+        entry = len(plan.entries) + number
+        if number >= len(plan.wholes):
+            yield network
+        elif entry in failed:
+            yield msgspec.structs.replace(network, reason=failed[entry].message[:2000])
+        elif (found := judgement.layers.get(entry)) is None:
+            yield msgspec.structs.replace(network, reason="the time budget ended before its first visit")
+        else:
+            whole = _whole_measurement(found, sorted_visits.rejected.get(entry, []))
+            yield msgspec.structs.replace(network, whole=whole)
+
+
+def _whole_measurement(found: LayerJudgement, spoiled: list[Visit]) -> WholeMeasurement:
+    corrected = [visit.ms / drift for visit, drift in zip(found.visits, found.drift, strict=True)]
+    repeat = None
+    if len(corrected) >= LEAST_REPEATED:
+        repeat = float(f"{abs(median(corrected[::2]) / median(corrected[1::2]) - 1):.4g}")
+    return WholeMeasurement(
+        session=0,
+        median_ms=found.median_ms,
+        raw_median_ms=found.raw_median_ms,
+        within_run=found.within_run,
+        across_runs=found.across_runs,
+        flags=found.flags,
+        calls_per_block=max(1, round(median([visit.calls for visit in found.visits]))),
+        visits=_visits(found),
+        rejected=_rejected(spoiled),
+        repeat_error=repeat,
     )
 
 
@@ -345,16 +425,24 @@ def _measurement(
         flags=found.flags,
         calls_per_block=found.visits[-1].calls,
         implementation=(note.kernel or None) if note else None,
-        visits=Visits(
-            process=tuple(visit.process for visit in found.visits),
-            at_s=tuple(round(visit.at_s, 3) for visit in found.visits),
-            raw_ms=tuple(visit.ms for visit in found.visits),
-            drift=tuple(found.drift),
-        ),
-        rejected=tuple(
-            RejectedVisit(cause=v.cause, process=v.process, at_s=round(v.at_s, 3), raw_ms=v.ms)
-            for v in spoiled
-            if v.cause is not None
-        ),
+        visits=_visits(found),
+        rejected=_rejected(spoiled),
         also={name: float(f"{median(v.also[name] for v in found.visits if name in v.also):.6g}") for name in observed},
+    )
+
+
+def _visits(found: LayerJudgement) -> Visits:
+    return Visits(
+        process=tuple(visit.process for visit in found.visits),
+        at_s=tuple(round(visit.at_s, 3) for visit in found.visits),
+        raw_ms=tuple(visit.ms for visit in found.visits),
+        drift=tuple(found.drift),
+    )
+
+
+def _rejected(spoiled: Sequence[Visit]) -> tuple[RejectedVisit, ...]:
+    return tuple(
+        RejectedVisit(cause=v.cause, process=v.process, at_s=round(v.at_s, 3), raw_ms=v.ms)
+        for v in spoiled
+        if v.cause is not None
     )

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
-from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
 from lut import LatencyTable
 from lut._console import format_ms
 from lut._records import FLAGS, REJECTION_CAUSES
-from predictors import WidthSelection
+from predictors import WidthGain, WidthSelection
 from predictors._show import SURE_SHARE, law_line
+from profiler._page import CHOSEN, LAW, QUIET, finish, gaps, html_plot, html_table, staircase
+from profiler._report_network import networks_section
+from profiler._report_sweep import sweep_section
 
 __all__ = ["report_html", "report_path"]
 
@@ -26,19 +27,20 @@ new ResizeObserver(() => document.querySelectorAll(".plotly-graph-div").forEach(
   .observe(document.body);
 </script>"""
 
-# Okabe and Ito's palette, told apart by colour-blind readers too.
-MEASURED, LAW, CHOSEN, QUIET = "#0072B2", "#555555", "#D55E00", "#9ecae1"
 SENTINEL_COLOURS = ("#0072B2", "#009E73", "#CC79A7")
 
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; margin: 0 auto; max-width: 72rem; padding: 1rem; }
 h1 { font-size: 1.5rem; margin: .5rem 0; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .3rem; overflow-wrap: anywhere; }
 p { max-width: 46rem; } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; } th, td { padding: .2rem .7rem .2rem 0; text-align: right;
 border-bottom: 1px solid #e5e5e5; white-space: nowrap; } th:first-child, td:first-child { text-align: left; }
+table.facts td:first-child { min-width: 7rem; }
 table.facts th, table.facts td { text-align: left; white-space: normal; vertical-align: top; overflow-wrap: anywhere; }
 .warning { border-left: 4px solid #E69F00; background: #fff8e6; padding: .4rem .8rem; margin: .4rem 0; }
+.audit { border-left: 4px solid #009E73; background: #eefaf5; padding: .4rem .8rem; margin: .4rem 0; }
 .failure { border-left: 4px solid #D55E00; background: #fdf0ea; padding: .4rem .8rem; margin: .4rem 0;
 overflow-wrap: anywhere; }
 .unsure { color: #8a5a00; } .big { font-size: 1.1rem; }
@@ -50,15 +52,19 @@ def report_path(table: Path) -> Path:
     return table.with_suffix(".html") if table.suffix == ".json" else table.with_name(table.name + ".html")
 
 
-def report_html(table: LatencyTable, selections: Sequence[WidthSelection], *, title: str) -> str:
+def report_html(
+    table: LatencyTable, selections: Sequence[WidthSelection], gains: Sequence[WidthGain] = (), *, title: str
+) -> str:
     """Return a self-contained HTML page about a table.
 
     Args:
         table: the lookup table.
         selections: the widths chosen on its curves; may be empty.
+        gains: what other widths would buy in its network; may be empty.
         title: the page's title, the file's name say.
     """
     parts = [_head(table, selections), _warnings(table)]
+    parts += [networks_section(table), sweep_section(gains, table)]
     parts += [_stage(selection) for selection in selections]
     parts += [_drift(table), _reliability(table), _provenance(table)]
     return (
@@ -88,7 +94,7 @@ def _head(table: LatencyTable, selections: Sequence[WidthSelection]) -> str:
             for c in selection.choices
         )
         rows.append([escape(selection.curve.name), escape(selection.curve.size), f'<span class="big">{widths}</span>'])
-    text += "<h2>Hardware-aware widths</h2>" + _table(["stage", "output size", "search space"], rows, facts=True)
+    text += "<h2>Hardware-aware widths</h2>" + html_table(["stage", "output size", "search space"], rows, facts=True)
     return text + "<p>~ another width of the group wins in more than a tenth of the resamples.</p>"
 
 
@@ -108,28 +114,7 @@ def _stage(selection: WidthSelection) -> str:
     curve = selection.curve
     x = list(curve.channels)
     chosen = [choice.channels for choice in selection.choices]
-    shape: dict[str, Any] = {"shape": "hvh"}
-    latency = go.Figure()
-    latency.add_trace(
-        go.Scatter(
-            x=x, y=_gaps(curve.high_ms), mode="lines", line={"width": 0, **shape}, showlegend=False, hoverinfo="skip"
-        )
-    )
-    latency.add_trace(
-        go.Scatter(
-            x=x,
-            y=_gaps(curve.low_ms),
-            mode="lines",
-            line={"width": 0, **shape},
-            fill="tonexty",
-            fillcolor="rgba(0,114,178,0.25)",
-            name="within-run interval",
-            hoverinfo="skip",
-        )
-    )
-    latency.add_trace(
-        go.Scatter(x=x, y=_gaps(curve.ms), mode="lines", line={"color": MEASURED, **shape}, name="measured m(x)")
-    )
+    latency = staircase(curve)
     latency.add_trace(
         go.Scatter(x=x, y=list(selection.law_ms), mode="lines", line={"color": LAW, "dash": "dash"}, name="law f(x)")
     )
@@ -144,11 +129,11 @@ def _stage(selection: WidthSelection) -> str:
             name="chosen",
         )
     )
-    _finish(latency, y="latency in ms", height=380)
+    finish(latency, y="latency in ms", height=380)
 
     scores = go.Figure()
     colours = [CHOSEN if width in chosen else QUIET for width in x]
-    scores.add_trace(go.Bar(x=x, y=_gaps(selection.scores_ms), marker={"color": colours}, name="score s(x)"))
+    scores.add_trace(go.Bar(x=x, y=gaps(selection.scores_ms), marker={"color": colours}, name="score s(x)"))
     for choice in selection.choices[:-1]:
         scores.add_vline(x=choice.last + 0.5, line={"dash": "dash", "width": 1, "color": "#bbbbbb"})
     scores.add_trace(
@@ -162,7 +147,7 @@ def _stage(selection: WidthSelection) -> str:
             hoverinfo="skip",
         )
     )
-    _finish(scores, y="score f(x) − m(x) in ms", height=280, legend=False)
+    finish(scores, y="score f(x) − m(x) in ms", height=280, legend=False)
 
     rows = [
         [
@@ -182,10 +167,10 @@ def _stage(selection: WidthSelection) -> str:
     header = ["group", "width", "ms", "score ms", "runner-up", "margin", "chosen", "uniform", "ms", "score ms"]
     return (
         f"<h2>{escape(curve.name)}, {escape(curve.size)}</h2><p>{escape(law_line(selection))}</p>"
-        + _plot(latency)
-        + _plot(scores)
+        + html_plot(latency)
+        + html_plot(scores)
         + "<p>One choice per group: its margin over the runner-up in standard errors, how often resampled visits "
-        "choose it, and what an evenly spaced grid would have taken.</p>" + _table(header, rows)
+        "choose it, and what an evenly spaced grid would have taken.</p>" + html_table(header, rows)
     )
 
 
@@ -203,10 +188,10 @@ def _drift(table: LatencyTable) -> str:
                 go.Scatter(x=at_s, y=ratios, mode="markers", marker={"size": 3, "color": colour}, name=sentinel.what)
             )
         figure.add_hline(y=1, line={"dash": "dash", "width": 1, "color": LAW})
-        _finish(figure, y="latency / reference", x="seconds since the start", height=300)
+        finish(figure, y="latency / reference", x="seconds since the start", height=300)
         if len(table.sessions) > 1:
             text += f"<p>Session {number}, {escape(session.started_at)}</p>"
-        text += _plot(figure)
+        text += html_plot(figure)
     return text
 
 
@@ -222,9 +207,9 @@ def _reliability(table: LatencyTable) -> str:
     causes = [[escape(c), str(rejected.get(c, 0)), escape(meaning)] for c, meaning in REJECTION_CAUSES.items()]
     return (
         "<h2>How sure the numbers are</h2>"
-        + _table(["flag", "layers", "meaning"], rows, facts=True)
+        + html_table(["flag", "layers", "meaning"], rows, facts=True)
         + "<p>Visits that were put aside and made again, by cause:</p>"
-        + _table(["cause", "visits", "meaning"], causes, facts=True)
+        + html_table(["cause", "visits", "meaning"], causes, facts=True)
     )
 
 
@@ -266,40 +251,9 @@ def _provenance(table: LatencyTable) -> str:
             ),
         ]
         facts += [(f"{prefix}{key}", value) for key, value in session.software.details.items()]
-    return "<h2>Provenance</h2>" + _table(None, [[escape(str(k)), escape(str(v))] for k, v in facts], facts=True)
-
-
-def _gaps(values: Iterable[float]) -> list[float | None]:
-    """Return values with NaN as ``None``: JSON knows no NaN, and the line is to break there."""
-    return [float(value) if np.isfinite(value) else None for value in values]
+    return "<h2>Provenance</h2>" + html_table(None, [[escape(str(k)), escape(str(v))] for k, v in facts], facts=True)
 
 
 def _thinned(at_s: Sequence[float], ratios: Sequence[float], most: int = 4000) -> tuple[list[float], list[float]]:
     step = max(1, -(-len(at_s) // most))
     return list(at_s[::step]), list(ratios[::step])
-
-
-def _finish(figure: go.Figure, *, y: str, x: str = "output channels", height: int, legend: bool = True) -> None:
-    figure.update_layout(
-        template="simple_white",
-        height=height,
-        margin={"l": 60, "r": 10, "t": 24, "b": 45},
-        showlegend=legend,
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        xaxis_title=x,
-        yaxis_title=y,
-        font={"size": 13},
-    )
-
-
-def _plot(figure: go.Figure) -> str:
-    config = {"responsive": True, "displaylogo": False, "displayModeBar": False}
-    return str(to_html(figure, full_html=False, include_plotlyjs=False, config=config, default_width="100%"))
-
-
-def _table(header: Sequence[str] | None, rows: Iterable[Sequence[str]], *, facts: bool = False) -> str:
-    """Return an HTML table; cells are HTML already."""
-    head = "" if header is None else "<tr>" + "".join(f"<th>{escape(h)}</th>" for h in header) + "</tr>"
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    kind = ' class="facts"' if facts else ""
-    return f'<div class="scroll"><table{kind}>{head}{body}</table></div>'

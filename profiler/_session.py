@@ -143,7 +143,7 @@ def run_session(
                 rounds=rounds,
                 visits=len(visits) + extra,
                 converged=len(converged),
-                layers=len(plan.entries),
+                layers=plan.size,
                 phase=phase,
             )
         )
@@ -161,7 +161,7 @@ def run_session(
             failed = {failure.entry for failure in failures}
             sorted_visits = sort_visits(visits, protocol.first_look, final=False)
             counts = sorted_visits.counts
-            open_entries = [e for e in range(len(plan.entries)) if e not in failed and e not in closed]
+            open_entries = [e for e in range(plan.size) if e not in failed and e not in closed]
             due = [e for e in open_entries if counts[e] >= LOOKS[0] and _look(counts[e]) > looked.get(e, 0)]
             if due and len(due) >= 0.1 * len(open_entries):
                 tell("judging")

@@ -12,9 +12,10 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
-from lut import Device, Layer, Setting, UsageError
+from lut import Device, Layer, Network, Setting, UsageError
 from lut._records import RejectionCause, Software
-from lut.errors import TargetUnavailableError
+from lut.errors import LayerFailedError, TargetUnavailableError
+from profiler._whole import Whole
 
 __all__ = ["Observation", "Part", "Target", "TargetSpec", "available_targets", "load_target", "target_spec"]
 
@@ -68,8 +69,15 @@ class Target(ABC, Generic[PreparedT]):
         """Raise :class:`~lut.UsageError` unless the options make sense; cheap, and without the runtime."""
 
     @classmethod
-    def defaults(cls, layers: Sequence[Layer]) -> Mapping[str, Any]:  # noqa: ARG003 - for those that look at them
-        """Return the options that depend on what is measured, for those that the user leaves open; ``batch`` is one."""
+    def defaults(
+        cls,
+        layers: Sequence[Layer],  # noqa: ARG003 - for those that look at them
+        networks: Sequence[Network] = (),  # noqa: ARG003
+    ) -> Mapping[str, Any]:
+        """Return the options that depend on what is measured, for those that the user leaves open; ``batch`` is one.
+
+        ``networks`` are measured as a whole, beside the layers.
+        """
         return {"batch": 1}
 
     @abstractmethod
@@ -79,6 +87,15 @@ class Target(ABC, Generic[PreparedT]):
     @abstractmethod
     def prepare(self, layer: Layer, seed: int) -> PreparedT:
         """Return whatever :meth:`run` needs: weights and inputs, drawn from ``seed``; not timed."""
+
+    def prepare_network(self, whole: Whole, seed: int) -> PreparedT:
+        """Return whatever :meth:`run` needs for a whole network, timed as one call; not timed.
+
+        Raises:
+            LayerFailedError: the target cannot run whole networks, or not this one.
+        """
+        del seed
+        raise LayerFailedError(f"{whole.name}: this target does not run whole networks", reason="error")
 
     @abstractmethod
     def run(self, prepared: PreparedT, calls: int) -> int:
@@ -139,8 +156,10 @@ def available_targets() -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group="latency_lut.targets")}
 
 
-def target_spec(name: str, layers: Sequence[Layer], **options: Any) -> TargetSpec:
+def target_spec(name: str, layers: Sequence[Layer], networks: Sequence[Network] = (), **options: Any) -> TargetSpec:
     """Return the spec of an installed target for these layers; options that are ``None`` are left to the target.
+
+    ``networks`` are measured as a whole, beside the layers.
 
     Raises:
         UsageError: no target has this name, or it does not know an option or its value.
@@ -155,7 +174,7 @@ def target_spec(name: str, layers: Sequence[Layer], **options: Any) -> TargetSpe
     known_options = set(inspect.signature(factory).parameters)
     defaults: Mapping[str, Any] = {}
     if isinstance(factory, type) and issubclass(factory, Target):
-        defaults = factory.defaults(layers)
+        defaults = factory.defaults(layers, networks)
     if unknown := sorted(given.keys() - known_options):
         # What is derived from the layers is no option of a command.
         offered = known_options - (defaults.keys() - {"batch"})

@@ -19,6 +19,7 @@ from lut._records import Protocol, RejectionCause
 from lut.errors import LatencyLutError, LayerFailedError
 from profiler._plan import COMPANION_ENTRIES, layer_of
 from profiler._target import Part, Target
+from profiler._whole import Whole
 
 __all__ = ["Implementation", "LayerFailure", "Visit", "Visitor", "calibrate_timer"]
 
@@ -32,6 +33,8 @@ WARM_CYCLES = 2
 TIMED_CYCLES = 7
 LEAST_CYCLES = 3
 LONGEST_CYCLE_S = 0.25
+# A network's visit is ended after the fewest calls where it takes longer than this.
+LONGEST_NETWORK_VISIT_S = 0.4
 
 # A visit whose first block is this much slower than the middle of the others came before the layer had warmed up.
 NOT_STEADY = 1.1
@@ -111,6 +114,7 @@ class Visitor:
         target: where the layers run.
         entries: the plan's layers.
         protocol: blocks and their length.
+        wholes: the plan's networks, numbered after the last layer.
         process: this process's number, from 0.
         origin: the target's clock when the session began; visits are dated in seconds since then.
         beat: told of the layer before anything is done with it, so that a crash can be charged to it.
@@ -124,6 +128,7 @@ class Visitor:
         entries: tuple[Layer, ...],
         protocol: Protocol,
         *,
+        wholes: tuple[Whole, ...] = (),
         process: int,
         origin: float,
         beat: Callable[[int], None] = lambda _: None,
@@ -132,6 +137,7 @@ class Visitor:
     ) -> None:
         self._target = target
         self._entries = entries
+        self._wholes = wholes
         self._protocol = protocol
         self._process = process
         self._origin = origin
@@ -150,10 +156,16 @@ class Visitor:
             # Re-inserting keeps the dictionary in the order of last use.
             self._prepared[entry] = self._prepared.pop(entry)
             return self._prepared[entry]
-        layer = layer_of(entry, self._entries)
         began = self._target.clock()
-        prepared = self._target.prepare(layer, seed=self._protocol.seed)
-        self._bytes[entry] = self._target.prepared_bytes(layer, self._batch)
+        whole = self._whole_of(entry)
+        if whole is not None:
+            prepared = self._target.prepare_network(whole, seed=self._protocol.seed)
+            # What a user's own module holds is not known; one stays prepared beside the layers.
+            self._bytes[entry] = 0 if whole.layer is None else self._target.prepared_bytes(whole.layer, self._batch)
+        else:
+            layer = layer_of(entry, self._entries)
+            prepared = self._target.prepare(layer, seed=self._protocol.seed)
+            self._bytes[entry] = self._target.prepared_bytes(layer, self._batch)
         used = sum(self._bytes[e] for e in self._prepared) + self._bytes[entry]
         for oldest in [e for e in self._prepared if e not in keep]:
             if used <= self._memory_bytes:
@@ -165,11 +177,16 @@ class Visitor:
             self._target.run(part.prepared, 1)
         if self._target.slow_to_prepare:
             self.preparing_s += self._target.clock() - began
-        if entry >= 0 and entry not in self._known_kernels:
+        if whole is None and entry >= 0 and entry not in self._known_kernels:
             self._known_kernels.add(entry)
             kernel = self._target.implementation(prepared) or ""
             self.implementations.append(Implementation(entry, kernel, self._target.origin(prepared)))
         return prepared
+
+    def _whole_of(self, entry: int) -> Whole | None:
+        """Return the network behind an entry number, ``None`` where it is a layer's."""
+        number = entry - len(self._entries)
+        return self._wholes[number] if number >= 0 else None
 
     def _forget(self, entry: int) -> None:
         prepared = self._prepared.pop(entry, None)
@@ -187,8 +204,13 @@ class Visitor:
                 if entry not in failed:
                     yield functools.partial(self._alone, entry, failed)
             return
+        networks = [entry for entry in order if self._whole_of(entry) is not None]
+        # Networks come between the groups, evenly, so that they see the same machine as the layers.
+        groups = max(1, (len(order) - len(networks)) // self._target.together)
+        every = max(1, groups // (len(networks) + 1)) if networks else 0
+        made = 0
         # Preflight compares a layer with itself, visit by visit: in every group it stands once.
-        waiting = list(order)
+        waiting = [entry for entry in order if self._whole_of(entry) is None]
         while waiting:
             group: list[int] = []
             later: list[int] = []
@@ -208,11 +230,18 @@ class Visitor:
             waiting = later
             if group:
                 yield functools.partial(self._in_turns, group, failed)
+            made += 1
+            if networks and (made % every == 0 or not waiting):
+                yield functools.partial(self._alone, networks.pop(0), failed)
+        for entry in networks:
+            yield functools.partial(self._alone, entry, failed)
 
     def _alone(self, entry: int, failed: set[int]) -> Sequence[Visit | LayerFailure]:
         self._beat(entry)
         try:
-            return [self.visit(entry)]
+            # Where layers are timed call by call, so are networks.
+            by_calls = self._whole_of(entry) is not None and self._target.together > 1
+            return [self._visit_in_calls(entry) if by_calls else self.visit(entry)]
         except Exception as error:
             failed.add(entry)
             return [self._failure(entry, error)]
@@ -255,40 +284,13 @@ class Visitor:
         try:
             for cycle in range(cycles):
                 began = target.clock()
-                stolen, throttled = target.stolen_and_throttled()
-                preempted, faults_before = target.preemptions_and_faults()
-                for entry in order:
-                    member = members.get(entry)
-                    if member is None:
-                        continue
-                    self._beat(entry)
-                    if cycle == WARM_CYCLES:
+                if cycle == WARM_CYCLES:
+                    for member in members.values():
                         member.at_s = max(0.0, target.clock() - self._origin)
-                    try:
-                        for i, part in enumerate(member.parts):
-                            elapsed = target.run(part.prepared, 1)
-                            now, faults = target.preemptions_and_faults()
-                            if cycle >= WARM_CYCLES:
-                                member.calls[i].append(elapsed)
-                                member.clean[i].append(now == preempted)
-                                member.faults += faults - faults_before
-                            preempted, faults_before = now, faults
-                    except Exception as error:
-                        del members[entry]
-                        self._give_up(entry, error, group, failures, failed)
-                        if failures and failures[-1].reason == "crashed":
-                            return failures
-                stolen_after, throttled_after = target.stolen_and_throttled()
-                causes: tuple[tuple[RejectionCause, bool], ...] = (
-                    ("throttled", throttled_after > throttled),
-                    ("stolen", stolen_after > stolen),
-                )
-                for cause, hit in causes:
-                    if hit and cycle >= WARM_CYCLES:
-                        spoiled[cause] = spoiled.get(cause, 0) + 1
-                        # Which of the cycle's calls it was cannot be told.
-                        for clean in (clean for member in members.values() for clean in member.clean):
-                            clean[-1] = False
+                for entry, raised in self._cycle(order, members, spoiled, timed=cycle >= WARM_CYCLES):
+                    self._give_up(entry, raised, group, failures, failed)
+                    if failures and failures[-1].reason == "crashed":
+                        return failures
                 # Large layers are timed less often rather than keep all others waiting.
                 if cycle >= WARM_CYCLES + LEAST_CYCLES - 1 and target.clock() - began > LONGEST_CYCLE_S:
                     break
@@ -315,7 +317,7 @@ class Visitor:
 
     def _companions(self) -> list[int]:
         """Return entries to fill up a group with: the plan's own at random, then the fixed ones."""
-        own = [e for e in self._prepared if e >= 0]
+        own = [e for e in self._prepared if 0 <= e < len(self._entries)]
         self._rng.shuffle(own)
         return [*own, *COMPANION_ENTRIES]
 
@@ -346,6 +348,75 @@ class Visitor:
             also={name: float(f"{value:.6g}") for name, value in observed.also.items()},
             unresolved=unresolved,
         )
+
+    def _visit_in_calls(self, entry: int) -> Visit:
+        """Return what one visit to a whole network finds: the median of its undisturbed calls, as for a layer's.
+
+        A network is its own context: between two calls of one of its layers, all others run.
+        """
+        target = self._target
+        prepared = self._get(entry)
+        target.relocate(prepared, self._rng)
+        members = {entry: _Member(prepared, target.parts(prepared))}
+        spoiled: dict[RejectionCause, int] = {}
+        began = target.clock()
+        gc.disable()
+        try:
+            for cycle in range(WARM_CYCLES + TIMED_CYCLES):
+                if cycle == WARM_CYCLES:
+                    members[entry].at_s = max(0.0, target.clock() - self._origin)
+                for _, error in self._cycle([entry], dict(members), spoiled, timed=cycle >= WARM_CYCLES):
+                    self._forget(entry)
+                    raise error
+                if cycle >= WARM_CYCLES + LEAST_CYCLES - 1 and target.clock() - began > LONGEST_NETWORK_VISIT_S:
+                    break
+        finally:
+            gc.enable()
+        return self._visit_of(entry, members[entry], spoiled)
+
+    def _cycle(
+        self, order: Sequence[int], members: dict[int, _Member], spoiled: dict[RejectionCause, int], *, timed: bool
+    ) -> list[tuple[int, Exception]]:
+        """Run each member's programs once, with the counters read around each call and around them all.
+
+        Return whose programs raised what; these are members no longer.
+        """
+        target = self._target
+        errors: list[tuple[int, Exception]] = []
+        stolen, throttled = target.stolen_and_throttled()
+        preempted, faults_before = target.preemptions_and_faults()
+        for entry in order:
+            member = members.get(entry)
+            if member is None:
+                continue
+            self._beat(entry)
+            try:
+                for i, part in enumerate(member.parts):
+                    elapsed = target.run(part.prepared, 1)
+                    now, faults = target.preemptions_and_faults()
+                    if timed:
+                        member.calls[i].append(elapsed)
+                        member.clean[i].append(now == preempted)
+                        member.faults += faults - faults_before
+                    preempted, faults_before = now, faults
+            except Exception as error:
+                del members[entry]
+                errors.append((entry, error))
+                if isinstance(error, LayerFailedError) and error.reason == "crashed":
+                    # The device is gone, and it was this layer: the others would only fail after it.
+                    return errors
+        stolen_after, throttled_after = target.stolen_and_throttled()
+        causes: tuple[tuple[RejectionCause, bool], ...] = (
+            ("throttled", throttled_after > throttled),
+            ("stolen", stolen_after > stolen),
+        )
+        for cause, hit in causes:
+            if hit and timed:
+                spoiled[cause] = spoiled.get(cause, 0) + 1
+                # Which of the cycle's calls it was cannot be told.
+                for clean in (clean for member in members.values() for clean in member.clean if clean):
+                    clean[-1] = False
+        return errors
 
     def visit(self, entry: int) -> Visit:
         """Return what one visit to a layer by itself finds.

@@ -32,6 +32,7 @@ from lut.errors import FileAccessError, LatencyLutError, ProfileError, TargetUna
 from profiler._journal import Journal
 from profiler._target import Target, TargetSpec, load_target
 from profiler._visit import Implementation, LayerFailure, Visit, Visitor, calibrate_timer
+from profiler._whole import Whole
 
 __all__ = ["ChildWorker", "LocalWorker", "Ready", "Report", "Worker", "main"]
 
@@ -83,6 +84,7 @@ class Hello(msgspec.Struct, frozen=True):
     process: int
     origin: float
     journal: str
+    wholes: tuple[Whole, ...] = ()
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -129,10 +131,11 @@ class LocalWorker(Worker):
         process: int,
         origin: float,
         journal: Journal | None = None,
+        wholes: tuple[Whole, ...] = (),
     ) -> None:
         device, setting, software = target.describe()
         self.ready = Ready(device, setting, software, 1.0, 1.0)
-        self._visitor = Visitor(target, entries, protocol, process=process, origin=origin)
+        self._visitor = Visitor(target, entries, protocol, process=process, origin=origin, wholes=wholes)
         self._target = target
         self._journal = journal
 
@@ -199,6 +202,7 @@ class ChildWorker(Worker):
         process: int,
         origin: float,
         journal: Path,
+        wholes: tuple[Whole, ...] = (),
     ) -> None:
         self._process = process
         self._limit_s = protocol.layer_limit_s
@@ -230,6 +234,7 @@ class ChildWorker(Worker):
             process=process,
             origin=origin,
             journal=str(journal),
+            wholes=wholes,
         )
         try:
             self._send(hello)
@@ -391,6 +396,7 @@ def main(orders: int, reports: int, heartbeat: int, parent: int) -> None:
                 target,
                 hello.entries,
                 hello.protocol,
+                wholes=hello.wholes,
                 process=hello.process,
                 origin=hello.origin,
                 beat=beat,

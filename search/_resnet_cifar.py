@@ -26,6 +26,7 @@ IMAGE_CHANNELS = 3
 CLASSES = 10
 # HTAS expands by 2, MorphNet by up to 4; beyond this a table of every width is no longer a matter of minutes.
 LARGEST_EXPAND = 16.0
+AUDITED_BLOCKS = 4
 
 
 class Stage(NamedTuple):
@@ -82,6 +83,24 @@ class ResNetCifar:
     def sample(self, rng: random.Random) -> tuple[int, ...]:
         """Return a random vector of option indices, each option equally likely."""
         return tuple(rng.randrange(len(decision.options)) for decision in self.choices)
+
+    def sample_measured(self, rng: random.Random) -> tuple[int, ...]:
+        """Return a random vector whose network is made of :meth:`layers` alone, for an audit of their sums.
+
+        Widths are those of the coarse grid, and stages have at most ``AUDITED_BLOCKS`` blocks: more of the same layers
+        would take longer and tell nothing new.
+        """
+        vector = []
+        for decision in self.choices:
+            options: Sequence[int] = range(len(decision.options))
+            if decision.name.endswith("blocks"):
+                options = options[:AUDITED_BLOCKS]
+            else:
+                stage = STAGES[0] if decision.name == "stem" else STAGES[int(decision.name[len("stage")]) - 1]
+                grid = _grid(self.widest(stage))
+                options = [index for index in options if decision.options[index] in grid]
+            vector.append(rng.choice(options))
+        return tuple(vector)
 
     def decode(self, vector: Sequence[int]) -> Network:
         """Return the network of a vector with one option index per decision of :attr:`choices`.

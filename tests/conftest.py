@@ -17,6 +17,7 @@ from profiler._journal import FORMAT, VERSION, Journal, JournalHeader
 from profiler._plan import Plan, make_protocol
 from profiler._profile import _assemble
 from profiler._session import SessionResult, run_session
+from profiler._whole import Subject, record_of
 from profiler._worker import LocalWorker
 
 
@@ -41,6 +42,7 @@ def simulate(
     target: FakeTarget | None = None,
     protocol: dict[str, Any] | None = None,
     journal: Journal | None = None,
+    networks: Sequence[Subject] = (),
     **options: Any,
 ) -> tuple[Plan, SessionResult, FakeTarget]:
     """Run a session on the fake clock and return what came of it."""
@@ -50,13 +52,14 @@ def simulate(
         time_budget_s=changed.pop("time_budget_s", 1000.0),
         seed=changed.pop("seed", 0),
     )
-    plan = Plan("fake", options, tuple(layers), msgspec.structs.replace(made, **changed))
+    wholes = tuple(subject.whole for subject in networks if subject.whole is not None)
+    plan = Plan("fake", options, tuple(layers), msgspec.structs.replace(made, **changed), wholes)
     target = target or FakeTarget(**options)
     origin = target.clock()
     result = run_session(
         plan,
         lambda process: LocalWorker(
-            target, plan.entries, plan.protocol, process=process, origin=origin, journal=journal
+            target, plan.entries, plan.protocol, process=process, origin=origin, journal=journal, wholes=wholes
         ),
         journal,
         clock=target.clock,
@@ -64,10 +67,16 @@ def simulate(
     return plan, result, target
 
 
-def table_of(plan: Plan, result: SessionResult, reference: Path, curves: Sequence[ChannelCurve] = ()) -> LatencyTable:
+def table_of(
+    plan: Plan,
+    result: SessionResult,
+    reference: Path,
+    curves: Sequence[ChannelCurve] = (),
+    networks: Sequence[Subject] = (),
+) -> LatencyTable:
     """Return the table of a simulated session."""
     header = JournalHeader(FORMAT, VERSION, plan.digest, "2026-01-01T00:00:00Z", 0.0)
-    return _assemble(plan, result, header, curves, reference)
+    return _assemble(plan, result, header, curves, [record_of(subject) for subject in networks], reference)
 
 
 @pytest.fixture(autouse=True)

@@ -21,10 +21,10 @@ from lut.errors import InterruptedRunError, TargetUnavailableError
 from lut.primitives import Activation, ActivationKind, BatchNorm2d, Concat, MaxPool2d, Mul
 from profiler._coreml import _convert as convert
 from profiler._coreml import export_bundle, load_bundle
-from profiler._coreml._model import parse_input, parse_model
 from profiler._coreml._options import make_options
 from profiler._coreml._programs import ProgramPlan, plan_layers
 from profiler._coreml._worker import _content
+from profiler._model import parse_input, parse_model
 
 needs_coremltools = pytest.mark.skipif(find_spec("coremltools") is None, reason="needs coremltools: the extra coreml")
 TINY = [

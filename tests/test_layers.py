@@ -95,7 +95,7 @@ IMAGE = (8, 4, 4)
             "groups=2",
         ),
         (lambda: chain(IMAGE, Activation(kind="swoosh")), "unknown activation"),  # type: ignore[arg-type]
-        (lambda: chain(IMAGE, Linear(out_features=3, bias=True)), "one vector of features"),
+        (lambda: Layer(((8,), (8,)), (Node(op=Linear(out_features=3, bias=True), args=(0, 1)),)), "one input"),
         (lambda: chain(IMAGE, AvgPool2d(kernel_size=(2, 2), stride=(2, 2), padding=(2, 2))), "more than half"),
         (lambda: chain((0, 4, 4), BatchNorm2d()), "positive sizes"),
         (lambda: Layer((IMAGE, (8, 2, 2)), (Node(Add(), (0, 1)),)), "same shape"),

@@ -10,13 +10,14 @@ import typer
 
 from lut._console import format_ms
 from lut._statistics import quantile
+from profiler._cli._networks import networks_json, print_networks
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from lut import Device, LatencyTable
     from lut._records import Session
-    from predictors import WidthSelection
+    from predictors import WidthGain, WidthSelection
 
 __all__ = ["count_layers", "print_json", "print_result"]
 
@@ -30,6 +31,7 @@ def print_result(
     console: Console,
     table: LatencyTable,
     selections: tuple[WidthSelection, ...],
+    gains: tuple[WidthGain, ...],
     output: Path,
     report: Path | None,
     *,
@@ -37,7 +39,7 @@ def print_result(
     alpha: str,
     verbose: bool,
 ) -> None:
-    from predictors._show import SURE_SHARE, choices_table, law_line, widths_table
+    from predictors._show import GAINS_NOTE, SURE_SHARE, choices_table, gains_table, law_line, widths_table
 
     device = table.device
     session = table.sessions[-1] if table.sessions else None
@@ -70,6 +72,11 @@ def print_result(
         for reason, layers in reasons.most_common(3):
             more = "; give more with --time-budget" if "time budget" in reason else ""
             console.print(f"{count_layers(layers)} not measured: {reason}{more}", style="yellow")
+    print_networks(console, table, verbose=verbose)
+    if gains:
+        console.print("\n[bold]What other widths would buy[/]")
+        console.print(gains_table(gains))
+        console.print(GAINS_NOTE)
     if session is not None:
         console.print(f"\nmeasured in {session.measuring_s:.0f} s, {session.processes} processes")
     console.print(f"table   {output}")
@@ -127,10 +134,16 @@ def _print_flags(console: Console, table: LatencyTable) -> None:
             )
 
 
-def print_json(table: LatencyTable, selections: tuple[WidthSelection, ...], output: Path, report: Path | None) -> None:
+def print_json(
+    table: LatencyTable,
+    selections: tuple[WidthSelection, ...],
+    gains: tuple[WidthGain, ...],
+    output: Path,
+    report: Path | None,
+) -> None:
     import msgspec
 
-    from predictors._show import selection_json
+    from predictors._show import gains_json, selection_json
 
     session = table.sessions[-1] if table.sessions else None
     value = {
@@ -146,5 +159,8 @@ def print_json(table: LatencyTable, selections: tuple[WidthSelection, ...], outp
         "warnings": session.preflight.warnings if session else [],
         "measuring_s": session.measuring_s if session else 0.0,
         "widths": [selection_json(selection) for selection in selections],
+        "audit": table.audit,
+        "networks": networks_json(table),
+        "gains": gains_json(gains),
     }
     typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

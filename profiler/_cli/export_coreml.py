@@ -140,7 +140,7 @@ def export_coreml(
 
 def _models(model: list[str] | None, input_shape: str | None, seed: int) -> tuple[Any, ...]:
     from lut import UsageError
-    from profiler._coreml._model import parse_model
+    from profiler._model import parse_model
 
     if input_shape is not None and not model:
         raise UsageError("--input is the input of a --model, and none is given")

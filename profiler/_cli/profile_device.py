@@ -14,11 +14,15 @@ from profiler._cli._progress import ProgressBar, Standing, make_console
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lut import ChannelCurve, LatencyTable, Layer
-    from predictors import WidthSelection
+    from lut import LatencyTable
+    from predictors import WidthGain, WidthSelection
+    from profiler._cli._subjects import Work
     from profiler._session import Progress
 
 __all__ = ["main"]
+
+# Networks of a space that a table is audited with, unless the user says otherwise.
+AUDITED = 20
 
 
 def main() -> None:
@@ -164,15 +168,79 @@ def profile_device(
             rich_help_panel="Target coreml",
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="FILE.py:FACTORY|FILE.onnx",
+            help="Measure your network, layer by layer and whole: a function without arguments that returns a torch "
+            "module, or (module, inputs); also package.module:factory; an ONNX file with --target onnx.",
+            rich_help_panel="What is measured",
+        ),
+    ] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="4x3x224x224",
+            help="Your network's input, the batch in front; several with commas; 4x128:int64:8192 for integers below "
+            "8192.",
+            rich_help_panel="What is measured",
+        ),
+    ] = None,
+    sweep: Annotated[
+        bool,
+        typer.Option(
+            "--sweep",
+            help="Also measure every convolution and linear layer of your network at other widths, and say what each "
+            "would gain.",
+            rich_help_panel="What is measured",
+        ),
+    ] = False,
+    step: Annotated[
+        int | None,
+        typer.Option(
+            "--step",
+            min=1,
+            help="Sweep every STEP-th width only. Default: as fine as the time budget allows.",
+            rich_help_panel="What is measured",
+        ),
+    ] = None,
+    audit: Annotated[
+        int | None,
+        typer.Option(
+            "--audit",
+            min=0,
+            metavar="N",
+            help="Also measure N networks of the space whole, and say how well sums of layers give them. Default: 20; "
+            "quick: 0.",
+            rich_help_panel="What is measured",
+        ),
+    ] = None,
     space: Annotated[
-        str, typer.Option("--space", help="Search space whose layers are measured, unless --layers is given.")
+        str,
+        typer.Option(
+            "--space",
+            help="Search space whose layers are measured, unless --model or --layers is given.",
+            rich_help_panel="What is measured",
+        ),
     ] = "resnet-cifar",
     layers: Annotated[
         Path | None,
-        typer.Option("--layers", metavar="FILE", help="Measure the layers of this JSON file instead of a space's."),
+        typer.Option(
+            "--layers",
+            metavar="FILE",
+            help="Measure the layers of this JSON file instead of a space's.",
+            rich_help_panel="What is measured",
+        ),
     ] = None,
     expand: Annotated[
-        float, typer.Option("--expand", help="Widest layer, in multiples of the base network's width (HTAS: e).")
+        float,
+        typer.Option(
+            "--expand",
+            help="Widest layer of a space or a sweep, in multiples of the base width (HTAS: e).",
+            rich_help_panel="What is measured",
+        ),
     ] = 2.0,
     groups: Annotated[
         int, typer.Option("--groups", min=1, help="Groups of widths per stage; one width is chosen in each (HTAS: g).")
@@ -262,24 +330,51 @@ def profile_device(
         table = import_table(import_, bundle, output, precision=precision, restart=restart, console=console)
         _finish(table, output, console, groups=groups, alpha=alpha, json=json, verbose=verbose)
         return
-    wanted, curves = _what_to_measure(layers, space, expand)
-    for curve in curves:
-        if groups > len(curve.layers):
+    from profiler._plan import make_protocol
+
+    work = _what_to_measure(
+        context_,
+        layers=layers,
+        space=space,
+        expand=expand,
+        audit=audit if audit is not None else 0 if quick or target == "coreml" else AUDITED,
+        model=model,
+        input_text=input_shape,
+        sweep=sweep,
+        step=step,
+        target=target,
+        batch=batch,
+        seed=seed,
+        budget_s=make_protocol(precision=precision, time_budget_s=time_budget, quick=quick, seed=seed).time_budget_s,
+        output=output or _default_output(target, batch or 1, model),
+        console=console,
+    )
+    for curve in work.curves:
+        if not sweep and groups > len(curve.layers):
             from lut import UsageError
 
             raise UsageError(f"{curve.name} has {len(curve.layers)} widths, too few for {groups} groups")
     from profiler._target import target_spec
 
-    spec = target_spec(target, wanted, **options)
+    if work.batch is not None:
+        options["batch"] = work.batch
+    if work.dtype is not None:
+        options.setdefault("dtype", work.dtype)
+    inner = [item.layer for network in work.networks for item in network.layers]
+    wanted = tuple(dict.fromkeys([*work.layers, *inner]))
+    spec = target_spec(target, wanted, work.networks, **options)
     batch = spec.options.get("batch", 1)
-    output = output if output is not None else Path(f"{target}-b{batch}.json")
+    output = output if output is not None else _default_output(target, batch, model)
     if target == "coreml" and sys.platform != "darwin":
         from profiler._cli._coreml import not_measured
 
-        table = not_measured(wanted, curves, spec.options, output, restart=restart)
+        table = not_measured(wanted, work.curves, spec.options, output, restart=restart)
         _finish(table, output, console, groups=groups, alpha=alpha, json=json, verbose=verbose)
         return
-    console.print(f"Measuring {len(wanted)} layers on {target}, batch {batch}. Leave the machine alone meanwhile.")
+    also = f" and {len(work.networks)} whole network{'s' * (len(work.networks) != 1)}" if work.networks else ""
+    console.print(
+        f"Measuring {len(wanted)} layers{also} on {target}, batch {batch}. Leave the machine alone meanwhile."
+    )
 
     from profiler._profile import profile
 
@@ -287,7 +382,8 @@ def profile_device(
         table = profile(
             wanted,
             target=spec,
-            curves=curves,
+            curves=work.curves,
+            networks=work.subjects,
             precision=precision,
             time_budget_s=time_budget,
             quick=quick,
@@ -300,19 +396,29 @@ def profile_device(
     _finish(table, output, console, groups=groups, alpha=alpha, json=json, verbose=verbose)
 
 
+def _default_output(target: str, batch: int, model: str | None) -> Path:
+    if model is None:
+        return Path(f"{target}-b{batch}.json")
+    name = Path(model).stem if model.endswith(".onnx") else model.rpartition(":")[2]
+    return Path(f"{name}-{target}-b{batch}.json")
+
+
 def _finish(
     table: LatencyTable, output: Path, console: Console, *, groups: int, alpha: str, json: bool, verbose: bool
 ) -> None:
     """Choose widths, write the report, print the result; raise where the table is incomplete."""
     from predictors._show import parse_alpha
+    from profiler._cli._networks import network_gains
     from profiler._cli._result import count_layers, print_json, print_result
 
-    selections = _select(table, groups, parse_alpha(alpha), console)
-    report = _write_report(table, selections, output, console)
+    gains = network_gains(table)
+    # A network's own sweeps have no stages to choose groups of widths for.
+    selections = () if gains else _select(table, groups, parse_alpha(alpha), console)
+    report = _write_report(table, selections, gains, output, console)
     if json:
-        print_json(table, selections, output, report)
+        print_json(table, selections, gains, output, report)
     else:
-        print_result(console, table, selections, output, report, groups=groups, alpha=alpha, verbose=verbose)
+        print_result(console, table, selections, gains, output, report, groups=groups, alpha=alpha, verbose=verbose)
     if table.failures or table.not_measured:
         from lut.errors import IncompleteError
 
@@ -323,16 +429,45 @@ def _finish(
 
 
 def _what_to_measure(
-    layers: Path | None, space: str, expand: float
-) -> tuple[tuple[Layer, ...], tuple[ChannelCurve, ...]]:
+    context: typer.Context,
+    *,
+    layers: Path | None,
+    space: str,
+    expand: float,
+    audit: int,
+    model: str | None,
+    input_text: str | None,
+    sweep: bool,
+    step: int | None,
+    target: str,
+    batch: int | None,
+    seed: int,
+    budget_s: float | None,
+    output: Path,
+    console: Console,
+) -> Work:
+    from lut import UsageError
+    from profiler._cli._subjects import swept, work_of_layers, work_of_model, work_of_space
+
+    def given(name: str) -> bool:
+        return getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+
+    chosen = [f"--{name}" for name in ("model", "layers", "space") if given(name)]
+    if len(chosen) > 1:
+        raise UsageError(f"give one of {' and '.join(chosen)}: each says what to measure")
+    for name, flag in (("input_shape", "--input"), ("sweep", "--sweep"), ("step", "--step")):
+        if given(name) and model is None:
+            raise UsageError(f"{flag} is about a --model, and none is given")
+    if given("step") and not sweep:
+        raise UsageError("--step is how fine a --sweep is")
+    if given("audit") and audit and (model is not None or layers is not None):
+        raise UsageError("--audit samples networks of a --space; a --model is audited by itself")
+    if model is not None:
+        work = work_of_model(model, input_text, target=target, batch=batch, seed=seed, output=output, console=console)
+        return swept(work, expand=expand, step=step, budget_s=budget_s or 0.0, console=console) if sweep else work
     if layers is not None:
-        from profiler._layers_file import load_layers
-
-        return load_layers(layers), ()
-    from profiler._profile import load_space
-
-    found = load_space(space, expand=expand)
-    return found.layers(), found.curves()
+        return work_of_layers(layers)
+    return work_of_space(space, expand=expand, audit=audit, seed=seed)
 
 
 def _standing(now: Progress) -> Standing:
@@ -357,7 +492,11 @@ def _select(table: LatencyTable, groups: int, alpha: Any, console: Console) -> t
 
 
 def _write_report(
-    table: LatencyTable, selections: tuple[WidthSelection, ...], output: Path, console: Console
+    table: LatencyTable,
+    selections: tuple[WidthSelection, ...],
+    gains: tuple[WidthGain, ...],
+    output: Path,
+    console: Console,
 ) -> Path | None:
     from lut._files import write_atomically
     from lut.errors import FileAccessError
@@ -365,7 +504,7 @@ def _write_report(
 
     path = report_path(output)
     try:
-        write_atomically(path, report_html(table, selections, title=output.name).encode())
+        write_atomically(path, report_html(table, selections, gains, title=output.name).encode())
     except FileAccessError as error:
         # The table is safe by now; a picture that could not be saved must not look like a lost measurement.
         console.print(f"no report: {error}", style="yellow")

@@ -37,15 +37,17 @@ def report_table(
     from lut._files import write_atomically
     from predictors import hardware_aware_widths, measured_curves
     from predictors._show import parse_alpha
+    from profiler._cli._networks import network_gains
     from profiler._report import report_html, report_path
 
     exponent = parse_alpha(alpha)
     table = LatencyTable.load(file)
+    gains = network_gains(table)
     selections = (
         tuple(hardware_aware_widths(curve, groups=groups, alpha=exponent) for curve in measured_curves(table))
-        if table.curves
+        if table.curves and not gains
         else ()
     )
     output = output if output is not None else report_path(file)
-    write_atomically(output, report_html(table, selections, title=file.name).encode())
+    write_atomically(output, report_html(table, selections, gains, title=file.name).encode())
     typer.echo(f"report  {output}")

@@ -38,11 +38,11 @@ from profiler._coreml._bundle import (
     bundle_id,
     manifest_schema,
 )
-from profiler._coreml._model import ModelSpec
 from profiler._coreml._options import ExportOptions
 from profiler._coreml._programs import Plan, ProgramPlan, plan_layers
 from profiler._coreml._timings import timings_schema
 from profiler._coreml._worker import BOOT, Answer, Hello, Order
+from profiler._model import ModelSpec
 
 __all__ = ["ExportProgress", "ExportResult", "export_bundle"]
 

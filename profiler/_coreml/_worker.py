@@ -152,7 +152,7 @@ def _network(
     number: int, model: tuple[str, str, tuple[tuple[int, ...], ...], int], hello: Hello, found: dict[str, str]
 ) -> Answer:
     from profiler._coreml._convert import convert_network
-    from profiler._coreml._model import ModelSpec, load_model
+    from profiler._model import ModelSpec, load_model
 
     spec = ModelSpec(*model)
     module, examples = load_model(spec)

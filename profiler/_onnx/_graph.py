@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lut import Layer, LayerError
+from lut import Layer, LayerError, chain
 from lut.errors import LayerFailedError
 from lut.primitives import (
     Activation,
@@ -22,23 +19,32 @@ from lut.primitives import (
     Conv2d,
     Flatten,
     GlobalAvgPool2d,
+    LayerNorm,
     Linear,
     MaxPool2d,
     Mul,
     Primitive,
     Shape,
+    Subgraph,
 )
+from lut.subgraph import Given, Ref, Scalar, Weight
+from profiler._quiet import quiet
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["EXPORTERS", "Program", "Step", "module_of", "to_onnx"]
+__all__ = ["EXPORTERS", "Program", "Step", "givens_of", "has_onnx", "module_of", "to_onnx"]
 
 EXPORTERS = ("direct", "dynamo", "torchscript")
 
 # The newest operators that the oldest supported runtime (1.20) knows; GELU and HardSwish are single nodes in it.
 OPSET = 20
 IR_VERSION = 10
+# PyTorch's, of all norms.
+EPSILON = 1e-5
+# Attributes of a subgraph's call that are none of the operator's, which has none of such a name: which outputs it
+# computes, where they are not one; and before the name of one that is a tensor (its type, axes, sizes and numbers).
+OUTPUTS, TENSOR = "@outputs", "@tensor:"
 
 
 class Step(NamedTuple):
@@ -66,8 +72,29 @@ class Program(NamedTuple):
         return tuple(shapes[i] for i in self.outputs)
 
 
-def module_of(program: Program, dtype: torch.dtype) -> torch.nn.Module:
-    """Return the program as a module in evaluation mode; ``forward`` returns a tuple of its outputs."""
+def has_onnx(layer: Layer) -> bool:
+    """Whether a layer has ONNX operators, for which PyTorch has no module."""
+    return any(isinstance(node.op, Subgraph) and node.op.framework == "onnx" for node in layer.nodes)
+
+
+def givens_of(layer: Layer) -> tuple[Given, ...]:
+    """Return the inputs that a layer takes, one sample each: floating-point numbers, or what its subgraphs say."""
+    found = [Given(shape=shape) for shape in layer.inputs]
+    for node in layer.nodes:
+        if isinstance(node.op, Subgraph):
+            for arg, given in zip(node.args, node.op.inputs, strict=True):
+                if arg < len(found):
+                    found[arg] = given
+    return tuple(found)
+
+
+def module_of(program: Program, dtype: torch.dtype) -> torch.nn.Module | None:
+    """Return the program as a module in evaluation mode; ``forward`` returns a tuple of its outputs.
+
+    ``None`` where it has ONNX operators, for which there is none.
+    """
+    if any(has_onnx(step.layer) for step in program.steps):
+        return None
     import torch
 
     from profiler._modules import build_module
@@ -90,29 +117,30 @@ def module_of(program: Program, dtype: torch.dtype) -> torch.nn.Module:
         return Wired().to(dtype).eval().requires_grad_(False)
 
 
-def to_onnx(program: Program, module: torch.nn.Module, inputs: Sequence[torch.Tensor], exporter: str) -> bytes:
+def to_onnx(program: Program, module: torch.nn.Module | None, inputs: Sequence[torch.Tensor], exporter: str) -> bytes:
     """Return the program as an ONNX model.
+
+    Outputs that a subgraph gives beside its layer's stand behind the program's.
 
     Args:
         program: what to write.
-        module: the same as a module, whose weights are taken.
+        module: the same as a module, whose weights are taken; ``None`` where it has ONNX operators, which are written
+            as they are, with weights from each step's seed.
         inputs: example inputs, the batch in front.
         exporter: ``direct`` writes the graph node by node, in a millisecond; ``dynamo`` and ``torchscript`` are
             ``torch.onnx.export`` with and without ``dynamo=True``.
 
     Raises:
-        LayerFailedError: the exporter refused.
+        LayerFailedError: the exporter refused, or the layer's operators are another framework's.
     """
-    if exporter == "direct":
+    if exporter == "direct" or module is None:
         return _direct(program, module, inputs)
     import torch
 
     names = [f"x{i}" for i in range(len(inputs))]
     outputs = [f"y{i}" for i in range(len(program.outputs))]
     shared: dict[str, Any] = {"input_names": names, "output_names": outputs}
-    with warnings.catch_warnings(), _quiet():
-        # The exporters warn about their own deprecations, which whoever profiles can do nothing about.
-        warnings.simplefilter("ignore")
+    with quiet():
         try:
             if exporter == "dynamo":
                 exported = torch.onnx.export(
@@ -134,74 +162,166 @@ def to_onnx(program: Program, module: torch.nn.Module, inputs: Sequence[torch.Te
             ) from error
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress and notes off the screen."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
-
-
 class _Writer:
     """Collects the nodes and weights of a graph. Final."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, batch: int, opset: int) -> None:
         from onnx import helper, numpy_helper
 
         self._helper, self._numpy = helper, numpy_helper
-        self.dtype = dtype
+        self.dtype, self.batch, self.opset = dtype, batch, opset
         self.nodes: list[Any] = []
         self.weights: list[Any] = []
+        self.domains: set[str] = set()
+        # What subgraphs give beside their layer's output.
+        self.extra: list[str] = []
 
     def node(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
-        name = f"v{len(self.nodes)}"
-        self.nodes.append(self._helper.make_node(kind, list(inputs), [name], name=f"{kind}_{name}", **attributes))
-        return name
+        return self.nodes_of(kind, inputs, (True,), attributes)[0]
+
+    def nodes_of(
+        self, kind: str, inputs: Sequence[str], outputs: Sequence[bool], attributes: Mapping[str, Any]
+    ) -> list[str]:
+        """Add a node whose name may stand behind a domain; return its outputs, ``""`` for those that are not wanted."""
+        domain, _, name = kind.rpartition(".")
+        self.domains.add(domain)
+        value = f"v{len(self.nodes)}"
+        made = [(f"{value}_{k}" if k else value) if wanted else "" for k, wanted in enumerate(outputs)]
+        self.nodes.append(
+            self._helper.make_node(name, list(inputs), made, name=f"{name}_{value}", domain=domain, **attributes)
+        )
+        return made
 
     def weight(self, tensor: torch.Tensor) -> str:
+        return self.array(tensor.detach().numpy())
+
+    def array(self, array: Any) -> str:
         name = f"w{len(self.weights)}"
-        self.weights.append(self._numpy.from_array(tensor.detach().numpy(), name))
+        self.weights.append(self._numpy.from_array(array, name))
         return name
 
 
-def _direct(program: Program, module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> bytes:
+def _direct(program: Program, module: torch.nn.Module | None, inputs: Sequence[torch.Tensor]) -> bytes:
     from onnx import TensorProto, helper
 
-    kind = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}[str(inputs[0].dtype).removeprefix("torch.")]
-    writer = _Writer(inputs[0].dtype)
+    kinds = {
+        "float32": TensorProto.FLOAT,
+        "float16": TensorProto.FLOAT16,
+        "float64": TensorProto.DOUBLE,
+        "int64": TensorProto.INT64,
+        "int32": TensorProto.INT32,
+        "int16": TensorProto.INT16,
+        "int8": TensorProto.INT8,
+        "uint8": TensorProto.UINT8,
+        "bool": TensorProto.BOOL,
+    }
+    dtype = _float_of(inputs)
+    batch = inputs[0].shape[0]
+    opset = _opset(program)
+    writer = _Writer(dtype, batch, opset)
     values = [f"x{i}" for i in range(len(inputs))]
-    for part, step in zip(module.get_submodule("parts").children(), program.steps, strict=True):
+    for step, tensors in zip(program.steps, _tensors(program, module, dtype), strict=True):
         local = [values[i] for i in step.args]
-        # A chain is a Sequential of its operators, a graph holds them as ``ops``: in the order of the nodes either way.
-        operators = list((part.get_submodule("ops") if hasattr(part, "ops") else part).children())
-        for node, operator in zip(step.layer.nodes, operators, strict=True):
-            local.append(_write(writer, node.op, operator, [local[i] for i in node.args]))
+        for i, (node, own) in enumerate(zip(step.layer.nodes, tensors, strict=True)):
+            args = [local[arg] for arg in node.args]
+            if isinstance(node.op, Subgraph):
+                local.append(_write_subgraph(writer, node.op, step.seed + (i << 32), args))
+            else:
+                shapes = tuple(step.layer.shapes[arg] for arg in node.args)
+                local.append(_write(writer, node.op, shapes, own, args))
         values.append(local[-1])
     outputs = [f"y{i}" for i in range(len(program.outputs))]
     for value, name in zip(program.outputs, outputs, strict=True):
-        last = next(node for node in reversed(writer.nodes) if node.output[0] == values[value])
-        if last.output[0].startswith("y"):
+        if values[value].startswith("y"):
             raise LayerError("a program's outputs are distinct values")
         _rename(writer.nodes, values[value], name)
         values[value] = name
-    batch = inputs[0].shape[0]
+    given = [str(x.dtype).removeprefix("torch.") for x in inputs]
+    # What comes out of ONNX operators has a type that the runtime finds out.
+    untyped = [has_onnx(program.steps[i - len(inputs)].layer) for i in program.outputs]
+    infos = [
+        helper.make_empty_tensor_value_info(name)
+        if open_type
+        else helper.make_tensor_value_info(name, kinds[str(dtype).removeprefix("torch.")], [batch, *shape])
+        for name, shape, open_type in zip(outputs, program.output_shapes, untyped, strict=True)
+    ]
     graph = helper.make_graph(
         writer.nodes,
         "layer",
-        [helper.make_tensor_value_info(f"x{i}", kind, [batch, *shape]) for i, shape in enumerate(program.inputs)],
         [
-            helper.make_tensor_value_info(name, kind, [batch, *shape])
-            for name, shape in zip(outputs, program.output_shapes, strict=True)
+            helper.make_tensor_value_info(f"x{i}", kinds[kind], [batch, *shape])
+            for i, (shape, kind) in enumerate(zip(program.inputs, given, strict=True))
         ],
+        [*infos, *(helper.make_empty_tensor_value_info(name) for name in writer.extra)],
         writer.weights,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="latency-lut")
+    domains = {"": opset, **{domain: _DOMAINS.get(domain, 1) for domain in sorted(writer.domains) if domain}}
+    model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid(domain, number) for domain, number in domains.items()],
+        producer_name="latency-lut",
+    )
     model.ir_version = IR_VERSION
     return bytes(model.SerializeToString())
+
+
+# Versions of the operators that are not ONNX's own.
+_DOMAINS = {"ai.onnx.ml": 3, "com.microsoft": 1}
+
+
+def _float_of(inputs: Sequence[torch.Tensor]) -> torch.dtype:
+    import torch
+
+    return next((x.dtype for x in inputs if x.dtype.is_floating_point), torch.float32)
+
+
+def _opset(program: Program) -> int:
+    """Return the version of the operators that a program is written in: the file's that its subgraphs come from.
+
+    Primitives that are newer than that are written as their parts.
+
+    Raises:
+        LayerFailedError: its subgraphs come from files of different versions.
+    """
+    found = {
+        node.op.opset
+        for step in program.steps
+        for node in step.layer.nodes
+        if isinstance(node.op, Subgraph) and node.op.framework == "onnx"
+    }
+    if len(found) > 1:
+        raise LayerFailedError(f"its ONNX operators are of the versions {sorted(found)}, and a program has one")
+    return max(found, default=OPSET) or OPSET
+
+
+def _tensors(
+    program: Program, module: torch.nn.Module | None, dtype: torch.dtype
+) -> Iterator[list[Mapping[str, torch.Tensor]]]:
+    """Yield each step's weights, node by node."""
+    import torch
+
+    from profiler._modules import build_module
+
+    if module is not None:
+        for part in module.get_submodule("parts").children():
+            # A chain is a Sequential of its operators, a graph holds them as ``ops``: in the nodes' order either way.
+            operators = (part.get_submodule("ops") if hasattr(part, "ops") else part).children()
+            yield [dict(op.named_parameters()) | dict(op.named_buffers()) for op in operators]
+        return
+    with torch.random.fork_rng(devices=[]):
+        for step in program.steps:
+            torch.manual_seed(step.seed)
+            found: list[Mapping[str, torch.Tensor]] = []
+            for node in step.layer.nodes:
+                tensors: dict[str, torch.Tensor] = {}
+                if isinstance(node.op, _WITH_WEIGHTS):
+                    made = build_module(chain(step.layer.shapes[node.args[0]], node.op)).get_submodule("0").to(dtype)
+                    tensors = dict(made.named_parameters()) | dict(made.named_buffers())
+                found.append(tensors)
+            yield found
+
+
+_WITH_WEIGHTS = (BatchNorm2d, Conv2d, LayerNorm, Linear)
 
 
 def _rename(nodes: Sequence[Any], old: str, new: str) -> None:
@@ -212,14 +332,36 @@ def _rename(nodes: Sequence[Any], old: str, new: str) -> None:
                     names[i] = new
 
 
+def _gelu(writer: _Writer, x: str) -> str:
+    if writer.opset >= 20:
+        return writer.node("Gelu", [x])
+    if writer.opset < 9:
+        raise LayerFailedError(f"ONNX operators of version {writer.opset} have no Gelu, and no Erf to make it from")
+    scaled = writer.node("Div", [x, writer.weight(_scalar(writer, sqrt(2)))])
+    grown = writer.node("Add", [writer.node("Erf", [scaled]), writer.weight(_scalar(writer, 1.0))])
+    return writer.node("Mul", [writer.node("Mul", [x, grown]), writer.weight(_scalar(writer, 0.5))])
+
+
+def _hardswish(writer: _Writer, x: str) -> str:
+    if writer.opset >= 14:
+        return writer.node("HardSwish", [x])
+    return writer.node("Mul", [x, writer.node("HardSigmoid", [x], alpha=1 / 6, beta=0.5)])
+
+
+def _relu6(writer: _Writer, x: str) -> str:
+    if writer.opset < 11:
+        return writer.node("Clip", [x], min=0.0, max=6.0)
+    return writer.node("Clip", [x, writer.weight(_scalar(writer, 0.0)), writer.weight(_scalar(writer, 6.0))])
+
+
 _ACTIVATIONS: dict[str, Callable[[_Writer, str], str]] = {
     "relu": lambda w, x: w.node("Relu", [x]),
-    "relu6": lambda w, x: w.node("Clip", [x, w.weight(_scalar(w, 0.0)), w.weight(_scalar(w, 6.0))]),
+    "relu6": _relu6,
     "sigmoid": lambda w, x: w.node("Sigmoid", [x]),
     "hardsigmoid": lambda w, x: w.node("HardSigmoid", [x], alpha=1 / 6, beta=0.5),
-    "hardswish": lambda w, x: w.node("HardSwish", [x]),
+    "hardswish": _hardswish,
     "silu": lambda w, x: w.node("Mul", [x, w.node("Sigmoid", [x])]),
-    "gelu": lambda w, x: w.node("Gelu", [x]),
+    "gelu": _gelu,
     "tanh": lambda w, x: w.node("Tanh", [x]),
 }
 
@@ -230,8 +372,13 @@ def _scalar(writer: _Writer, value: float) -> torch.Tensor:
     return torch.tensor(value, dtype=writer.dtype)
 
 
-def _write(writer: _Writer, op: Primitive, operator: torch.nn.Module, args: list[str]) -> str:
-    tensors = dict(operator.named_parameters()) | dict(operator.named_buffers())
+def _write(
+    writer: _Writer,
+    op: Primitive,
+    shapes: tuple[Shape, ...],
+    tensors: Mapping[str, torch.Tensor],
+    args: list[str],
+) -> str:
     match op:
         case Conv2d():
             weights = [writer.weight(tensors[name]) for name in ("weight", "bias") if name in tensors]
@@ -247,7 +394,7 @@ def _write(writer: _Writer, op: Primitive, operator: torch.nn.Module, args: list
         case BatchNorm2d():
             names = ("weight", "bias", "running_mean", "running_var")
             weights = [writer.weight(tensors[name]) for name in names]
-            return writer.node("BatchNormalization", [*args, *weights], epsilon=float(getattr(operator, "eps")))  # noqa: B009
+            return writer.node("BatchNormalization", [*args, *weights], epsilon=EPSILON)
         case Activation():
             return _ACTIVATIONS[op.kind](writer, args[0])
         case Add():
@@ -274,6 +421,120 @@ def _write(writer: _Writer, op: Primitive, operator: torch.nn.Module, args: list
         case Flatten():
             return writer.node("Flatten", args, axis=1)
         case Linear():
-            weights = [writer.weight(tensors[name]) for name in ("weight", "bias") if name in tensors]
-            return writer.node("Gemm", [*args, *weights], transB=1)
+            return _linear(writer, len(shapes[0]), tensors, args[0])
+        case LayerNorm():
+            return _layer_norm(writer, len(shapes[0]), tensors, args[0])
     raise LayerError(f"no ONNX operator is known for {type(op).__name__}")
+
+
+def _linear(writer: _Writer, axes: int, tensors: Mapping[str, torch.Tensor], x: str) -> str:
+    # The oldest Gemm must have a bias, and no Gemm takes more than one vector for each sample.
+    if axes == 1 and ("bias" in tensors or writer.opset >= 11):
+        weights = [writer.weight(tensors[name]) for name in ("weight", "bias") if name in tensors]
+        return writer.node("Gemm", [x, *weights], transB=1)
+    product = writer.node("MatMul", [x, writer.weight(tensors["weight"].t().contiguous())])
+    return writer.node("Add", [product, writer.weight(tensors["bias"])]) if "bias" in tensors else product
+
+
+def _layer_norm(writer: _Writer, axes: int, tensors: Mapping[str, torch.Tensor], x: str) -> str:
+    weights = [writer.weight(tensors[name]) for name in ("weight", "bias") if name in tensors]
+    if writer.opset >= 17:
+        return writer.node("LayerNormalization", [x, *weights], axis=-1, epsilon=EPSILON)
+    # As exporters wrote it before there was one operator for it; the runtime makes one of it again.
+    centred = writer.node("Sub", [x, writer.node("ReduceMean", [x], axes=[axes], keepdims=1)])
+    squared = writer.node("Pow", [centred, writer.weight(_scalar(writer, 2.0))])
+    mean = writer.node("ReduceMean", [squared], axes=[axes], keepdims=1)
+    deviation = writer.node("Sqrt", [writer.node("Add", [mean, writer.weight(_scalar(writer, EPSILON))])])
+    scaled = writer.node("Mul", [writer.node("Div", [centred, deviation]), weights[0]])
+    return writer.node("Add", [scaled, weights[1]]) if len(weights) > 1 else scaled
+
+
+def _write_subgraph(writer: _Writer, op: Subgraph, seed: int, args: list[str]) -> str:
+    """Write a subgraph's calls; weights come from ``seed`` but for those that are written out.
+
+    Raises:
+        LayerFailedError: the operators are another framework's, or the setting is not what they were traced for.
+    """
+    import numpy as np
+
+    if op.framework != "onnx":
+        raise LayerFailedError(
+            "it has operators of PyTorch's, which are no ONNX operators one by one; profile the model itself (--model "
+            "with --target onnx), or use --exporter dynamo"
+        )
+    if op.batch != writer.batch:
+        raise LayerFailedError(f"it was traced with batch {op.batch} and cannot run with batch {writer.batch}")
+    own = str(writer.dtype).removeprefix("torch.")
+    for given in op.inputs:
+        if given.dtype.startswith("float") and given.dtype != own:
+            raise LayerFailedError(f"its file computes in {given.dtype}, not in {own}: --dtype {given.dtype}")
+    rng = np.random.default_rng(seed)
+    values: list[str | list[str]] = [*args, *(writer.array(_drawn(weight, rng)) for weight in op.weights)]
+    for call in op.calls:
+        if call.op == "getitem":
+            whole, position = (_plain(argument) for argument in call.args)
+            values.append(values[whole][position])
+            continue
+        inputs = ["" if argument is None else values[_plain(argument)] for argument in call.args]
+        named = dict(call.named)
+        outputs: Any = named.pop(OUTPUTS, (True,))
+        attributes = {}
+        for name, value in named.items():
+            if name.startswith(TENSOR):
+                attributes[name.removeprefix(TENSOR)] = _tensor(value)
+            else:
+                attributes[name] = [_plain(each) for each in value] if isinstance(value, tuple) else _plain(value)
+        if not all(isinstance(name, str) for name in inputs):
+            raise LayerFailedError(f"{call.op} takes an operator's outputs all at once")
+        made = writer.nodes_of(call.op, [str(name) for name in inputs], outputs, attributes)
+        values.append(made if OUTPUTS in dict(call.named) else made[0])
+    last = values[-1]
+    also = [values[value] for value in op.also]
+    if not isinstance(last, str) or not all(isinstance(name, str) for name in also):
+        raise LayerFailedError("it gives an operator's outputs all at once")
+    writer.extra += [str(name) for name in also]
+    return last
+
+
+def _plain(scalar: Any) -> Any:
+    """Return an argument as ONNX has it: a value's number, or a number."""
+    if not isinstance(scalar, Ref):
+        return scalar
+    if scalar.kind == "value":
+        return scalar.of
+    if scalar.kind == "float":
+        return float(scalar.of)
+    raise LayerFailedError(f"an ONNX operator has no argument of the kind {scalar.kind}")
+
+
+def _tensor(written: Any) -> Any:
+    import numpy as np
+    from onnx import numpy_helper
+
+    dtype, axes, *rest = written
+    numbers = [_plain(each) for each in rest[axes:]]
+    return numpy_helper.from_array(np.array(numbers, dtype=dtype).reshape(rest[:axes]))
+
+
+def _drawn(weight: Weight, rng: Any) -> Any:
+    """Return a weight as an array: what is written out, or numbers that keep activations in their range."""
+    import numpy as np
+
+    written: Sequence[Scalar] | None = weight.values if weight.values is not None else weight.numbers
+    if written is not None:
+        numbers = np.array([float(x) if isinstance(x, str) else x for x in written], dtype=weight.dtype)
+        # One value may stand for all of them.
+        if numbers.size == 1:
+            return np.full(weight.shape, numbers[0])
+        return numbers.reshape(weight.shape)
+    if weight.dtype in ("int8", "uint8"):
+        limits = np.iinfo(weight.dtype)
+        return rng.integers(limits.min, limits.max, weight.shape, dtype=weight.dtype, endpoint=True)
+    if not weight.dtype.startswith("float"):
+        return np.zeros(weight.shape, dtype=weight.dtype)
+    if len(weight.shape) < 2:
+        return rng.uniform(0.5, 1.5, weight.shape).astype(weight.dtype)
+    # He et al. (2015), as for the primitives.
+    return (rng.standard_normal(weight.shape, dtype=np.float32) * sqrt(2 / max(1, prod(weight.shape[1:])))).astype(
+        weight.dtype
+    )

@@ -21,8 +21,20 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from lut import Layer, chain, conv_norm_act
-from lut.primitives import Activation, Add, BatchNorm2d, Concat, Conv2d, Linear, MaxPool2d, Mul, Shape
-from profiler._onnx._graph import Program, Step
+from lut.primitives import (
+    Activation,
+    Add,
+    BatchNorm2d,
+    Concat,
+    Conv2d,
+    LayerNorm,
+    Linear,
+    MaxPool2d,
+    Mul,
+    Shape,
+    Subgraph,
+)
+from profiler._onnx._graph import Program, Step, givens_of
 
 __all__ = ["COPIES", "Weighted", "lone", "marginal"]
 
@@ -32,7 +44,7 @@ IMAGE, SMALL = 3, 8
 # What the runtime fuses with the operator before.
 FUSED_BACKWARD = (Activation, Add, BatchNorm2d, Concat, Mul)
 # What makes copies on the same data differ.
-WEIGHTED = (BatchNorm2d, Conv2d, Linear)
+WEIGHTED = (BatchNorm2d, Conv2d, LayerNorm, Linear)
 
 
 class Weighted(NamedTuple):
@@ -52,7 +64,7 @@ def marginal(layer: Layer, seed: int) -> tuple[Weighted, ...]:
     """Return the programs whose weighted latencies sum up to what the layer adds to a network."""
     share = 1.0 / (COPIES - 1)
     found = [Weighted(_copies(layer, COPIES, seed), share), Weighted(_copies(layer, 1, seed), -share)]
-    if any(_fed_by_convolution(layer.inputs[i]) for i in _own_inputs(layer)):
+    if any(_fed_by_convolution(layer, i) for i in _own_inputs(layer)):
         found.append(Weighted(_copies(layer, COPIES, seed, without=True), -share))
         found.append(Weighted(_copies(layer, 1, seed, without=True), share))
     return tuple(found)
@@ -65,7 +77,11 @@ def _own_inputs(layer: Layer) -> tuple[int, ...]:
     """
     heavy = any(isinstance(node.op, (Conv2d, Linear)) for node in layer.nodes)
     backward = isinstance(layer.nodes[0].op, FUSED_BACKWARD) or not heavy
-    own = {0} if backward and _fed_by_convolution(layer.inputs[0]) else set[int]()
+    own = {0} if backward and _fed_by_convolution(layer, 0) else set[int]()
+    # Any of a subgraph's operators may come before its first weight.
+    own |= {
+        arg for node in layer.nodes if isinstance(node.op, Subgraph) for arg in node.args if arg < len(layer.inputs)
+    }
     # Per value the inputs that it follows from, none where it differs between copies.
     follows = [{i} for i in range(len(layer.inputs))]
     for node in layer.nodes:
@@ -101,7 +117,7 @@ class _Builder:
 
     def pick(self, value: int, shape: Shape) -> int:
         """Take one pixel of each channel, where there is more than one."""
-        if len(shape) < 3 or shape[1] * shape[2] == 1:
+        if len(shape) != 3 or shape[1] * shape[2] == 1:
             return value
         return self.add(chain(shape, MaxPool2d(kernel_size=(1, 1), stride=(shape[1], shape[2]))), value)
 
@@ -114,14 +130,14 @@ def _copies(layer: Layer, copies: int, seed: int, *, without: bool = False) -> P
     # Where each of the layer's inputs comes in: an image that a convolution takes, or the input itself.
     entrances: list[list[int]] = []
     for i, shape in enumerate(layer.inputs):
-        fed = _fed_by_convolution(shape)
+        fed = _fed_by_convolution(layer, i)
         count = copies if i in own and not fed else 1
         entrances.append([made.enter((IMAGE, *shape[1:]) if fed else shape) for _ in range(count)])
     # One map for each of the layer's inputs, in the runtime's layout, that all copies share; or a small one that all
     # copies make their own of.
     maps: dict[int, int] = {}
     for i, shape in enumerate(layer.inputs):
-        if _fed_by_convolution(shape):
+        if _fed_by_convolution(layer, i):
             maps[i] = made.add(_pointwise(IMAGE, SMALL if i in own else shape[0], shape), entrances[i][0])
     outputs: list[int] = []
     for copy in range(copies):
@@ -136,14 +152,21 @@ def _copies(layer: Layer, copies: int, seed: int, *, without: bool = False) -> P
         if without:
             outputs += [made.pick(args[i], layer.inputs[i]) for i in own if i in maps]
         else:
-            outputs.append(made.pick(made.add(layer, *args), layer.output_shape))
+            value = made.add(layer, *args)
+            outputs.append(made.pick(value, layer.output_shape) if _gives_floats(layer) else value)
     used = {arg for step in made.steps for arg in step.args}
     return _without_unused(Program(tuple(made.inputs), tuple(made.steps), tuple(outputs)), used)
 
 
-def _fed_by_convolution(shape: Shape) -> bool:
-    """Whether a network would have a convolution before an input of this shape: not before an image, or a vector."""
-    return len(shape) == 3 and shape[0] > IMAGE
+def _fed_by_convolution(layer: Layer, i: int) -> bool:
+    """Whether a network would have a convolution before an input: not before an image, a vector, or indices."""
+    shape = layer.inputs[i]
+    return len(shape) == 3 and shape[0] > IMAGE and givens_of(layer)[i].dtype.startswith("float")
+
+
+def _gives_floats(layer: Layer) -> bool:
+    op = layer.nodes[-1].op
+    return not isinstance(op, Subgraph) or op.gives.startswith("float")
 
 
 def _pointwise(in_channels: int, out_channels: int, shape: Shape) -> Layer:

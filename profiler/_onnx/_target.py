@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any, final
 from lut import Device, Layer, Setting, UsageError
 from lut._records import CONTEXTS, Context, Software
 from lut.errors import LayerFailedError, TargetUnavailableError
+from lut.primitives import Subgraph
+from lut.subgraph import Given
 from profiler._machine import DisturbanceReader, available_memory_bytes, cpu_device, default_threads
-from profiler._onnx._graph import EXPORTERS, Program, module_of, to_onnx
+from profiler._onnx._graph import EXPORTERS, Program, givens_of, module_of, to_onnx
 from profiler._onnx._programs import COPIES, lone, marginal
 from profiler._process import keep_freed_memory, layer_errors, pin
 from profiler._target import Part, Target
+from profiler._whole import Whole
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +71,11 @@ def open_pool(runtime: Any, threads: int) -> None:
         )
 
 
+def has_shared_pool() -> bool:
+    """Whether this process's sessions share a pool, which each must then be told."""
+    return bool(_POOLS and _POOLS[0])
+
+
 def _pool(threads: int) -> str:
     if not threads:
         return "with threads for each session"
@@ -84,6 +92,8 @@ class _Timed:
         self.inputs = inputs
         self.outputs = outputs
         self.model = b""
+        # Whose numbers its outputs are compared with.
+        self.reference = "PyTorch"
 
 
 class _Prepared:
@@ -214,10 +224,9 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
                 f"needs about {needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are available",
                 reason="out_of_memory",
             )
+        self._check_batch(layer)
         with layer_errors(self._torch.OutOfMemoryError), self._torch.random.fork_rng(devices=[]):
-            alone = lone(layer, seed)
-            timed, feed, expected = self._session(alone, seed)
-            self._check(timed, expected)
+            timed, feed = self._alone(layer, seed)
             parts = [(timed, 1.0)]
             if self._context == "network":
                 parts = []
@@ -227,36 +236,127 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
                     parts.append((part, weight))
             return _Prepared(parts, timed.model, feed)
 
-    def _session(self, program: Program, seed: int) -> tuple[_Timed, dict[str, Any], list[torch.Tensor]]:
-        """Return the program ready to be timed, its inputs by name, and what PyTorch makes of them."""
+    def _alone(self, layer: Layer, seed: int) -> tuple[_Timed, dict[str, Any]]:
+        timed, feed, expected = self._session(lone(layer, seed), seed)
+        self._check(timed, expected)
+        return timed, feed
+
+    def _check_batch(self, layer: Layer) -> None:
+        for node in layer.nodes:
+            if isinstance(node.op, Subgraph) and node.op.batch != self._batch:
+                raise LayerFailedError(
+                    f"it was traced with batch {node.op.batch} and cannot run with batch {self._batch}", reason="error"
+                )
+
+    def prepare_network(self, whole: Whole, seed: int) -> _Prepared | _Timed:
+        """Return a whole network as one program: a layer's, or an ONNX file as it is, on random inputs."""
+        if whole.layer is not None:
+            self._check_batch(whole.layer)
+            with layer_errors(self._torch.OutOfMemoryError), self._torch.random.fork_rng(devices=[]):
+                timed, feed = self._alone(whole.layer, seed)
+            return _Prepared([(timed, 1.0)], timed.model, feed)
+        if whole.file is None:
+            raise LayerFailedError(
+                f"{whole.name}: the target onnx runs a PyTorch model as an ONNX file; export it first", reason="error"
+            )
+        from profiler._onnx._file import example_feed, float_type, load_onnx, session_source
+
+        try:
+            model = load_onnx(whole.file, whole.shapes)
+            computes = float_type(model)
+        except UsageError as error:
+            raise LayerFailedError(str(error), reason="error") from None
+        if computes != self._dtype_name:
+            raise LayerFailedError(
+                f"{whole.name}: the file computes in {computes}, not in {self._dtype_name}: --dtype {computes}",
+                reason="error",
+            )
+        feed = example_feed(model, seed)
+        batch = next(iter(feed.values())).shape[:1]
+        if batch != (self._batch,):
+            raise LayerFailedError(
+                f"{whole.name}: the file's batch is {batch[0] if batch else 'none'}, and the target's {self._batch}",
+                reason="error",
+            )
+        with layer_errors(self._torch.OutOfMemoryError):
+            open_pool(self._ort, self._threads if self._one_pool else 0)
+            with tempfile.TemporaryDirectory(prefix="latency-lut-") as folder:
+                source = session_source(model, folder)
+                del model
+                session = self._open(source)
+            names = [node.name for node in session.get_inputs()]
+            outputs = session.run(None, {name: feed[name] for name in names})
+            timed = self._bound(session, {name: feed[name] for name in names}, outputs)
+        # What was too large for one piece is gone; its kernels are not told.
+        return _Prepared([(timed, 1.0)], source if isinstance(source, bytes) else b"", feed)
+
+    def _session(self, program: Program, seed: int) -> tuple[_Timed, dict[str, Any], list[Any]]:
+        """Return the program ready to be timed, its inputs by name, and the outputs that it should have.
+
+        PyTorch says what these are, or where the operators are ONNX's own, the runtime without any optimisation.
+        """
         torch, ort = self._torch, self._ort
         open_pool(ort, self._threads if self._one_pool else 0)
         module = module_of(program, self._dtype)
-        torch.manual_seed(seed)
-        inputs = [torch.randn((self._batch, *shape)).to(self._dtype) for shape in program.inputs]
+        inputs = self._inputs(program, seed)
         model = to_onnx(program, module, inputs, self._exporter)
-        session = ort.InferenceSession(model, self._options(), providers=[self._provider])
+        session = self._open(model)
+        feed = dict(zip((node.name for node in session.get_inputs()), (x.numpy() for x in inputs), strict=True))
+        if module is None:
+            options = self._options()
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            expected = ort.InferenceSession(model, options, providers=[self._provider]).run(None, feed)
+        else:
+            with torch.inference_mode():
+                expected = [value.numpy() for value in module(*inputs)]
+        timed = self._bound(session, feed, expected)
+        timed.model = model
+        if module is None:
+            timed.reference = "the runtime does without optimisation"
+        return timed, feed, expected
+
+    def _inputs(self, program: Program, seed: int) -> list[torch.Tensor]:
+        """Return a program's inputs: standard normal, or integers in the range that the step takes that reads them."""
+        from profiler._subgraph import example
+
+        found = {
+            arg: given
+            for step in program.steps
+            for arg, given in zip(step.args, givens_of(step.layer), strict=True)
+            if not given.dtype.startswith("float")
+        }
+        self._torch.manual_seed(seed)
+        return [
+            example(found.get(i, Given(shape=shape)), self._batch, self._dtype)
+            for i, shape in enumerate(program.inputs)
+        ]
+
+    def _open(self, model: bytes | str) -> Any:
+        session = self._ort.InferenceSession(model, self._options(), providers=[self._provider])
         session.disable_fallback()
         if session.get_providers()[0] != self._provider:
             raise LayerFailedError(f"{self._provider} did not take the program", reason="error")
+        return session
+
+    def _bound(self, session: Any, feed: Mapping[str, Any], expected: Sequence[Any]) -> _Timed:
+        """Return a session with its inputs bound, and outputs of the shapes and types of those expected."""
+        import numpy as np
+
+        ort = self._ort
         binding = session.io_binding()
-        names = [node.name for node in session.get_inputs()]
         bound = []
-        for name, x in zip(names, inputs, strict=True):
-            value = ort.OrtValue.ortvalue_from_numpy(x.numpy(), self._memory, 0)
+        for name, x in feed.items():
+            value = ort.OrtValue.ortvalue_from_numpy(x, self._memory, 0)
             binding.bind_ortvalue_input(name, value)
-            bound.append((value, x.numpy().copy()))
+            bound.append((value, x.copy()))
         outputs = []
-        for node, shape in zip(session.get_outputs(), program.output_shapes, strict=True):
-            zeros = torch.zeros((self._batch, *shape), dtype=self._dtype).numpy()
-            value = ort.OrtValue.ortvalue_from_numpy(zeros, self._memory, 0)
+        for node, wanted in zip(session.get_outputs(), expected, strict=True):
+            if not hasattr(wanted, "dtype") or wanted.dtype.kind not in "fiub":
+                raise LayerFailedError(f"its output {node.name} is no tensor of numbers", reason="error")
+            value = ort.OrtValue.ortvalue_from_numpy(np.zeros_like(wanted), self._memory, 0)
             binding.bind_ortvalue_output(node.name, value)
             outputs.append(value)
-        with torch.inference_mode():
-            expected = list(module(*inputs))
-        timed = _Timed(session, binding, bound, outputs)
-        timed.model = model
-        return timed, dict(zip(names, (x.numpy() for x in inputs), strict=True)), expected
+        return _Timed(session, binding, bound, outputs)
 
     def _options(self) -> Any:
         ort = self._ort
@@ -275,18 +375,25 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         return options
 
-    def _check(self, timed: _Timed, expected: Sequence[torch.Tensor]) -> None:
-        """Raise unless the runtime computes what PyTorch does."""
+    def _check(self, timed: _Timed, expected: Sequence[Any]) -> None:
+        """Raise unless the runtime computes what it should."""
         torch = self._torch
         timed.session.run_with_iobinding(timed.binding)
         timed.binding.synchronize_outputs()
-        for value, wanted in zip(timed.outputs, expected, strict=True):
-            got = torch.from_numpy(value.numpy().copy()).float()
-            scale = float(wanted.float().abs().max()) or 1.0
-            error = float((got - wanted.float()).abs().max()) / scale
+        for value, numbers in zip(timed.outputs, expected, strict=True):
+            got, wanted = torch.from_numpy(value.numpy().copy()).float(), torch.from_numpy(numbers).float()
+            # Random numbers have no logarithm and may pass what float16 holds: not a number, either way.
+            finite = torch.isfinite(wanted)
+            same = bool((torch.isfinite(got) == finite).all())
+            got, wanted = got[finite], wanted[finite]
+            if not wanted.numel() and same:
+                continue
+            scale = float(wanted.abs().max()) or 1.0 if same else 1.0
+            error = float((got - wanted).abs().max()) / scale if same else float("nan")
             if not error <= TOLERANCE[self._dtype_name]:
                 raise LayerFailedError(
-                    f"computes something else than PyTorch: outputs differ by {error:.2g} of their largest value",
+                    f"computes something else than {timed.reference}: outputs differ by "
+                    f"{error:.2g} of their largest value",
                     reason="error",
                 )
 
@@ -335,7 +442,7 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
 
         The profiler slows small nodes down; how much it did stands beside the shares. No latency comes from it.
         """
-        if isinstance(prepared, _Timed):
+        if isinstance(prepared, _Timed) or not prepared.model:
             return None
         with layer_errors(self._torch.OutOfMemoryError), tempfile.TemporaryDirectory(prefix="latency-lut-") as folder:
             options = self._options()

@@ -6,23 +6,32 @@ import importlib
 import importlib.util
 import re
 import sys
+from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lut import UsageError
 
-__all__ = ["ModelSpec", "load_model", "parse_input", "parse_model"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ModelSpec", "load_model", "parse_input", "parse_model", "random_like"]
 
 LARGEST_INPUT = 1 << 30
+INPUT_DTYPES = ("float32", "int64", "int32", "bool")
 
 
 class ModelSpec(NamedTuple):
-    """A network to export: where its factory is, and the shapes of its inputs unless the factory returns some."""
+    """A network to measure or export: where its factory is, and its inputs unless the factory returns some.
+
+    ``kinds`` are the inputs' data types, each with the number of values that an integer may have.
+    """
 
     place: str
     factory: str
     shapes: tuple[tuple[int, ...], ...]
     seed: int
+    kinds: tuple[tuple[str, int], ...] = ()
 
     def __str__(self) -> str:
         return (
@@ -36,8 +45,22 @@ def parse_input(text: str) -> tuple[tuple[int, ...], ...]:
     Raises:
         UsageError: it is no such list of sizes.
     """
-    shapes = []
-    for part in text.split(","):
+    return _parse_inputs(text)[0]
+
+
+def _parse_inputs(text: str) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[str, int], ...]]:
+    """Return shapes and kinds of ``4x3x32x32,4x16:int64:1000``: a type and the number of its values may follow."""
+    shapes, kinds = [], []
+    for whole in text.split(","):
+        part, *kind = whole.split(":")
+        dtype = kind[0].strip() if kind else "float32"
+        values = kind[1].strip() if len(kind) > 1 else "2"
+        if len(kind) > 2 or dtype not in INPUT_DTYPES or not re.fullmatch(r"[1-9][0-9]{0,9}", values):
+            raise UsageError(
+                f"--input {whole.strip()}: behind the shape stand a type ({', '.join(INPUT_DTYPES)}) and, for "
+                "integers, how many values they may have: 1x128:int64:8192"
+            )
+        kinds.append((dtype, 0 if dtype == "float32" else int(values)))
         if not re.fullmatch(r"\s*[0-9]{1,9}(\s*[xX×][0-9]{1,9})*\s*", part):
             raise UsageError(
                 f"--input is a shape, the batch in front, such as 1x3x224x224 (several: with commas), got {text!r}"
@@ -49,7 +72,7 @@ def parse_input(text: str) -> tuple[tuple[int, ...], ...]:
         if not 1 <= total <= LARGEST_INPUT:
             raise UsageError(f"--input {part.strip()}: every size must be positive, and the whole at most 2^30 values")
         shapes.append(shape)
-    return tuple(shapes)
+    return tuple(shapes), tuple(kinds)
 
 
 def parse_model(text: str, input_text: str | None, seed: int) -> ModelSpec:
@@ -68,7 +91,8 @@ def parse_model(text: str, input_text: str | None, seed: int) -> ModelSpec:
         place = str(path.resolve())
     elif not all(part.isidentifier() for part in place.split(".")):
         raise UsageError(f"--model is file.py:factory or package.module:factory, got {text!r}")
-    return ModelSpec(place, factory, parse_input(input_text) if input_text is not None else (), seed)
+    shapes, kinds = _parse_inputs(input_text) if input_text is not None else ((), ())
+    return ModelSpec(place, factory, shapes, seed, kinds)
 
 
 def load_model(spec: ModelSpec) -> tuple[Any, tuple[Any, ...]]:
@@ -98,7 +122,8 @@ def load_model(spec: ModelSpec) -> tuple[Any, tuple[Any, ...]]:
         )
     examples = tuple(examples)
     if spec.shapes:
-        examples = tuple(torch.zeros(shape) for shape in spec.shapes)
+        kinds = spec.kinds or (("float32", 0),) * len(spec.shapes)
+        examples = tuple(_example(shape, *kind) for shape, kind in zip(spec.shapes, kinds, strict=True))
     if not examples:
         raise UsageError(f"--model {spec}: say what goes in: --input 1x3x224x224")
     module = module.eval()
@@ -135,3 +160,23 @@ def _import(spec: ModelSpec) -> Any:
 
 def _short(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:600]
+
+
+def _example(shape: tuple[int, ...], dtype: str, values: int) -> torch.Tensor:
+    """Return zeros, or integers that go through all of their values, the largest first."""
+    import torch
+
+    if dtype == "float32":
+        return torch.zeros(shape)
+    count = prod(shape)
+    return ((values - 1 - torch.arange(count)) % values).reshape(shape).to(getattr(torch, dtype))
+
+
+def random_like(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return numbers as a network would get them: standard normal in ``dtype``; integers and booleans as they are.
+
+    Drawn from PyTorch's global generator.
+    """
+    import torch
+
+    return torch.randn(x.shape).to(dtype) if x.is_floating_point() else x.clone()

@@ -1,0 +1,198 @@
+"""Real networks: what their layers add up to, against what they take as a whole.
+
+Each network goes through the tool as a user's would: traced, its layers measured in context and the whole network in
+the same rounds. A second, shorter run measures the layers isolated, and the whole beside them. The calibrated sum is
+a·sum + b·layers, with a and b fitted to all *other* networks (relative least squares, non-negative): nothing of a
+network enters its own prediction, and none is left out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+import numpy as np
+from _common import parser, print_table, write_results
+from _zoo import INPUTS, VOCABULARY, ZOO
+from scipy.optimize import nnls
+
+from lut.errors import LatencyLutError
+from profiler import profile
+from profiler._model import load_model, parse_model
+from profiler._whole import Subject, Whole
+
+HERE = Path(__file__).resolve().parent
+DATA = Path(os.environ.get("LATENCY_LUT_DATA", HERE.parent.parent / "shared" / "data"))
+# Above this, the error of a sum says as much of the whole's measurement as of the sum.
+REPEATS_WELL = 0.02
+
+
+def subject_of(name: str, target: str, folder: Path) -> tuple[Subject, int]:
+    """Return a network as the command would make it, and its batch."""
+    if name.endswith(".onnx"):
+        return _file(DATA / "onnx-light" / name, name)
+    sizes = "x".join(map(str, (1, *INPUTS[name])))
+    spec = parse_model(
+        f"{HERE / '_zoo.py'}:{name}", sizes + (f":int64:{VOCABULARY}" if len(INPUTS[name]) == 1 else ""), 0
+    )
+    module, examples = load_model(spec)
+    if target == "onnx":
+        from profiler._onnx._file import export_model
+
+        path = folder / f"{name}.onnx"
+        export_model(module, examples, path)
+        return _file(path, name)
+    from profiler._trace import trace
+
+    traced = trace(module, examples, name=name)
+    return Subject(traced.network, Whole(name, model=spec), traced.operators, traced.idle), traced.batch
+
+
+def _file(path: Path, name: str) -> tuple[Subject, int]:
+    from profiler._onnx._file import load_onnx, trace_onnx
+
+    traced = trace_onnx(load_onnx(path), name=name)
+    return Subject(traced.network, Whole(name, file=str(path)), traced.operators, traced.idle), traced.batch
+
+
+def measure(
+    name: str, target: str, folder: Path, *, budget_s: float, isolated_s: float, threads: int
+) -> dict[str, Any]:
+    """Return what one network and its layers take on one target."""
+    subject, batch = subject_of(name, target, folder)
+    shared: dict[str, Any] = {"target": target, "batch": batch, "threads": threads}
+    table = profile((), networks=[subject], time_budget_s=budget_s, options={"context": "network"}, **shared)
+    alone = profile((), networks=[subject], time_budget_s=isolated_s, options={"context": "isolated"}, **shared)
+    (network,), (again,) = table.networks, alone.networks
+    if network.whole is None or again.whole is None:
+        raise SystemExit(f"{name} on {target}: {network.reason or again.reason}")
+    isolated = alone.sum_ms(again)
+    if isolated is not None:
+        # Each sum is held against the whole of its own session; this brings the second to the first one's.
+        isolated *= network.whole.median_ms / again.whole.median_ms
+    return {
+        "name": name,
+        "target": target,
+        "setting": str(table.setting),
+        "layers": sum(part.count for part in network.layers),
+        "different": len({part.layer for part in network.layers}),
+        "operators": network.operators,
+        "failures": [f"{failure.layer}: {failure.message}" for failure in table.failures],
+        "whole_ms": network.whole.median_ms,
+        "repeat_error": network.whole.repeat_error,
+        "in_context_ms": table.sum_ms(network),
+        "isolated_ms": isolated,
+    }
+
+
+def calibrated(results: Sequence[dict[str, Any]]) -> list[float]:
+    """Return each network's sum as the others calibrate it, in ms."""
+    predicted = []
+    for left_out in range(len(results)):
+        others = [r for i, r in enumerate(results) if i != left_out]
+        features = np.array([[r["in_context_ms"], r["layers"]] for r in others], dtype=float)
+        whole = np.array([r["whole_ms"] for r in others], dtype=float)
+        weights, _ = nnls(features / whole[:, None], np.ones(len(others)))
+        mine = results[left_out]
+        predicted.append(float(weights @ np.array([mine["in_context_ms"], mine["layers"]], dtype=float)))
+    return predicted
+
+
+def summary(results: Sequence[dict[str, Any]], column: str) -> dict[str, Any]:
+    """Return the figures of one kind of sum over the networks."""
+    ratios = [r[column] / r["whole_ms"] for r in results]
+    errors = [abs(ratio - 1) for ratio in ratios]
+    return {
+        "networks": len(ratios),
+        "median_ratio": round(median(ratios), 4),
+        "mape": round(sum(errors) / len(errors), 4),
+        "worst": round(max(errors), 4),
+        "within_5_percent": round(sum(e <= 0.05 for e in errors) / len(errors), 3),
+        "within_10_percent": round(sum(e <= 0.10 for e in errors) / len(errors), 3),
+    }
+
+
+def main() -> None:
+    """Measure every network on every target, one after another."""
+    made = parser(__doc__)
+    made.add_argument("--targets", nargs="+", default=["cpu", "onnx"], choices=["cpu", "onnx"])
+    made.add_argument("--networks", nargs="+", default=None)
+    made.add_argument("--budget", type=float, default=40.0, help="seconds a network, in context")
+    made.add_argument("--isolated-budget", type=float, default=12.0)
+    made.add_argument("--threads", type=int, default=1, help="1 leaves a core to the system")
+    made.add_argument("--folder", type=Path, default=Path("real_models"), help="exported files, and what was measured")
+    given = made.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    skipped: dict[str, str] = {}
+    results: dict[str, list[dict[str, Any]]] = {}
+    for target in given.targets:
+        names = list(given.networks or ZOO)
+        if target == "onnx" and given.networks is None:
+            files = sorted((DATA / "onnx-light").glob("*.onnx")) if DATA.is_dir() else []
+            names += [file.name for file in files]
+            if not files:
+                skipped["onnx-light"] = f"there is no {DATA / 'onnx-light'}"
+        results[target] = []
+        for name in names:
+            # What was measured by an interrupted run is kept.
+            kept = given.folder / f"{target}-{name}.json"
+            if not kept.exists():
+                print(f"{target} {name} …", flush=True)
+                found = measure(
+                    name,
+                    target,
+                    given.folder,
+                    budget_s=given.budget,
+                    isolated_s=given.isolated_budget,
+                    threads=given.threads,
+                )
+                kept.write_bytes(msgspec.json.encode(found))
+            results[target].append(msgspec.json.decode(kept.read_bytes()))
+    summaries: dict[str, dict[str, Any]] = {}
+    for target, found in results.items():
+        for result, ms in zip(found, calibrated(found), strict=True):
+            result["calibrated_ms"] = round(ms, 6)
+        columns = ("isolated_ms", "in_context_ms", "calibrated_ms")
+        summaries[target] = {column: summary(found, column) for column in columns}
+        rows = [
+            (
+                r["name"],
+                r["operators"],
+                r["layers"],
+                r["different"],
+                f"{r['whole_ms']:.3f}",
+                f"{r['repeat_error']:.1%}",
+                *(f"{r[column] / r['whole_ms'] - 1:+.1%}" for column in columns),
+                f"{abs(r['calibrated_ms'] / r['whole_ms'] - 1) / r['repeat_error']:.1f}×"
+                if r["repeat_error"] > REPEATS_WELL
+                else "",
+            )
+            for r in found
+        ]
+        header = (
+            "network",
+            "operators",
+            "layers",
+            "different",
+            "whole ms",
+            "repeat error",
+            "isolated",
+            "in context",
+            "calibrated",
+            "in repeat errors",
+        )
+        print_table(f"{target}: sum of layers against the whole network", header, rows)
+        rows = [(column.removesuffix("_ms"), *values.values()) for column, values in summaries[target].items()]
+        print_table(f"{target}: all networks", ("sum", *summaries[target]["isolated_ms"]), rows)
+    write_results(given.results, "real_models", {"skipped": skipped, "summaries": summaries, "results": results})
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except LatencyLutError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,0 +1,63 @@
+"""The audit: how well the sums of a table's layers give whole networks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, median
+
+from lut._records import Audit, NetworkRecord
+
+__all__ = ["audit_of", "sum_ms"]
+
+# Of two networks there is one pair, which is in order or not: no rank correlation.
+LEAST_RANKED = 3
+
+
+def sum_ms(network: NetworkRecord, latencies_ms: Mapping[str, float]) -> float | None:
+    """Return the sum over a network's layers in ms, or ``None`` where a layer has no latency.
+
+    Args:
+        network: whose layers.
+        latencies_ms: by the layers' digests.
+    """
+    if any(part.layer not in latencies_ms for part in network.layers):
+        return None
+    return sum(part.count * latencies_ms[part.layer] for part in network.layers)
+
+
+def audit_of(networks: Iterable[NetworkRecord], latencies_ms: Mapping[str, float]) -> Audit | None:
+    """Return what the networks that were measured as a whole say of the sums; ``None`` where there are none."""
+    pairs: list[tuple[float, float]] = []
+    errors: list[float] = []
+    for network in networks:
+        total = sum_ms(network, latencies_ms)
+        if network.whole is None or total is None:
+            continue
+        pairs.append((total, network.whole.median_ms))
+        if network.whole.repeat_error is not None:
+            errors.append(network.whole.repeat_error)
+    if not pairs:
+        return None
+    ratios = [total / whole for total, whole in pairs]
+    return Audit(
+        networks=len(pairs),
+        bias=_rounded(fmean(ratios) - 1),
+        mape=_rounded(fmean(abs(ratio - 1) for ratio in ratios)),
+        kendall_tau=None if len(pairs) < LEAST_RANKED else _rounded(_kendall_tau(pairs)),
+        repeat_error=_rounded(median(errors)) if errors else None,
+    )
+
+
+def _kendall_tau(pairs: Sequence[tuple[float, float]]) -> float:
+    """Return Kendall's τ-a: the share of pairs in the same order less that of those in the opposite one."""
+    signs = [_sign(a - c) * _sign(b - d) for (a, b), (c, d) in itertools.combinations(pairs, 2)]
+    return sum(signs) / len(signs)
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")

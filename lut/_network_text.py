@@ -1,0 +1,53 @@
+"""What is said of a network and of an audit, in one line each."""
+
+from __future__ import annotations
+
+from lut._console import format_ms
+from lut._records import NetworkRecord
+from lut._table import LatencyTable, never_audited
+
+__all__ = ["audit_line", "coverage", "sum_line"]
+
+
+def coverage(network: NetworkRecord, distinct: int) -> str:
+    """Return how many operators a network has, and in how many layers they are."""
+    count = sum(part.count for part in network.layers)
+    operators = f"{network.operators} operators in " if network.operators else ""
+    text = f"{operators}{count} layers, {distinct} different"
+    if network.idle:
+        text += "; no work at inference: " + ", ".join(f"{name} ×{n}" for name, n in sorted(network.idle.items()))
+    return text
+
+
+def sum_line(table: LatencyTable, network: NetworkRecord) -> str:
+    """Return what the network takes as a whole, and how far the sum of its layers is from that."""
+    total = table.sum_ms(network)
+    known = sum(share.total_ms or 0.0 for share in table.breakdown(network))
+    if network.whole is None:
+        return f"sum of its layers {format_ms(known)} ms; not measured as a whole: {network.reason}"
+    whole = network.whole
+    text = (
+        f"as a whole {format_ms(whole.median_ms)} ms ({format_ms(whole.within_run.low_ms)} … "
+        f"{format_ms(whole.within_run.high_ms)}), sum of its layers {format_ms(known)} ms: "
+    )
+    if total is None:
+        rest = whole.median_ms - known
+        return text + f"what is not covered takes the other {format_ms(abs(rest))} ms, {rest / whole.median_ms:.1%}"
+    text += f"{total / whole.median_ms - 1:+.1%}"
+    if whole.repeat_error is not None:
+        text += f"; the whole itself repeats within {whole.repeat_error:.1%}"
+    return text
+
+
+def audit_line(table: LatencyTable) -> str:
+    """Return what the audit says, or that there was none."""
+    audit = table.audit
+    if audit is None:
+        return f"{never_audited(table)}; --model FILE.py:FACTORY, or --audit 20 for a space, does that"
+    count = f"{audit.networks} whole network{'s' * (audit.networks != 1)}"
+    text = f"audited by {count}: sums are {audit.bias:+.1%} off on average, {audit.mape:.1%} either way"
+    if audit.kendall_tau is not None:
+        text += f", Kendall τ {audit.kendall_tau:.2f}"
+    if audit.repeat_error is not None:
+        text += f"; wholes repeat within {audit.repeat_error:.1%}"
+    return text

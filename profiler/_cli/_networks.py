@@ -1,0 +1,96 @@
+"""Networks by their layers, and the audit of a table's sums, as a person and as a program read them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lut._console import format_ms
+from lut._network_text import audit_line, coverage, sum_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lut import LatencyTable
+    from lut._records import NetworkRecord
+    from predictors import WidthGain
+
+__all__ = ["network_gains", "networks_json", "print_networks"]
+
+# Layers of a network that are listed one by one, unless asked for all.
+SHOWN = 15
+
+
+def network_gains(table: LatencyTable) -> tuple[WidthGain, ...]:
+    """Return what other widths would buy in the user's network, where its layers were swept."""
+    from predictors import width_gains
+
+    # A space's curves are of the space; its networks are samples, and nobody's own.
+    if len(table.networks) != 1 or not table.curves:
+        return ()
+    return width_gains(table, table.networks[0])
+
+
+def print_networks(console: Console, table: LatencyTable, *, verbose: bool) -> None:
+    """Print the user's network layer by layer, or what the sampled networks say of the sums."""
+    if len(table.networks) == 1:
+        _print_network(console, table, table.networks[0], verbose=verbose)
+    console.print(audit_line(table), style=None if table.audit else "yellow")
+
+
+def _print_network(console: Console, table: LatencyTable, network: NetworkRecord, *, verbose: bool) -> None:
+    from rich.table import Table
+
+    shares = table.breakdown(network)
+    grid = Table(box=None, pad_edge=False)
+    grid.add_column("layer", overflow="fold")
+    grid.add_column("operators", overflow="fold")
+    named = any(share.kernel for share in shares)
+    if named:
+        grid.add_column("runs as", overflow="fold")
+    for column in ("×", "ms each", "share"):
+        grid.add_column(column, justify="right", no_wrap=True)
+    shown = shares if verbose else shares[:SHOWN]
+    for share in shown:
+        texts = [share.name, str(share.layer), *([share.kernel or ""] if named else [])]
+        if share.ms is None or share.share is None:
+            grid.add_row(*texts, str(share.times), "–", "not known")
+        else:
+            grid.add_row(*texts, str(share.times), format_ms(share.ms), f"{share.share:.1%}")
+    console.print(f"\n[bold]{network.name}[/]: {coverage(network, len(shares))}")
+    console.print(grid)
+    if len(shares) > len(shown):
+        rest = sum(share.share or 0.0 for share in shares[len(shown) :])
+        console.print(f"… and {len(shares) - len(shown)} more, {rest:.1%} of the time: --verbose shows all")
+    for share in shares:
+        if share.ms is None:
+            console.print(f"not covered: {share.name} ({share.layer}): {share.reason}", style="red", markup=False)
+    console.print(sum_line(table, network))
+
+
+def networks_json(table: LatencyTable) -> list[dict[str, Any]]:
+    """Return what ``--json`` prints of the networks."""
+    return [
+        {
+            "name": network.name,
+            "operators": network.operators,
+            "idle": network.idle,
+            "whole_ms": None if network.whole is None else network.whole.median_ms,
+            "repeat_error": None if network.whole is None else network.whole.repeat_error,
+            "sum_ms": table.sum_ms(network),
+            "reason": network.reason,
+            "layers": [
+                {
+                    "name": share.name,
+                    "layer": str(share.layer),
+                    "digest": share.layer.digest,
+                    "kernel": share.kernel,
+                    "count": share.times,
+                    "ms": share.ms,
+                    "share": share.share,
+                    "reason": share.reason,
+                }
+                for share in table.breakdown(network)
+            ],
+        }
+        for network in table.networks
+    ]

@@ -1,0 +1,172 @@
+"""What ``profile-device`` is to measure: a space's layers, a file's, or those of the user's network."""
+
+from __future__ import annotations
+
+import random
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lut import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lut import ChannelCurve, Layer, Network
+    from profiler._whole import Subject
+
+__all__ = ["Work", "swept", "work_of_layers", "work_of_model", "work_of_space"]
+
+# Layers that a second of the time budget measures well enough to tell neighbouring widths apart.
+LAYERS_A_SECOND = 5.0
+
+# Of a space's random vectors, those that give a network twice are passed over, but not for ever.
+MOST_TRIES = 100
+
+
+class Work(NamedTuple):
+    """Layers with the curves among them, the networks to measure whole, and what these fix, if
+    anything: the batch, and the data type.
+    """
+
+    layers: tuple[Layer, ...]
+    curves: tuple[ChannelCurve, ...] = ()
+    subjects: tuple[Subject, ...] = ()
+    batch: int | None = None
+    dtype: str | None = None
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The networks that are run as a whole."""
+        return tuple(subject.network for subject in self.subjects if subject.whole is not None)
+
+
+def work_of_layers(file: Path) -> Work:
+    """Return the layers of a JSON file."""
+    from profiler._layers_file import load_layers
+
+    return Work(load_layers(file))
+
+
+def work_of_space(name: str, *, expand: float, audit: int, seed: int) -> Work:
+    """Return a space's layers, and ``audit`` of its networks.
+
+    Raises:
+        UsageError: the space does not exist, or has fewer networks.
+    """
+    from profiler._profile import load_space
+    from profiler._whole import subject_of
+
+    space = load_space(name, expand=expand)
+    rng = random.Random(f"{seed}-audit")  # noqa: S311 - a sample, no secret
+    sample = getattr(space, "sample_measured", space.sample)
+    found: dict[Any, Subject] = {}
+    for _ in range(audit * MOST_TRIES):
+        if len(found) == audit:
+            break
+        network = space.decode(sample(rng))
+        if network.layers not in found:
+            named = type(network)(name=f"{name} {len(found) + 1}", layers=network.layers)
+            found[network.layers] = subject_of(named)
+    if len(found) < audit:
+        raise UsageError(f"--audit {audit}: the space {name} gave only {len(found)} different networks")
+    return Work(space.layers(), space.curves(), tuple(found.values()))
+
+
+def work_of_model(
+    text: str, input_text: str | None, *, target: str, batch: int | None, seed: int, output: Path, console: Console
+) -> Work:
+    """Return the layers of the user's network: a factory, or an ONNX file.
+
+    Args:
+        text: what ``--model`` says.
+        input_text: what ``--input`` says.
+        target: the target's name.
+        batch: what ``--batch`` says.
+        seed: of the factory's random numbers.
+        output: the table; where a PyTorch network is exported to ONNX, that file goes beside it.
+        console: where it is said what is being done.
+
+    Raises:
+        UsageError: it cannot be loaded, run or traced; the message says what to try.
+    """
+    if text.endswith(".onnx"):
+        if target != "onnx":
+            raise UsageError(f"--model {text}: an ONNX file runs on --target onnx, not on {target}")
+        subject, found, dtype = _onnx_file(Path(text), input_text)
+    else:
+        subject, found, dtype = _torch_model(text, input_text, target=target, seed=seed, output=output, console=console)
+    if batch is not None and batch != found:
+        raise UsageError(f"--batch {batch}: the network's input has batch {found}; give another --input")
+    layers = tuple(dict.fromkeys(item.layer for item in subject.network.layers))
+    return Work(layers, (), (subject,), found, dtype)
+
+
+def swept(work: Work, *, expand: float, step: int | None, budget_s: float, console: Console) -> Work:
+    """Return the network's layers with those of its sweeps: as fine as the time budget allows, unless ``step`` says.
+
+    Raises:
+        UsageError: ``expand`` is out of range.
+    """
+    from profiler._sweep import sweep_curves
+
+    most = None if step is not None else max(0, int(LAYERS_A_SECOND * budget_s) - len(work.layers))
+    found = sweep_curves(work.subjects[0].network, expand=expand, step=step, most_layers=most)
+    layers = [layer for curve in found.curves for layer in curve.layers]
+    for name, reason in found.left_out:
+        console.print(f"not swept: {name}: {reason}", style="yellow", markup=False)
+    return work._replace(layers=tuple(dict.fromkeys([*work.layers, *layers])), curves=found.curves)
+
+
+def _torch_model(
+    text: str, input_text: str | None, *, target: str, seed: int, output: Path, console: Console
+) -> tuple[Subject, int, str | None]:
+    from profiler._model import load_model, parse_model
+    from profiler._whole import Subject, Whole
+
+    spec = parse_model(text, input_text, seed)
+    console.print(f"Loading and tracing {spec}.")
+    module, examples = load_model(spec)
+    if target == "onnx":
+        _need_onnx(text)
+        from profiler._onnx._file import export_model
+
+        # A name that no file of the user's has.
+        path = output.with_name(f"{output.stem}-exported.onnx")
+        export_model(module, examples, path)
+        console.print(f"exported to {path}")
+        return _onnx_file(path, None, name=str(spec))
+    from profiler._trace import trace
+
+    traced = trace(module, examples, name=str(spec))
+    whole = Whole(str(spec), model=spec) if target != "coreml" else None
+    reason = None if whole is not None else "layers only: export-coreml --model makes the whole network's program"
+    return Subject(traced.network, whole, traced.operators, traced.idle, reason), traced.batch, None
+
+
+def _need_onnx(text: str) -> None:
+    from lut.errors import TargetUnavailableError
+
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        if find_spec(name) is None:
+            raise TargetUnavailableError(
+                f"--model {text} needs the package {name!r}, which is not installed: pip install -e '.[onnx]'"
+            )
+
+
+def _onnx_file(path: Path, input_text: str | None, *, name: str | None = None) -> tuple[Subject, int, str | None]:
+    import hashlib
+
+    from lut._files import read_bytes
+    from profiler._model import parse_input
+    from profiler._whole import Subject, Whole
+
+    _need_onnx(str(path))
+    from profiler._onnx._file import load_onnx, trace_onnx
+
+    shapes = parse_input(input_text) if input_text is not None else ()
+    traced = trace_onnx(load_onnx(path, shapes=shapes), name=name or path.name)
+    digest = hashlib.sha256(read_bytes(path)).hexdigest()[:16]
+    whole = Whole(traced.network.name, file=str(path.resolve()), digest=digest, shapes=shapes)
+    subject = Subject(traced.network, whole, traced.operators, traced.idle, kernels=traced.kernels)
+    return subject, traced.batch, traced.dtype

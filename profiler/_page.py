@@ -1,0 +1,79 @@
+"""The pieces that a report's page is made of: plots and tables, as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.io import to_html
+
+from predictors import MeasuredCurve
+
+__all__ = ["CHOSEN", "LAW", "MEASURED", "QUIET", "finish", "gaps", "html_plot", "html_table", "staircase"]
+
+# Okabe and Ito's palette, told apart by colour-blind readers too.
+MEASURED, LAW, CHOSEN, QUIET = "#0072B2", "#555555", "#D55E00", "#9ecae1"
+
+
+def staircase(curve: MeasuredCurve) -> go.Figure:
+    """Return a figure of a curve's latencies with their within-run intervals, not yet finished."""
+    x = list(curve.channels)
+    shape: dict[str, Any] = {"shape": "hvh"}
+    figure = go.Figure()
+    figure.add_trace(
+        go.Scatter(
+            x=x, y=gaps(curve.high_ms), mode="lines", line={"width": 0, **shape}, showlegend=False, hoverinfo="skip"
+        )
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=x,
+            y=gaps(curve.low_ms),
+            mode="lines",
+            line={"width": 0, **shape},
+            fill="tonexty",
+            fillcolor="rgba(0,114,178,0.25)",
+            name="within-run interval",
+            hoverinfo="skip",
+        )
+    )
+    figure.add_trace(
+        go.Scatter(x=x, y=gaps(curve.ms), mode="lines", line={"color": MEASURED, **shape}, name="measured m(x)")
+    )
+    return figure
+
+
+def gaps(values: Iterable[float]) -> list[float | None]:
+    """Return values with NaN as ``None``: JSON knows no NaN, and the line is to break there."""
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def finish(figure: go.Figure, *, y: str, x: str = "output channels", height: int, legend: bool = True) -> None:
+    """Give a figure the report's look, with titles for its axes and a ``height`` in pixels."""
+    figure.update_layout(
+        template="simple_white",
+        height=height,
+        margin={"l": 60, "r": 10, "t": 24, "b": 45},
+        showlegend=legend,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        xaxis_title=x,
+        yaxis_title=y,
+        font={"size": 13},
+    )
+
+
+def html_plot(figure: go.Figure) -> str:
+    """Return a finished figure as HTML that takes the width it finds."""
+    config = {"responsive": True, "displaylogo": False, "displayModeBar": False}
+    return str(to_html(figure, full_html=False, include_plotlyjs=False, config=config, default_width="100%"))
+
+
+def html_table(header: Sequence[str] | None, rows: Iterable[Sequence[str]], *, facts: bool = False) -> str:
+    """Return an HTML table; cells are HTML already."""
+    head = "" if header is None else "<tr>" + "".join(f"<th>{escape(h)}</th>" for h in header) + "</tr>"
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    kind = ' class="facts"' if facts else ""
+    return f'<div class="scroll"><table{kind}>{head}{body}</table></div>'

@@ -1,0 +1,69 @@
+"""The report's section about a network's own layers: what other widths would buy, and the staircases behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import plotly.graph_objects as go
+
+from lut import LatencyTable
+from predictors import MeasuredCurve, WidthGain, measured_curves
+from predictors._gains import swept_curve
+from predictors._show import GAINS_HEADER, GAINS_NOTE, gain_cells
+from profiler._page import CHOSEN, LAW, QUIET, finish, html_plot, html_table, staircase
+
+__all__ = ["sweep_section"]
+
+# Staircases of a deep network would be a page of their own.
+MOST_PLOTS = 5
+
+
+def sweep_section(gains: Sequence[WidthGain], table: LatencyTable) -> str:
+    """Return the section as HTML: a line per layer, and the staircases of those with the largest gain.
+
+    Args:
+        gains: largest first, as :func:`predictors.width_gains` returns them; of none there is no section.
+        table: with the curves that they are from.
+    """
+    if not gains:
+        return ""
+    rows = [[escape(cell) for cell in gain_cells(gain)] for gain in gains]
+    text = f"<h2>The network's layers and their widths</h2><p>{escape(GAINS_NOTE)}</p>" + html_table(GAINS_HEADER, rows)
+    worth = [gain for gain in gains if gain.narrower is not None and gain.narrower.gain_ms > 0][:MOST_PLOTS]
+    measured = dict(zip(table.curves, measured_curves(table), strict=True))
+    for gain in worth:
+        curve = swept_curve(table, gain.layer)
+        assert curve is not None
+        text += _staircase(gain, measured[curve])
+    return text
+
+
+def _staircase(gain: WidthGain, curve: MeasuredCurve) -> str:
+    figure = staircase(curve)
+    by_width = dict(zip(curve.channels, curve.ms, strict=True))
+    changes = [change for change in (gain.narrower, gain.wider) if change is not None]
+    special = {gain.channels, *(change.channels for change in changes)}
+    friendly = [width for width in gain.friendly_channels if width not in special]
+    _mark(figure, "friendly widths", QUIET, friendly, [by_width[width] for width in friendly], labelled=False)
+    _mark(figure, "as it is", LAW, [gain.channels], [gain.ms])
+    _mark(figure, "next to it", CHOSEN, [c.channels for c in changes], [c.ms for c in changes])
+    finish(figure, y="latency in ms", height=300)
+    return f"<h3>{escape(gain.name)}: {escape(str(gain.layer))}</h3>" + html_plot(figure)
+
+
+def _mark(
+    figure: go.Figure, name: str, colour: str, widths: Sequence[int], ms: Sequence[float], *, labelled: bool = True
+) -> None:
+    if widths:
+        figure.add_trace(
+            go.Scatter(
+                x=list(widths),
+                y=list(ms),
+                mode="markers+text" if labelled else "markers",
+                text=[str(width) for width in widths] if labelled else None,
+                textposition="bottom center",
+                marker={"color": colour, "size": 9 if labelled else 6},
+                name=name,
+            )
+        )
