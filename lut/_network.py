@@ -24,7 +24,7 @@ class NetworkLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A layer as it occurs in a network: under a name, ``count`` times one after another.
 
     ``inputs`` names the layers whose outputs it takes, in the order of ``layer.inputs``; ``"input"`` is the network's
-    own input, and none at all means the layer before.
+    own input (``"input 1"`` its second), and none at all means the layer before.
     """
 
     name: str
@@ -71,10 +71,10 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     sources = (item.name,) * len(sources)
                 values: list[int] = []
                 for source, shape in zip(sources, item.layer.inputs, strict=True):
-                    if source == INPUT and INPUT not in outputs:
+                    if source not in outputs and _is_input(source):
                         shapes.append(shape)
-                        # The input is value −1 until the number of inputs is known; there is one.
-                        outputs[INPUT], given[INPUT] = -1, shape
+                        # Inputs are values −1, −2 … until their number is known.
+                        outputs[source], given[source] = -len(shapes), shape
                     if source not in outputs:
                         raise LayerError(f"{item.name} takes the output of {source!r}, which does not come before it")
                     if given[source] != shape:
@@ -84,8 +84,16 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 nodes += [Node(op=node.op, args=tuple(values[a] for a in node.args)) for node in item.layer.nodes]
                 outputs[item.name], given[item.name] = len(nodes) - 1, item.layer.output_shape
             before = item.name
-        shifted = tuple(Node(op=node.op, args=tuple(arg + 1 for arg in node.args)) for node in nodes)
+        shifted = tuple(
+            Node(op=node.op, args=tuple(arg + len(shapes) if arg >= 0 else -1 - arg for arg in node.args))
+            for node in nodes
+        )
         return Layer(inputs=tuple(shapes), nodes=shifted)
+
+
+def _is_input(source: str) -> bool:
+    """Whether a name among ``inputs`` is the network's own: ``input``, ``input 1`` …"""
+    return source == INPUT or (source.startswith(f"{INPUT} ") and source[len(INPUT) + 1 :].isdecimal())
 
 
 class ChannelCurve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

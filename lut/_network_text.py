@@ -14,8 +14,11 @@ def coverage(network: NetworkRecord, distinct: int) -> str:
     count = sum(part.count for part in network.layers)
     operators = f"{network.operators} operators in " if network.operators else ""
     text = f"{operators}{count} layers, {distinct} different"
-    if network.idle:
-        text += "; no work at inference: " + ", ".join(f"{name} ×{n}" for name, n in sorted(network.idle.items()))
+    unused = {name: n for name, n in network.idle.items() if name.endswith(" (unused)")}
+    idle = {name: n for name, n in network.idle.items() if name not in unused}
+    for what, counts in (("no work at inference", idle), ("run, but in no layer", unused)):
+        if counts:
+            text += f"; {what}: " + ", ".join(f"{name} ×{n}" for name, n in sorted(counts.items()))
     return text
 
 
@@ -24,7 +27,8 @@ def sum_line(table: LatencyTable, network: NetworkRecord) -> str:
     total = table.sum_ms(network)
     known = sum(share.total_ms or 0.0 for share in table.breakdown(network))
     if network.whole is None:
-        return f"sum of its layers {format_ms(known)} ms; not measured as a whole: {network.reason}"
+        some = f"sum of its layers {format_ms(known)} ms" if known else "none of its layers was measured"
+        return f"{some}; not measured as a whole: {network.reason}"
     whole = network.whole
     text = (
         f"as a whole {format_ms(whole.median_ms)} ms ({format_ms(whole.within_run.low_ms)} … "
@@ -36,6 +40,10 @@ def sum_line(table: LatencyTable, network: NetworkRecord) -> str:
     text += f"{total / whole.median_ms - 1:+.1%}"
     if whole.repeat_error is not None:
         text += f"; the whole itself repeats within {whole.repeat_error:.1%}"
+    else:
+        text += f"; {len(whole.visits.raw_ms)} visits are too few to say how well the whole repeats"
+    if "contaminated" in whole.flags:
+        text += "; other work on this machine disturbed every visit to the whole, so this says little"
     return text
 
 
@@ -50,4 +58,6 @@ def audit_line(table: LatencyTable) -> str:
         text += f", Kendall τ {audit.kendall_tau:.2f}"
     if audit.repeat_error is not None:
         text += f"; wholes repeat within {audit.repeat_error:.1%}"
+    else:
+        text += "; too few visits to say how well wholes repeat: give more with --time-budget"
     return text

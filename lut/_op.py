@@ -18,4 +18,4 @@ class Op(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op"
 
 def show_shapes(shapes: tuple[Shape, ...]) -> str:
     """Return shapes for a message: ``16×32×32, 16×1×1``."""
-    return ", ".join("×".join(map(str, shape)) for shape in shapes) or "nothing"
+    return ", ".join("×".join(map(str, shape)) or "1" for shape in shapes) or "nothing"

@@ -16,7 +16,7 @@ import msgspec
 from lut._op import Op, Shape, show_shapes
 from lut.errors import LayerError
 
-__all__ = ["Argument", "Call", "Framework", "Given", "Ref", "Scalar", "Subgraph", "Weight"]
+__all__ = ["Argument", "Call", "DType", "Framework", "Given", "Ref", "Scalar", "Subgraph", "Weight"]
 
 Framework: TypeAlias = Literal["torch", "onnx"]
 DType: TypeAlias = Literal[

@@ -232,6 +232,8 @@ class CpuTarget(Target[_Prepared]):
         torch = self._torch
         with layer_errors(torch.OutOfMemoryError), torch.random.fork_rng(devices=[]):
             module, examples = load_model(whole.model)
+            # The weights are there already; their masters and the copies in the arenas are to come.
+            self._refuse_beyond(2 * sum(weight.numel() * weight.element_size() for weight in module.parameters()))
             torch.manual_seed(seed)
             return self._ready(module, [random_like(x, self._dtype) for x in examples])
 
@@ -242,7 +244,10 @@ class CpuTarget(Target[_Prepared]):
         """Refuse what would not fit, before the system kills a process to make room."""
         size = {"float32": 4}.get(self._dtype_name, 2)
         # The masters and their copies in the arenas, and an output beside them; a little more for the library.
-        needed = 2.5 * layer.bytes_moved(batch=self._batch, bytes_per_element=size)
+        self._refuse_beyond(2.5 * layer.bytes_moved(batch=self._batch, bytes_per_element=size))
+
+    def _refuse_beyond(self, needed: float) -> None:
+        """Raise where so many bytes are not to be had."""
         available = available_memory_bytes()
         if available is not None and needed > 0.8 * available:
             raise LayerFailedError(

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, final
 from lut import Device, Layer, Network, Setting, UsageError
 from lut._records import CONTEXTS, Context, RejectionCause, Software
 from lut.errors import LatencyLutError, LayerFailedError, ProfileError, TargetUnavailableError
+from lut.primitives import Subgraph
 from profiler._cuda_driver import Clock, first_line, is_out_of_memory, open_driver
 from profiler._machine import DisturbanceReader, cpu_device
+from profiler._model import load_model, random_like
 from profiler._target import Observation, Target
+from profiler._whole import Whole
 
 if TYPE_CHECKING:
     import torch
@@ -69,16 +72,22 @@ class _Slot(NamedTuple):
 
 
 class _Prepared:
-    """A layer's module with its weights on the host, and what is known about timing it."""
+    """A layer's or a network's module with its weights on the host, and what is known about timing it.
 
-    def __init__(self, layer: Layer, module: torch.nn.Module, weights: list[torch.Tensor], seed: int) -> None:
-        self.layer = layer
+    ``key`` is shared by equal layers; ``kernels`` is about how many kernels a call launches.
+    """
+
+    def __init__(self, key: str, kernels: int, module: torch.nn.Module, weights: list[torch.Tensor], seed: int) -> None:
+        self.key = key
+        self.kernels = kernels
         self.module = module
         self.seed = seed
         # The tensors in the module, whose data is exchanged, and what they were.
         self.weights = weights
         self.masters = [weight.detach() for weight in weights]
         self.slots: list[_Slot] = []
+        # Inputs that are no floating-point numbers, by their place: the same in all calls.
+        self.fixed: dict[int, torch.Tensor] = {}
         self.elements = 0
         self.data_bytes = 0
         self.output_bytes = 0
@@ -109,13 +118,13 @@ class _Copies:
 
     def __init__(self, copies: Sequence[_Copy]) -> None:
         self.copies = copies
-        self.outputs: list[torch.Tensor | None] = [None] * len(copies)
+        self.outputs: list[Any] = [None] * len(copies)
 
     def distinct_bytes(self) -> int:
         """Return how many different bytes of the device one call on each copy touches, from the buffers themselves."""
         sizes: dict[int, int] = {}
         for copy, output in zip(self.copies, self.outputs, strict=True):
-            for tensor in (*copy.weights, *copy.inputs, *(() if output is None else (output,))):
+            for tensor in (*copy.weights, *copy.inputs, *_tensors(output)):
                 sizes[tensor.data_ptr()] = max(sizes.get(tensor.data_ptr(), 0), tensor.numel() * tensor.element_size())
         return sum(sizes.values())
 
@@ -285,27 +294,62 @@ class CudaTarget(Target[_Prepared]):
         return device, setting, software
 
     def prepare(self, layer: Layer, seed: int) -> _Prepared:
-        from profiler._modules import build_module
+        from profiler._modules import build_module, example_inputs
 
         torch = self._torch
         with self._mapped(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module = build_module(layer).to(dtype=self._dtype).requires_grad_(False)
-            if self._memory_format == "channels_last":
-                module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            weights = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
-            prepared = _Prepared(layer, module, weights, seed)
-            placed = [(tuple(weight.shape), tuple(weight.stride())) for weight in weights]
-            for shape in layer.inputs:
-                full = (self._batch, *shape)
-                placed.append((full, _strides(full, channels_last=self._memory_format == "channels_last")))
-            step = ALIGNMENT_BYTES // self._dtype.itemsize
-            for shape, stride in placed:
-                prepared.slots.append(_Slot(prepared.elements, shape, stride))
-                prepared.elements += ceil(prod(shape) / step) * step
-            prepared.shift = self._rng.randrange(SHIFTS)
-            prepared.data_bytes = sum(prod(shape) for shape, _ in placed) * self._dtype.itemsize
+            module = build_module(layer)
+            inputs = example_inputs(layer, self._batch, self._dtype)
+            prepared = self._ready(layer.digest, _kernels(layer), module, inputs, seed)
             prepared.output_bytes = self._batch * prod(layer.output_shape) * self._dtype.itemsize
+        return prepared
+
+    def prepare_network(self, whole: Whole, seed: int) -> _Prepared:
+        """A user's module with inputs, ready to run; or a network that is one layer."""
+        if whole.layer is not None:
+            return self.prepare(whole.layer, seed)
+        if whole.model is None:
+            raise LayerFailedError(f"{whole.name}: PyTorch does not run ONNX files", reason="error")
+        torch = self._torch
+        with self._mapped(), torch.random.fork_rng(devices=[]):
+            module, examples = load_model(whole.model)
+            torch.manual_seed(seed)
+            inputs = [random_like(x, self._dtype) for x in examples]
+            with torch.inference_mode():
+                outputs = module(*examples)
+            prepared = self._ready(whole.key, sum(1 for _ in module.modules()), module, inputs, seed)
+            prepared.output_bytes = sum(t.numel() * t.element_size() for t in _tensors(outputs))
+        return prepared
+
+    def _ready(
+        self, key: str, kernels: int, module: torch.nn.Module, inputs: Sequence[torch.Tensor], seed: int
+    ) -> _Prepared:
+        """Return a module as the setting has it, with places for its weights and inputs in a copy."""
+        torch = self._torch
+        module = module.to(dtype=self._dtype).requires_grad_(False)
+        if self._memory_format == "channels_last":
+            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        tensors = [*module.parameters(), *module.buffers()]
+        for tensor in tensors:
+            if not tensor.is_floating_point():
+                # An index or a mask: read only, and small.
+                tensor.data = tensor.to(self._driver.device)
+        weights = [t for t in tensors if t.is_floating_point()]
+        prepared = _Prepared(key, kernels, module, weights, seed)
+        placed = [(tuple(weight.shape), tuple(weight.stride())) for weight in weights]
+        for i, x in enumerate(inputs):
+            if x.is_floating_point():
+                full = tuple(x.shape)
+                placed.append((full, _strides(full, channels_last=self._memory_format == "channels_last")))
+            else:
+                prepared.fixed[i] = x.to(self._driver.device)
+        step = ALIGNMENT_BYTES // self._dtype.itemsize
+        for shape, stride in placed:
+            prepared.slots.append(_Slot(prepared.elements, shape, stride))
+            prepared.elements += ceil(prod(shape) / step) * step
+        prepared.shift = self._rng.randrange(SHIFTS)
+        prepared.data_bytes = sum(prod(shape) for shape, _ in placed) * self._dtype.itemsize
         return prepared
 
     def prepared_bytes(self, layer: Layer, batch: int) -> int:
@@ -379,7 +423,7 @@ class CudaTarget(Target[_Prepared]):
         if self._live is not None and self._live.owner is prepared:
             return self._live
         self._drop()
-        live = _Live(prepared, self._copies(prepared, 1), self._known.setdefault(prepared.layer.digest, _Known()))
+        live = _Live(prepared, self._copies(prepared, 1), self._known.setdefault(prepared.key, _Known()))
         self._live = live
         self._driver.warm_up(self._body(prepared, live.one, WARM_UP_CALLS))
         return live
@@ -399,7 +443,9 @@ class CudaTarget(Target[_Prepared]):
             for tensor in first[len(weights) :]:
                 tensor.normal_(generator=generator)
             rows[1:].copy_(rows[:1].expand(count - 1, -1))
-            return _Copies([_Copy(_views(row, weights), _views(row, inputs)) for row in rows.unbind()])
+            return _Copies(
+                [_Copy(_views(row, weights), _with_fixed(_views(row, inputs), prepared.fixed)) for row in rows.unbind()]
+            )
 
     def _point(self, prepared: _Prepared, copy: _Copy) -> None:
         for weight, tensor in zip(prepared.weights, copy.weights, strict=True):
@@ -462,7 +508,7 @@ class CudaTarget(Target[_Prepared]):
         cycles = max(1, min(ceil(REPLAY_MS * 1e6 / (count * live.known.call_ns)), MOST_UNROLLED // count))
         aligned = ceil(prepared.output_bytes / ALIGNMENT_BYTES) * ALIGNMENT_BYTES
         needed = count * (prepared.elements * self._dtype.itemsize + aligned)
-        needed += count * cycles * len(prepared.layer.nodes) * GRAPH_BYTES_PER_KERNEL
+        needed += count * cycles * prepared.kernels * GRAPH_BYTES_PER_KERNEL
         free = self._driver.free_bytes()
         if needed > MEMORY_SHARE * free:
             raise LayerFailedError(
@@ -495,7 +541,7 @@ class CudaTarget(Target[_Prepared]):
         """Return the other modes' latencies in milliseconds, the clock, and whether it was too slow."""
         also: dict[str, float] = {}
         cause: RejectionCause | None = None
-        known = self._known.setdefault(prepared.layer.digest, _Known())
+        known = self._known.setdefault(prepared.key, _Known())
         if self._readings:
             mhz = median(reading.sm_mhz for reading in self._readings)
             # All visits, so that a clock which has settled lower becomes the usual one.
@@ -606,6 +652,29 @@ def _context(mode: str) -> Context:
 def _views(row: torch.Tensor, slots: Sequence[_Slot]) -> tuple[torch.Tensor, ...]:
     base = row.storage_offset()
     return tuple(row.as_strided(slot.shape, slot.stride, base + slot.offset) for slot in slots)
+
+
+def _with_fixed(floats: Sequence[torch.Tensor], fixed: Mapping[int, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Return a call's inputs in order: the floating-point ones with the others at their places."""
+    left = iter(floats)
+    return tuple(fixed[i] if i in fixed else next(left) for i in range(len(floats) + len(fixed)))
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors of a network's output, however they are nested."""
+    if hasattr(value, "data_ptr"):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _tensors(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _tensors(each)
+
+
+def _kernels(layer: Layer) -> int:
+    """Return about how many kernels a call of a layer launches."""
+    return sum(len(node.op.calls) if isinstance(node.op, Subgraph) else 1 for node in layer.nodes)
 
 
 def _strides(shape: tuple[int, ...], *, channels_last: bool) -> tuple[int, ...]:

@@ -41,6 +41,7 @@ OTHER_STATE = 0.025
 # Share of the visits that may be lost in what they were taken from before the layer is said to be at the resolution.
 UNRESOLVED_SHARE = 0.1
 NEXT_TO_NOTHING_MS = 1e-6
+LARGEST_MS = 1e9
 # Standard error of a median against that of a mean, for normal noise: √(π/2).
 MEDIAN_EFFICIENCY = 1.2533
 
@@ -240,7 +241,9 @@ def _judge_layer(
     # Both this session and the other one err, and so do their scales.
     variance = 2 * (error**2 + spread.scale**2)
     reach = exp(NormalDist().inv_cdf(0.5 + protocol.level / 2) * sqrt(variance))
-    least = middle / reach
+    # Of very few visits in a wild hour the reach has no bounds; the file's numbers have.
+    least = max(middle / reach, NEXT_TO_NOTHING_MS) if middle > NEXT_TO_NOTHING_MS else middle
+    most = min(middle * reach, LARGEST_MS)
     if at_resolution:
         # Visits that found a difference of nothing, or less, count as the least that can be told from it. That leaves
         # the median as it is while they are few; from below, the value is not known.
@@ -251,7 +254,7 @@ def _judge_layer(
         median_ms=_rounded(middle),
         raw_median_ms=_rounded(float(np.median([visit.ms for visit in visits]))),
         within_run=Interval(low_ms=_rounded(low), high_ms=_rounded(high), level=round(reached, 4)),
-        across_runs=Interval(low_ms=_rounded(least), high_ms=_rounded(middle * reach), level=protocol.level),
+        across_runs=Interval(low_ms=_rounded(least), high_ms=_rounded(most), level=protocol.level),
         half_width=half_width,
         flags=tuple(flags),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import re
@@ -104,6 +105,14 @@ def load_model(spec: ModelSpec) -> tuple[Any, tuple[Any, ...]]:
     import torch
 
     torch.manual_seed(spec.seed)
+    # What the user's code prints must not stand in what --json prints.
+    with contextlib.redirect_stdout(sys.stderr):
+        return _load(spec)
+
+
+def _load(spec: ModelSpec) -> tuple[Any, tuple[Any, ...]]:
+    import torch
+
     factory = getattr(_import(spec), spec.factory, None)
     if not callable(factory):
         raise UsageError(f"--model {spec}: there is no function {spec.factory} in it")

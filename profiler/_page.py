@@ -71,9 +71,12 @@ def html_plot(figure: go.Figure) -> str:
     return str(to_html(figure, full_html=False, include_plotlyjs=False, config=config, default_width="100%"))
 
 
-def html_table(header: Sequence[str] | None, rows: Iterable[Sequence[str]], *, facts: bool = False) -> str:
-    """Return an HTML table; cells are HTML already."""
+def html_table(header: Sequence[str] | None, rows: Iterable[Sequence[str]], *, kind: str = "") -> str:
+    """Return an HTML table; cells are HTML already.
+
+    ``kind``: ``facts`` for texts that may wrap, ``named`` where the second column is a text beside numbers.
+    """
     head = "" if header is None else "<tr>" + "".join(f"<th>{escape(h)}</th>" for h in header) + "</tr>"
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    kind = ' class="facts"' if facts else ""
-    return f'<div class="scroll"><table{kind}>{head}{body}</table></div>'
+    styled = f' class="{kind}"' if kind else ""
+    return f'<div class="scroll"><table{styled}>{head}{body}</table></div>'

@@ -37,6 +37,7 @@ h3 { font-size: 1rem; margin: 1.5rem 0 .3rem; overflow-wrap: anywhere; }
 p { max-width: 46rem; } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; } th, td { padding: .2rem .7rem .2rem 0; text-align: right;
 border-bottom: 1px solid #e5e5e5; white-space: nowrap; } th:first-child, td:first-child { text-align: left; }
+table.named th:nth-child(2), table.named td:nth-child(2) { text-align: left; }
 table.facts td:first-child { min-width: 7rem; }
 table.facts th, table.facts td { text-align: left; white-space: normal; vertical-align: top; overflow-wrap: anywhere; }
 .warning { border-left: 4px solid #E69F00; background: #fff8e6; padding: .4rem .8rem; margin: .4rem 0; }
@@ -94,7 +95,7 @@ def _head(table: LatencyTable, selections: Sequence[WidthSelection]) -> str:
             for c in selection.choices
         )
         rows.append([escape(selection.curve.name), escape(selection.curve.size), f'<span class="big">{widths}</span>'])
-    text += "<h2>Hardware-aware widths</h2>" + html_table(["stage", "output size", "search space"], rows, facts=True)
+    text += "<h2>Hardware-aware widths</h2>" + html_table(["stage", "output size", "search space"], rows, kind="facts")
     return text + "<p>~ another width of the group wins in more than a tenth of the resamples.</p>"
 
 
@@ -207,9 +208,9 @@ def _reliability(table: LatencyTable) -> str:
     causes = [[escape(c), str(rejected.get(c, 0)), escape(meaning)] for c, meaning in REJECTION_CAUSES.items()]
     return (
         "<h2>How sure the numbers are</h2>"
-        + html_table(["flag", "layers", "meaning"], rows, facts=True)
+        + html_table(["flag", "layers", "meaning"], rows, kind="facts")
         + "<p>Visits that were put aside and made again, by cause:</p>"
-        + html_table(["cause", "visits", "meaning"], causes, facts=True)
+        + html_table(["cause", "visits", "meaning"], causes, kind="facts")
     )
 
 
@@ -251,7 +252,7 @@ def _provenance(table: LatencyTable) -> str:
             ),
         ]
         facts += [(f"{prefix}{key}", value) for key, value in session.software.details.items()]
-    return "<h2>Provenance</h2>" + html_table(None, [[escape(str(k)), escape(str(v))] for k, v in facts], facts=True)
+    return "<h2>Provenance</h2>" + html_table(None, [[escape(str(k)), escape(str(v))] for k, v in facts], kind="facts")
 
 
 def _thinned(at_s: Sequence[float], ratios: Sequence[float], most: int = 4000) -> tuple[list[float], list[float]]:

@@ -58,7 +58,7 @@ def _network(table: LatencyTable, network: NetworkRecord) -> str:
         f"<h2>{escape(network.name)}</h2><p>{escape(coverage(network, len(shares)))}.</p>"
         f"<p>{escape(sum_line(table, network))}.</p>"
         + html_plot(figure)
-        + html_table(["layer", "operators", "×", "ms each", "ms in all", "share"], rows)
+        + html_table(["layer", "operators", "×", "ms each", "ms in all", "share"], rows, kind="named")
     )
 
 

@@ -111,6 +111,8 @@ def tensor_of(weight: Weight) -> torch.Tensor:
     if weight.values is not None:
         values = weight.values if len(weight.values) > 1 else weight.values * prod(weight.shape)
         return torch.tensor(values, dtype=torch.int64).reshape(weight.shape).to(dtype)
+    if weight.numbers is not None:
+        return torch.tensor([float(number) for number in weight.numbers]).reshape(weight.shape).to(dtype)
     if not dtype.is_floating_point:
         return torch.zeros(weight.shape, dtype=dtype)
     if len(weight.shape) < 2:

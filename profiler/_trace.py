@@ -12,12 +12,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import itertools
 import operator
 import re
 from collections import Counter
 from collections.abc import Sequence
 from math import isfinite, isnan, prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import fx, nn
@@ -40,15 +43,19 @@ from lut.primitives import (
     Mul,
     Primitive,
 )
-from lut.subgraph import Argument, Call, Given, Ref, Scalar, Subgraph, Weight, short_name
+from lut.subgraph import Argument, Call, DType, Given, Ref, Scalar, Subgraph, Weight, short_name
 from profiler._groups import Groups
 from profiler._quiet import quiet
 from profiler._traced import TracedNetwork
 
 __all__ = ["TracedNetwork", "trace"]
 
+# How operators whose results nothing reads are marked among those that are in no layer.
+UNUSED = " (unused)"
 # Weights of integers or booleans that are written out: an index or a mask, not a vocabulary.
 MOST_WRITTEN = 1 << 16
+# Constants of floating-point numbers that are written out.
+MOST_NUMBERS = 16
 
 
 def trace(module: nn.Module, inputs: Sequence[torch.Tensor], *, name: str) -> TracedNetwork:
@@ -65,7 +72,11 @@ def trace(module: nn.Module, inputs: Sequence[torch.Tensor], *, name: str) -> Tr
     if not inputs or inputs[0].ndim == 0:
         raise UsageError(f"{name}: the first input must have the batch as its first axis")
     exported = _export(module, inputs, name)
-    return _Tracer(exported, inputs, name).traced()
+    try:
+        return _Tracer(exported, inputs, name).traced()
+    except _OverwritesAPartError:
+        # Without overwriting, the graph says who reads what; some operators then go by other names.
+        return _Tracer(_without_overwriting(exported, name), inputs, name).traced()
 
 
 def _export(module: nn.Module, inputs: Sequence[torch.Tensor], name: str) -> Any:
@@ -84,6 +95,18 @@ def _export(module: nn.Module, inputs: Sequence[torch.Tensor], name: str) -> Any
         first = re.split(r"(?<=[.!?])\s", text)[0][:300]
         raise UsageError(
             f"--model {name}: torch.export cannot trace it: {type(error).__name__}: {first}; {hint}"
+        ) from None
+
+
+def _without_overwriting(exported: Any, name: str) -> Any:
+    try:
+        with quiet(), torch.no_grad():
+            return exported.run_decompositions({})
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise UsageError(
+            f"--model {name}: it overwrites parts of tensors, and torch.export cannot rewrite that: "
+            f"{type(error).__name__}: {text}"
         ) from None
 
 
@@ -116,13 +139,19 @@ def _op(node: fx.Node) -> str:
     return "getitem" if node.target is operator.getitem else str(node.target)
 
 
+def _overwrites(node: fx.Node) -> bool:
+    """Return whether a call writes into its first argument, as ``aten.relu_.default`` does."""
+    parts = _op(node).split(".")
+    return len(parts) > 1 and parts[1].endswith("_") and not parts[1].startswith("_") and bool(node.all_input_nodes)
+
+
 def _tensor(node: fx.Node) -> torch.Tensor | None:
     value = node.meta.get("val")
     return value if isinstance(value, torch.Tensor) else None
 
 
-def _tensor_inputs(node: fx.Node) -> list[fx.Node]:
-    return list(dict.fromkeys(node.all_input_nodes))
+class _OverwritesAPartError(Exception):
+    """A tensor is overwritten that shares its memory with another. Never leaves this module."""
 
 
 class _Tracer:
@@ -135,8 +164,6 @@ class _Tracer:
         self.name = name
         self.batch = int(inputs[0].shape[0])
         self.idle: Counter[str] = Counter()
-        module = exported.module()
-        self.tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         signature = exported.graph_signature
         constants = {
             **signature.inputs_to_parameters,
@@ -146,6 +173,8 @@ class _Tracer:
         state = {**exported.state_dict, **exported.constants}
         self.weights: dict[fx.Node, torch.Tensor] = {}
         self.trained = set(signature.inputs_to_parameters)
+        # Written down in the code, and no state of a module's.
+        self.constants = set(signature.inputs_to_lifted_tensor_constants)
         self.inputs: dict[fx.Node, torch.Tensor] = {}
         examples = iter(inputs)
         self.nodes: list[fx.Node] = []
@@ -159,14 +188,22 @@ class _Tracer:
             elif node.op == "call_function":
                 self._take(node)
             elif node.op != "output":
-                raise UsageError(f"--model {name}: torch.export left a {node.op} ({node.target}), which is not known")
+                raise UsageError(
+                    f"--model {name}: it has a block in a mode of its own (torch.autocast or the like), which "
+                    "cannot be followed; give a factory of the network without that"
+                )
         # In one network every value that differs between samples counts, also one that nothing reads further.
         output = next(node for node in graph.nodes if node.op == "output")
         self.outputs = set(output.all_input_nodes)
         alive = self._alive()
+        for node in self.nodes:
+            if node not in alive and not self._is_view(node) and node.target is not operator.getitem:
+                # It runs all the same, and its time is the whole network's.
+                self.idle[f"{_name(node)}{UNUSED}"] += 1
         self.nodes = [node for node in self.nodes if node in alive]
         self.fixed = self._fixed()
         self.views = {node for node in self.nodes if self._is_view(node)}
+        self._values: dict[fx.Node, torch.Tensor | None] = {}
 
     def _take(self, node: fx.Node) -> None:
         name = _name(node)
@@ -178,21 +215,26 @@ class _Tracer:
                 "that depends on its input's values, and no table can know: give a factory that returns the part that "
                 "always runs"
             )
-        if name in _IDLE and node.all_input_nodes:
+        if name in _IDLE and node.all_input_nodes and not (len(node.args) > 2 and node.args[2]):
             self.idle[name] += 1
             node.replace_all_uses_with(node.all_input_nodes[0])
             return
-        if _op(node).split(".")[1:2] and _op(node).split(".")[1].endswith("_") and node.all_input_nodes:
-            # Whoever reads the overwritten tensor from now on reads the result.
-            base = node.all_input_nodes[0]
-            later = set()
-            seen = False
-            for other in node.graph.nodes:
-                seen = seen or other is node
-                if seen and other is not node:
-                    later.add(other)
-            base.replace_all_uses_with(node, delete_user_cb=lambda user: user in later)
+        if _overwrites(node):
+            self._overwrite(node)
         self.nodes.append(node)
+
+    def _overwrite(self, node: fx.Node) -> None:
+        """Have whoever reads the overwritten tensor from now on read the result.
+
+        Raises:
+            _OverwritesAPartError: other tensors share its memory, and change with it.
+        """
+        base = node.all_input_nodes[0]
+        earlier = list(itertools.takewhile(lambda other: other is not node, node.graph.nodes))
+        before = set(earlier)
+        if self._is_view(base) or any(user in before and self._is_view(user) for user in base.users):
+            raise _OverwritesAPartError
+        base.replace_all_uses_with(node, delete_user_cb=lambda user: user not in before and user is not node)
 
     def _alive(self) -> set[fx.Node]:
         """Return the nodes that an output depends on."""
@@ -206,8 +248,8 @@ class _Tracer:
         return found
 
     def _fixed(self) -> set[fx.Node]:
-        """Return what is the same for every input: weights, and what is computed from them alone."""
-        fixed = set(self.weights)
+        """Return what is the same for every sample: weights, inputs without a batch, and what follows from these."""
+        fixed = set(self.weights) | {node for node in self.inputs if not self._is_batched(node)}
         for node in self.nodes:
             if all(arg in fixed for arg in node.all_input_nodes):
                 fixed.add(node)
@@ -220,7 +262,7 @@ class _Tracer:
             return False
         if node.target is operator.getitem:
             return self._is_view(first)
-        if _op(node).split(".")[1].endswith("_"):
+        if _overwrites(node):
             return False
         before = _tensor(first)
         if before is None:
@@ -275,7 +317,9 @@ class _Tracer:
                 groups.unite(node, readers[node][0])
         edges = [(source, node) for node in own for source in self._sources(node) if source in groups]
         groups.unite_cycles(edges)
-        layers = [self._layer(members, readers, outside) for members in groups.in_order(edges)]
+        # An output of the network that is the same for every input is no work of a call's.
+        varying = [members for members in groups.in_order(edges) if any(node not in self.fixed for node in members)]
+        layers = [self._layer(members, readers, outside) for members in varying]
         return self._network(layers)
 
     def _join(
@@ -316,9 +360,6 @@ class _Tracer:
                 if arg in inside or arg in self.views:
                     continue
                 if arg in self.fixed:
-                    weights.append(arg)
-                elif arg in self.inputs and not self._is_batched(arg):
-                    # The same for every sample: it enters as a constant.
                     weights.append(arg)
                 else:
                     taken.append(arg)
@@ -378,7 +419,7 @@ class _Tracer:
             raise UsageError(f"--model {self.name}: {_name(last)} computes an output from no input")
         numbers = {node: i for i, node in enumerate([*taken, *weights])}
         written: list[Call] = []
-        for node in _ordered(calls):
+        for node in calls:
             written.append(self._call(node, numbers, inside=set(calls)))
             numbers[node] = len(numbers)
         shape = tuple(_shape(last))
@@ -396,6 +437,14 @@ class _Tracer:
         except LayerError as error:
             raise UsageError(f"--model {self.name}: {_name(last)} cannot be described as a layer: {error}") from None
 
+    def _known_dtype(self, node: fx.Node, dtype: torch.dtype) -> Any:
+        if _dtype(dtype) not in get_args(DType):
+            raise UsageError(
+                f"--model {self.name}: {node.name} is of the type {_dtype(dtype)}, which layers cannot hold; compute "
+                "it from real numbers in forward"
+            )
+        return _dtype(dtype)
+
     def _given(self, node: fx.Node) -> Given:
         value = _tensor(node)
         assert value is not None
@@ -404,17 +453,40 @@ class _Tracer:
             return Given(shape=shape)
         example = self.inputs[node]
         return Given(
-            shape=shape, dtype=_dtype(value.dtype), least=int(example.min()), below=max(1, int(example.max()) + 1)
+            shape=shape,
+            dtype=self._known_dtype(node, value.dtype),
+            least=int(example.min()),
+            below=max(1, int(example.max()) + 1),
         )
 
+    def _value(self, node: Any) -> Any:
+        """Return a fixed tensor's values: a mask or an index that is computed in ``forward`` must be as it is there."""
+        if not isinstance(node, fx.Node):
+            return node
+        if node in self.weights or node in self.inputs:
+            return self.weights.get(node, self.inputs.get(node))
+        if node not in self._values:
+            self._values[node] = None
+            function: Any = node.target
+            with contextlib.suppress(Exception), torch.no_grad():
+                # Copies: what overwrites its argument must not overwrite the network's own.
+                args = fx.node.map_arg(node.args, lambda arg: copy.deepcopy(self._value(arg)))
+                self._values[node] = function(*args, **fx.node.map_arg(node.kwargs, self._value))
+        return self._values[node]
+
     def _weight(self, node: fx.Node) -> Weight:
-        tensor = self.weights.get(node, self.inputs.get(node))
+        tensor = self._value(node)
         value = _tensor(node)
         assert value is not None
-        shape, dtype = tuple(value.shape), _dtype(value.dtype)
+        shape, dtype = tuple(value.shape), self._known_dtype(node, value.dtype)
         if node.name in self.trained:
             return Weight(shape=shape, dtype=dtype)
         values: tuple[int, ...] | None = None
+        written = node.name in self.constants and tensor is not None and tensor.numel() <= MOST_NUMBERS
+        if tensor is not None and tensor.is_floating_point() and (written or tensor.numel() == 1):
+            # A bound, a scale or a mask's −∞: another number might compute something else altogether.
+            numbers = tuple(map(_number, tensor.reshape(-1).tolist()))
+            return Weight(shape=shape, dtype=dtype, role="buffer", numbers=numbers)
         if tensor is not None and not tensor.is_floating_point():
             flat = tensor.reshape(-1)
             if flat.numel() and bool((flat == flat[0]).all()):
@@ -425,16 +497,17 @@ class _Tracer:
 
     def _call(self, node: fx.Node, numbers: dict[fx.Node, int], inside: set[fx.Node]) -> Call:
         op = _op(node)
-        parts = op.split(".")
-        if len(parts) > 1 and parts[1].endswith("_") and not parts[1].startswith("_"):
-            base = node.all_input_nodes[0]
-            if base not in inside or base in self.views:
-                # What comes from another layer is not overwritten: calls are repeated on it.
-                parts[1] = parts[1].rstrip("_")
-                op = ".".join(parts)
+        if _overwrites(node) and node.all_input_nodes[0] not in inside:
+            # What comes from another layer is not overwritten: calls are repeated on it.
+            namespace, packet, overload = op.split(".")
+            op = f"{namespace}.{packet.rstrip('_')}.{overload}"
+        args = node.args
+        if op == "aten.to.device":
+            # Where a tensor is to be is the target's affair; what it is to be stays.
+            op, args = "aten.to.dtype", (args[0], *args[2:])
         return Call(
             op=op,
-            args=tuple(_written(arg, numbers, self.name) for arg in node.args),
+            args=tuple(_written(arg, numbers, self.name) for arg in args),
             named=tuple(
                 (key, _written(value, numbers, self.name))
                 for key, value in sorted(node.kwargs.items())
@@ -507,11 +580,6 @@ class _Found(NamedTuple):
     operators: int
 
 
-def _ordered(calls: Sequence[fx.Node]) -> list[fx.Node]:
-    """Return calls in an order in which arguments come first; a moved output may stand too early otherwise."""
-    return list(calls)
-
-
 def _shape(node: fx.Node) -> tuple[int, ...]:
     value = _tensor(node)
     assert value is not None
@@ -542,10 +610,17 @@ def _written_scalar(argument: Any, numbers: dict[fx.Node, int], name: str) -> Sc
     if isinstance(argument, torch.memory_format):
         return Ref(kind="memory_format", of=str(argument).removeprefix("torch."))
     if isinstance(argument, float) and not isfinite(argument):
-        return Ref(kind="float", of="nan" if isnan(argument) else "inf" if argument > 0 else "-inf")
+        return Ref(kind="float", of=_number(argument))
     if argument is None or isinstance(argument, (bool, int, float, str)):
         return argument
     raise UsageError(f"--model {name}: an operator has an argument of the type {type(argument).__name__}")
+
+
+def _number(value: float) -> Any:
+    """Return a number, or the word for what JSON has none for."""
+    if isfinite(value):
+        return value
+    return "nan" if isnan(value) else "inf" if value > 0 else "-inf"
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -572,8 +647,8 @@ def _primitive(
     before = _tensor(first)
     if before is None or before.shape[:1] != (batch,) or (first is not _get(node, 0, None) and _name(node) != "cat"):
         return None
-    name, op = _name(node), _op(node)
-    inplace: Any = {"inplace": True} if inside and op.split(".")[1].endswith("_") and name in _IN_PLACE else {}
+    name = _name(node)
+    inplace: Any = {"inplace": True} if inside and _overwrites(node) and name in _IN_PLACE else {}
     if node.kwargs and name != "gelu":
         return None
     one = (first,)

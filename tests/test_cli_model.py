@@ -154,3 +154,38 @@ def test_mistakes_get_one_line(folder: Path, arguments: list[str], problem: str)
     assert line.startswith("error: ")
     assert problem in line
     assert not list(folder.glob("*.json*"))
+
+
+def test_a_network_through_onnx_and_the_file_that_is_left(folder: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    arguments = ("--target", "onnx", "--threads", "1", "--time-budget", "4")
+    done = command(folder, "profile-device", *arguments, "--model", "my.py:net", "--input", "2x3x16x16")
+    assert "exported to net-exported.onnx" in done.stdout
+    assert "FusedConv (Conv, Relu)" in done.stdout.replace("\n", " ") or "FusedConv" in done.stdout
+    again = command(folder, "profile-device", *arguments, "--model", "net-exported.onnx", "--json")
+    found = json.loads(again.stdout)
+    assert found["networks"][0]["whole_ms"] > 0
+    assert found["networks"][0]["sum_ms"] > 0
+    assert any("FusedConv" in (layer["kernel"] or "") for layer in found["networks"][0]["layers"])
+    whole = (folder / "net-exported.onnx").read_bytes()
+    (folder / "cut.onnx").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.onnx").write_text("not a network")
+    for name in ("cut.onnx", "text.onnx", "none.onnx"):
+        failed = command(folder, "profile-device", *arguments, "--model", name, code=1 if name == "none.onnx" else 2)
+        (line,) = failed.stderr.splitlines()
+        assert line.startswith("error: ")
+        assert name in line
+
+
+def test_on_core_ml_the_layers_are_named_and_not_measured(folder: Path) -> None:
+    done = command(
+        folder, "profile-device", "--target", "coreml", "--model", "my.py:net", "--input", "2x3x16x16", code=3
+    )
+    table = LatencyTable.from_json((folder / "net-coreml-b2.json").read_bytes())
+    assert not len(table)
+    assert len(table.not_measured) == 5
+    (network,) = table.networks
+    assert network.whole is None
+    assert "export-coreml" in (network.reason or "")
+    assert "incomplete" in done.stderr

@@ -15,12 +15,13 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import conv
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from lut import Layer, UsageError, chain, conv_norm_act, linear, residual_add
 from lut.errors import LayerFailedError, ProfileError, TargetUnavailableError
@@ -30,6 +31,7 @@ from profiler._cuda import CudaTarget
 from profiler._cuda_driver import Clock, Driver, Facts, TorchDriver
 from profiler._plan import make_protocol
 from profiler._visit import Visitor
+from profiler._whole import Whole
 
 KERNEL_NS = 1500.0
 HIT_NS, MISS_NS = 0.05, 0.5
@@ -595,6 +597,49 @@ def test_the_seed_decides_the_data(gpu: Gpu) -> None:
     assert all(torch.equal(a, b) for a, b in zip(drawn[0], drawn[1], strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(drawn[0], drawn[2], strict=True))
     assert float(drawn[0][-1].std()) == pytest.approx(1, rel=0.1)
+
+
+MODEL = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(50, 16)
+        self.head = nn.Linear(16, 50)
+
+    def forward(self, ids):
+        return {"scores": self.head(self.words(ids)), "ids": [ids]}
+"""
+
+
+def test_a_users_network_with_integers_runs_whole_and_layer_by_layer(gpu: Gpu, tmp_path: Path) -> None:
+    from profiler._model import load_model, parse_model
+    from profiler._trace import trace
+
+    (tmp_path / "my.py").write_text(MODEL)
+    spec = parse_model(f"{tmp_path / 'my.py'}:Net", "2x7:int64:50", 0)
+    target = CudaTarget(batch=2)
+    prepared = target.prepare_network(Whole("net", model=spec), 0)
+    assert target.run(prepared, 3) > 0
+    assert prepared.output_bytes == 4 * 2 * 7 * 50 + 8 * 2 * 7
+    target.release(prepared)
+    with _disable_current_modes():
+        network = trace(*load_model(spec), name="net").network
+    for item in network.layers:
+        layer = target.prepare(item.layer, 0)
+        assert target.run(layer, 3) > 0
+        target.release(layer)
+    with pytest.raises(LayerFailedError, match="does not run ONNX files"):
+        target.prepare_network(Whole("net", file="net.onnx"), 0)
+
+
+def test_a_network_that_is_one_layer_runs_as_one(gpu: Gpu) -> None:
+    target = CudaTarget(batch=2)
+    prepared = target.prepare_network(Whole("net", layer=conv(8)), 0)
+    assert target.run(prepared, 2) > 0
+    assert prepared.key == conv(8).digest
 
 
 def test_every_visit_gets_other_addresses(gpu: Gpu) -> None:

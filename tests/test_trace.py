@@ -225,3 +225,122 @@ def test_a_network_of_our_own_layers_is_traced_back_to_them() -> None:
     mine, theirs = counts(network), counts(found.network)
     heavy = {layer: n for layer, n in mine.items() if layer.madds and "bn" in str(layer)}
     assert heavy.items() <= theirs.items()
+
+
+def test_a_network_of_two_inputs_is_one_layer_again() -> None:
+    x, y = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    network = trace(OneOfTwo().eval(), (x, y), name="net").network
+    layer = network.as_layer()
+    assert layer.inputs == ((3, 4, 4), (3, 4, 4))
+    with torch.inference_mode():
+        torch.testing.assert_close(build_module(layer)(x, y), OneOfTwo()(x, y))
+
+
+class OneOfTwo(nn.Module):
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(x * y, 1) - y.relu()
+
+
+class Parts(nn.Module):
+    """Parts of tensors are overwritten, and the whole is read afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.conv(x))
+        y[:, 0] = y[:, 1]
+        a, b = y.chunk(2, 1)
+        a.relu_()
+        return y + torch.cat([b, a], 1)
+
+
+def test_overwriting_a_part_is_followed() -> None:
+    same_numbers(Parts(), torch.randn(2, 3, 4, 4))
+
+
+class WithoutGradient(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            y = x * 2
+        return y.exp() + x
+
+
+def test_a_block_without_gradients_is_no_obstacle() -> None:
+    same_numbers(WithoutGradient(), torch.randn(2, 3, 4, 4))
+
+
+class Constant(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x.exp(), torch.ones(3) * 2
+
+
+def test_an_output_that_is_no_work_is_no_layer() -> None:
+    found = traced(Constant(), 2, 3)
+    assert [str(item.layer) for item in found.network.layers] == ["exp 3→3"]
+
+
+class Timestep(nn.Module):
+    """A side input with a number for each sample, as diffusion networks have, and an index that is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.conv = nn.Linear(4, 3), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        frequencies = torch.arange(4) * 0.5
+        embedded = self.embed(torch.sin(t[:, None] * frequencies))
+        order = torch.arange(3).flip(0)
+        return self.conv(x)[:, order] + embedded[:, :, None, None]
+
+
+def test_a_number_for_each_sample_is_a_constant_of_its_layers() -> None:
+    x, t = torch.randn(2, 3, 4, 4), torch.tensor([3.0, 5.0])
+    network = trace(Timestep().eval(), (x, t), name="net").network
+    for item in network.layers:
+        with torch.inference_mode():
+            output = build_module(item.layer)(*example_inputs(item.layer, 2, torch.float32))
+        assert tuple(output.shape) == (2, *item.layer.output_shape)
+
+
+class Masked(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mask = torch.ones(5, 5, dtype=torch.bool).tril()
+        for _ in range(2):
+            x = functional.scaled_dot_product_attention(x, x, x, attn_mask=mask)
+        return x.to("cpu", torch.float32)
+
+
+def test_a_mask_that_is_computed_keeps_its_values() -> None:
+    same_numbers(Masked(), torch.randn(2, 5, 8))
+
+
+class Unused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.aux = nn.Linear(8, 4), nn.Linear(8, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.aux(x)
+        return self.head(functional.dropout(x, 0.5, training=True))
+
+
+def test_what_runs_is_never_said_to_be_no_work() -> None:
+    found = traced(Unused(), 2, 8)
+    assert found.idle == {"linear (unused)": 1}
+    assert "dropout" in str(found.network.layers[0].layer)
+
+
+class Rotary(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("turns", torch.polar(torch.ones(4), torch.arange(4.0)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.view_as_real(torch.view_as_complex(x) * self.turns)
+
+
+def test_complex_weights_are_refused_in_a_line() -> None:
+    with pytest.raises(UsageError, match="complex64, which layers cannot hold"):
+        traced(Rotary(), 2, 4, 2)

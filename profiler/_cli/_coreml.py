@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lut import ChannelCurve, LatencyTable, Layer
+    from profiler._whole import Subject
 
 DEFAULT_PRECISION = 0.02
 
@@ -65,6 +66,7 @@ def import_table(
 def not_measured(
     layers: Sequence[Layer],
     curves: Sequence[ChannelCurve],
+    subjects: Sequence[Subject],
     options: Mapping[str, Any],
     output: Path,
     *,
@@ -76,6 +78,7 @@ def not_measured(
         UsageError: the output exists.
     """
     from profiler._coreml import not_measured_table
+    from profiler._whole import record_of
 
     _refuse_existing(output, restart=restart)
     known = {
@@ -85,7 +88,7 @@ def not_measured(
     }
     if "format" in options:
         known["model_format"] = options["format"]
-    table = not_measured_table(layers, curves, **known)
+    table = not_measured_table(layers, curves, [record_of(subject) for subject in subjects], **known)
     write_atomically(output, table.to_json())
     return table
 

@@ -132,7 +132,7 @@ def _torch_model(
         from profiler._onnx._file import export_model
 
         # A name that no file of the user's has.
-        path = output.with_name(f"{output.stem}-exported.onnx")
+        path = output.with_name(f"{spec.factory}-exported.onnx")
         export_model(module, examples, path)
         console.print(f"exported to {path}")
         return _onnx_file(path, None, name=str(spec))

@@ -368,7 +368,7 @@ def profile_device(
     if target == "coreml" and sys.platform != "darwin":
         from profiler._cli._coreml import not_measured
 
-        table = not_measured(wanted, work.curves, spec.options, output, restart=restart)
+        table = not_measured(wanted, work.curves, work.subjects, spec.options, output, restart=restart)
         _finish(table, output, console, groups=groups, alpha=alpha, json=json, verbose=verbose)
         return
     also = f" and {len(work.networks)} whole network{'s' * (len(work.networks) != 1)}" if work.networks else ""

@@ -24,7 +24,18 @@ from lut import (
     Visits,
 )
 from lut._files import read_bytes
-from lut._records import Correction, Flag, Preflight, Protocol, RejectedVisit, RejectionCause, Session, Software, Spread
+from lut._records import (
+    Correction,
+    Flag,
+    NetworkRecord,
+    Preflight,
+    Protocol,
+    RejectedVisit,
+    RejectionCause,
+    Session,
+    Software,
+    Spread,
+)
 from lut._statistics import bimodal_split, median_interval, quantile
 from lut.errors import ProfileError
 from profiler._coreml._bundle import LayerEntry, Manifest, Program, Term, decode_strictly, load_bundle
@@ -199,6 +210,7 @@ TIMINGS = {None: "sustained", "mac": "back-to-back", "iphone": "idle-burst"}
 def not_measured_table(
     layers: Iterable[Layer],
     curves: Iterable[ChannelCurve] = (),
+    networks: Iterable[NetworkRecord] = (),
     *,
     reason: str = "not timed yet: Core ML runs on Apple hardware only; export-coreml makes a bundle for it",
     batch: int = 1,
@@ -236,6 +248,7 @@ def not_measured_table(
         measurements=(),
         curves=curves,
         not_measured=[NotMeasured(layer=layer, reason=reason) for layer in dict.fromkeys(layers)],
+        networks=networks,
     )
 
 

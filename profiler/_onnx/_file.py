@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from math import prod
@@ -204,7 +205,12 @@ def _shown(tensor: Any) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # torch.onnx colours its messages, and begins with a banner.
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
+    cause = error.__cause__
+    if lines and lines[0].startswith("Failed to") and cause is not None:
+        return _first_line(cause)
     return (lines[0] if lines else type(error).__name__)[:300]
 
 
@@ -333,7 +339,10 @@ def export_model(module: torch.nn.Module, inputs: Sequence[torch.Tensor], path: 
                 reasons.append(f"{'dynamo' if dynamo else 'torchscript'}: {type(error).__name__}: {_first_line(error)}")
             else:
                 return
-    raise UsageError(f"torch.onnx.export cannot write the network as an ONNX file ({'; '.join(reasons)})")
+    raise UsageError(
+        f"torch.onnx.export cannot write the network as an ONNX file ({'; '.join(reasons)}); give a factory of a "
+        "network that returns tensors only, or an ONNX file"
+    )
 
 
 def trace_onnx(model: Any, *, name: str, provider: str = "CPUExecutionProvider") -> TracedNetwork:
