@@ -109,8 +109,13 @@ def _counts(table: LatencyTable) -> str:
     n = len(table)
     converged = sum(m.converged for m in table.values())
     text = f"{count_layers(n)} measured, {converged} converged"
-    if n:
-        widths = [m.relative_half_width for m in table.values()]
+    look = table.sessions[-1].protocol.first_look if table.sessions else 0
+    measured = [m for m in table.values() if m.visits.raw_ms]
+    few = sum(m.n_visits < look for m in measured)
+    if few:
+        text += f"; {few} have fewer than {look} visits, too few for an interval: give more with --time-budget"
+    if n > few:
+        widths = [m.relative_half_width for m in table.values() if not m.visits.raw_ms or m.n_visits >= look]
         middle, most = quantile(widths, 0.5), quantile(widths, 0.95)
         text += f"; half-width of the interval ±{middle:.1%} (median), ±{most:.1%} (95 %)"
     rejected = sum(len(m.rejected) for m in table.values())
