@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lut._console import format_ms
-from lut._records import NetworkRecord
+from lut._records import UNUSED, NetworkRecord
 from lut._table import LatencyTable, never_audited
 
 __all__ = ["audit_line", "coverage", "sum_line"]
@@ -14,7 +14,7 @@ def coverage(network: NetworkRecord, distinct: int) -> str:
     count = sum(part.count for part in network.layers)
     operators = f"{network.operators} operators in " if network.operators else ""
     text = f"{operators}{count} layers, {distinct} different"
-    unused = {name: n for name, n in network.idle.items() if name.endswith(" (unused)")}
+    unused = {name: n for name, n in network.idle.items() if name.endswith(UNUSED)}
     idle = {name: n for name, n in network.idle.items() if name not in unused}
     for what, counts in (("no work at inference", idle), ("run, but in no layer", unused)):
         if counts:

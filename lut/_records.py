@@ -25,6 +25,7 @@ __all__ = [
     "FORMAT",
     "ORIGINS",
     "REJECTION_CAUSES",
+    "UNUSED",
     "VERSION",
     "Audit",
     "Context",
@@ -52,6 +53,8 @@ __all__ = [
 
 FORMAT: Literal["latency-lut"] = "latency-lut"
 VERSION: Literal[3] = 3
+# How a network's ``idle`` operators are marked that do run, but whose results nothing reads.
+UNUSED = " (unused)"
 
 # Positive means at least the lower bound: "> 0" would be tested against the smallest denormal, which a process that
 # flushes denormals takes for 0. JSON knows neither NaN nor infinity; the upper bound (eleven days) turns an overflow
@@ -416,8 +419,9 @@ class WholeMeasurement(Record, frozen=True):
 class NetworkRecord(Record, frozen=True):
     """A network: its layers, and what it takes as a whole.
 
-    ``operators``: how many operators of the framework the layers hold, 0 where nobody counted; ``idle``: operators that
-    do no work at inference, by name. ``whole`` is ``None`` where the network was not measured, for the ``reason``.
+    ``operators``: how many operators of the framework the layers hold, 0 where nobody counted; ``idle``: operators in
+    no layer, by name: those that do no work at inference, and, marked ``(unused)``, those whose results nothing reads.
+    ``whole`` is ``None`` where the network was not measured, for the ``reason``.
     """
 
     name: Text

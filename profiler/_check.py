@@ -28,7 +28,7 @@ from profiler._lock import device_lock
 from profiler._plan import make_protocol
 from profiler._profile import profile
 from profiler._session import Progress
-from profiler._target import TargetSpec, _factory, available_targets, target_spec
+from profiler._target import TargetSpec, available_targets, target_factory, target_spec
 from profiler._whole import Subject, Whole
 from profiler._worker import ChildWorker, Ready
 
@@ -215,7 +215,7 @@ def spec_of(table: LatencyTable, layers: Sequence[Layer], networks: Sequence[Net
             f"the table is of the target {setting.target!r}, and only {', '.join(sorted(installed))} are installed here"
         )
     # What a target describes and does not take, it has one value of; whether it still is that one is seen later.
-    known = inspect.signature(_factory(installed[setting.target])).parameters
+    known = inspect.signature(target_factory(installed[setting.target])).parameters
     names = ("batch", "dtype", "threads", "memory_format", "context")
     common = {name: getattr(setting, name) for name in names if name in known}
     try:

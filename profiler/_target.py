@@ -17,7 +17,16 @@ from lut._records import RejectionCause, Software
 from lut.errors import LayerFailedError, TargetUnavailableError
 from profiler._whole import Whole
 
-__all__ = ["Observation", "Part", "Target", "TargetSpec", "available_targets", "load_target", "target_spec"]
+__all__ = [
+    "Observation",
+    "Part",
+    "Target",
+    "TargetSpec",
+    "available_targets",
+    "load_target",
+    "target_factory",
+    "target_spec",
+]
 
 PreparedT = TypeVar("PreparedT")
 
@@ -169,7 +178,7 @@ def target_spec(name: str, layers: Sequence[Layer], networks: Sequence[Network] 
     if name not in targets:
         known = ", ".join(sorted(targets)) or "none: is latency-lut installed? pip install -e ."
         raise UsageError(f"unknown target {name!r}; installed: {known}")
-    factory = _factory(targets[name])
+    factory = target_factory(targets[name])
     given = {key: value for key, value in options.items() if value is not None}
     known_options = set(inspect.signature(factory).parameters)
     defaults: Mapping[str, Any] = {}
@@ -191,7 +200,12 @@ def _flag(option: str) -> str:
     return "--" + option.replace("_", "-")
 
 
-def _factory(place: str) -> Callable[..., Target[Any]]:
+def target_factory(place: str) -> Callable[..., Target[Any]]:
+    """Return what makes a target, from its ``module:attribute``; its framework is not imported.
+
+    Raises:
+        TargetUnavailableError: the module, or what it needs, is not there.
+    """
     module, _, attribute = place.partition(":")
     try:
         made: Callable[..., Target[Any]] = getattr(import_module(module), attribute)
@@ -214,7 +228,7 @@ def load_target(spec: TargetSpec) -> Target[Any]:
     Raises:
         TargetUnavailableError: its framework is not installed, or it cannot run here.
     """
-    factory = _factory(spec.factory)
+    factory = target_factory(spec.factory)
     try:
         return factory(**spec.options)
     except ModuleNotFoundError as error:

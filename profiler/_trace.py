@@ -27,6 +27,7 @@ from torch import fx, nn
 
 from lut import Layer, LayerError, Network, NetworkLayer, UsageError
 from lut._layer import Node
+from lut._records import UNUSED
 from lut.primitives import (
     Activation,
     ActivationKind,
@@ -50,8 +51,6 @@ from profiler._traced import TracedNetwork
 
 __all__ = ["TracedNetwork", "trace"]
 
-# How operators whose results nothing reads are marked among those that are in no layer.
-UNUSED = " (unused)"
 # Weights of integers or booleans that are written out: an index or a mask, not a vocabulary.
 MOST_WRITTEN = 1 << 16
 # Constants of floating-point numbers that are written out.

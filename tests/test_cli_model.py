@@ -110,7 +110,7 @@ def test_a_factory_may_give_the_input_and_a_sweep_the_gains(folder: Path) -> Non
     assert found["audit"]["networks"] == 1
     assert "not swept: head" in done.stderr
     command(folder, "report-table", "t.json")
-    assert "What other widths" in (folder / "t.html").read_text() or "widths" in (folder / "t.html").read_text()
+    assert "layers and their widths</h2>" in (folder / "t.html").read_text()
 
 
 def test_a_network_of_integers(folder: Path) -> None:
@@ -162,12 +162,12 @@ def test_a_network_through_onnx_and_the_file_that_is_left(folder: Path) -> None:
     arguments = ("--target", "onnx", "--threads", "1", "--time-budget", "4")
     done = command(folder, "profile-device", *arguments, "--model", "my.py:net", "--input", "2x3x16x16")
     assert "exported to net-exported.onnx" in done.stdout
-    assert "FusedConv (Conv, Relu)" in done.stdout.replace("\n", " ") or "FusedConv" in done.stdout
+    assert "FusedConv" in done.stdout
     again = command(folder, "profile-device", *arguments, "--model", "net-exported.onnx", "--json")
     found = json.loads(again.stdout)
     assert found["networks"][0]["whole_ms"] > 0
     assert found["networks"][0]["sum_ms"] > 0
-    assert any("FusedConv" in (layer["kernel"] or "") for layer in found["networks"][0]["layers"])
+    assert any("FusedConv (Conv, Relu)" in (layer["kernel"] or "") for layer in found["networks"][0]["layers"])
     whole = (folder / "net-exported.onnx").read_bytes()
     (folder / "cut.onnx").write_bytes(whole[: len(whole) // 2])
     (folder / "text.onnx").write_text("not a network")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lut import UsageError
+from lut._files import read_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -131,7 +133,7 @@ def _torch_model(
         _need_onnx(text)
         from profiler._onnx._file import export_model
 
-        # A name that no file of the user's has.
+        # Ours, and replaced by the next run; the user's own file is hardly called so.
         path = output.with_name(f"{spec.factory}-exported.onnx")
         export_model(module, examples, path)
         console.print(f"exported to {path}")
@@ -139,7 +141,9 @@ def _torch_model(
     from profiler._trace import trace
 
     traced = trace(module, examples, name=str(spec))
-    whole = Whole(str(spec), model=spec) if target != "coreml" else None
+    # A run is not taken up again with another network under the same name.
+    digest = hashlib.sha256(read_bytes(spec.place)).hexdigest()[:16] if spec.place.endswith(".py") else ""
+    whole = Whole(str(spec), model=spec, digest=digest) if target != "coreml" else None
     reason = None if whole is not None else "layers only: export-coreml --model makes the whole network's program"
     return Subject(traced.network, whole, traced.operators, traced.idle, reason), traced.batch, None
 
@@ -155,9 +159,6 @@ def _need_onnx(text: str) -> None:
 
 
 def _onnx_file(path: Path, input_text: str | None, *, name: str | None = None) -> tuple[Subject, int, str | None]:
-    import hashlib
-
-    from lut._files import read_bytes
     from profiler._model import parse_input
     from profiler._whole import Subject, Whole
 

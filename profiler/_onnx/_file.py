@@ -13,6 +13,7 @@ import onnx
 from onnx import inliner
 
 from lut import UsageError
+from lut._files import read_bytes
 from lut.subgraph import Given
 from profiler._quiet import quiet
 from profiler._traced import TracedNetwork
@@ -64,6 +65,7 @@ def load_onnx(path: str | Path, shapes: tuple[tuple[int, ...], ...] = ()) -> Any
         shapes: of the inputs in order, the batch in front; where given, they fill what the file leaves open.
 
     Raises:
+        FileAccessError: the file cannot be read.
         UsageError: the file is missing, cut off or no ONNX file; an input's shape is open and not given, or contradicts
             what is given; an operator is unknown.
     """
@@ -71,12 +73,11 @@ def load_onnx(path: str | Path, shapes: tuple[tuple[int, ...], ...] = ()) -> Any
     what = f"--model {place}"
     if not place.is_file():
         raise UsageError(f"{what}: there is no such file")
+    content = read_bytes(place)
     try:
-        model = onnx.load(str(place), load_external_data=False)
+        model = onnx.load_model_from_string(content)
     except Exception:
-        raise UsageError(
-            f"{what}: it is cut off or no ONNX file ({place.stat().st_size} bytes); fetch it again"
-        ) from None
+        raise UsageError(f"{what}: it is cut off or no ONNX file ({len(content)} bytes); fetch it again") from None
     if not model.graph.node:
         raise UsageError(f"{what}: it holds no operators; an ONNX file is needed")
     try:
