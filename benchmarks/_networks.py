@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from lut import Network, NetworkLayer, conv_norm_act, global_pool, linear, residual_add
+import msgspec
+
+from lut import Layer, Network, NetworkLayer, conv_norm_act, global_pool, linear, residual_add
 from lut.primitives import ActivationKind
 from search import ResNetCifar
 
-__all__ = ["SPACES"]
+__all__ = ["SPACES", "as_layer", "blocks_of", "distinct", "nas_bench_macro"]
 
 # Few widths a stage, friendly ones and others, so that a table of some hundred layers holds every network.
 RESNET_WIDTHS = ((8, 13, 16, 24), (16, 27, 32, 48), (32, 51, 64, 96))
@@ -40,9 +43,17 @@ class _Stack:
     def __init__(self, size: int) -> None:
         self.layers: list[NetworkLayer] = []
         self.channels, self.size = 3, size
+        self._block = 0
 
     def conv(
-        self, out_channels: int, kernel: int, *, stride: int = 1, act: ActivationKind | None, groups: int = 1
+        self,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        act: ActivationKind | None,
+        groups: int = 1,
+        inside: bool = False,
     ) -> None:
         layer = conv_norm_act(
             self.channels,
@@ -53,22 +64,24 @@ class _Stack:
             input_size=(self.size, self.size),
             groups=groups,
         )
-        self.layers.append(NetworkLayer(f"{len(self.layers)}", layer))
+        name = f"block{self._block}.{len(self.layers)}" if inside else f"{len(self.layers)}"
+        self.layers.append(NetworkLayer(name, layer))
         self.channels, self.size = layer.output_shape[:2]
 
     def inverted_residual(
         self, out_channels: int, *, expand: int, kernel: int, stride: int, act: ActivationKind
     ) -> None:
         """MobileNetV2's block (Sandler et al. 2018, figure 3): expand 1×1, depthwise, project 1×1, sum if it fits."""
+        self._block += 1
         before, channels = self.layers[-1].name, self.channels
         if expand > 1:
-            self.conv(channels * expand, 1, act=act)
-        self.conv(self.channels, kernel, stride=stride, act=act, groups=self.channels)
-        self.conv(out_channels, 1, act=None)
+            self.conv(channels * expand, 1, act=act, inside=True)
+        self.conv(self.channels, kernel, stride=stride, act=act, groups=self.channels, inside=True)
+        self.conv(out_channels, 1, act=None, inside=True)
         if stride == 1 and channels == out_channels:
             add = residual_add(out_channels, activation=None, input_size=(self.size, self.size))
             inputs = (self.layers[-1].name, before)
-            self.layers.append(NetworkLayer(f"{len(self.layers)}", add, inputs=inputs))
+            self.layers.append(NetworkLayer(f"block{self._block}.{len(self.layers)}", add, inputs=inputs))
 
     def head(self, features: int, act: ActivationKind) -> tuple[NetworkLayer, ...]:
         self.conv(features, 1, act=act)
@@ -113,6 +126,22 @@ def nas_bench_macro(code: str) -> Network:
             expand, kernel = (3, 3) if digit == "1" else (6, 5)
             stack.inverted_residual(width, expand=expand, kernel=kernel, stride=stride, act="relu")
     return Network(code, stack.head(1280, "relu"))
+
+
+def blocks_of(network: Network) -> tuple[tuple[NetworkLayer, ...], ...]:
+    """Return a network's layers by its blocks, in order; a layer outside any block is one by itself."""
+    groups = itertools.groupby(network.layers, lambda item: item.name.rpartition(".")[0] or item)
+    return tuple(tuple(items) for _, items in groups)
+
+
+def as_layer(block: Sequence[NetworkLayer]) -> Layer:
+    """Return a block as one layer."""
+    names = {item.name for item in block}
+    inside = [
+        msgspec.structs.replace(item, inputs=tuple(name if name in names else "input" for name in item.inputs))
+        for item in block
+    ]
+    return Network("block", tuple(inside)).as_layer()
 
 
 def distinct(make: Callable[[random.Random], Network], count: int, seed: int) -> Iterator[Network]:
