@@ -43,7 +43,6 @@ class _Stack:
     def __init__(self, size: int) -> None:
         self.layers: list[NetworkLayer] = []
         self.channels, self.size = 3, size
-        self._block = 0
 
     def conv(
         self,
@@ -53,7 +52,7 @@ class _Stack:
         stride: int = 1,
         act: ActivationKind | None,
         groups: int = 1,
-        inside: bool = False,
+        name: str = "",
     ) -> None:
         layer = conv_norm_act(
             self.channels,
@@ -64,24 +63,22 @@ class _Stack:
             input_size=(self.size, self.size),
             groups=groups,
         )
-        name = f"block{self._block}.{len(self.layers)}" if inside else f"{len(self.layers)}"
-        self.layers.append(NetworkLayer(name, layer))
+        self.layers.append(NetworkLayer(name or f"{len(self.layers)}", layer))
         self.channels, self.size = layer.output_shape[:2]
 
     def inverted_residual(
-        self, out_channels: int, *, expand: int, kernel: int, stride: int, act: ActivationKind
+        self, name: str, out_channels: int, *, expand: int, kernel: int, stride: int, act: ActivationKind
     ) -> None:
         """MobileNetV2's block (Sandler et al. 2018, figure 3): expand 1×1, depthwise, project 1×1, sum if it fits."""
-        self._block += 1
         before, channels = self.layers[-1].name, self.channels
         if expand > 1:
-            self.conv(channels * expand, 1, act=act, inside=True)
-        self.conv(self.channels, kernel, stride=stride, act=act, groups=self.channels, inside=True)
-        self.conv(out_channels, 1, act=None, inside=True)
+            self.conv(channels * expand, 1, act=act, name=f"{name}.expand")
+        self.conv(self.channels, kernel, stride=stride, act=act, groups=self.channels, name=f"{name}.depthwise")
+        self.conv(out_channels, 1, act=None, name=f"{name}.project")
         if stride == 1 and channels == out_channels:
             add = residual_add(out_channels, activation=None, input_size=(self.size, self.size))
             inputs = (self.layers[-1].name, before)
-            self.layers.append(NetworkLayer(f"block{self._block}.{len(self.layers)}", add, inputs=inputs))
+            self.layers.append(NetworkLayer(f"{name}.add", add, inputs=inputs))
 
     def head(self, features: int, act: ActivationKind) -> tuple[NetworkLayer, ...]:
         self.conv(features, 1, act=act)
@@ -94,10 +91,11 @@ def mobile(rng: random.Random) -> Network:
     """Return a network of inverted residuals as MobileNetV2's, narrower, 96×96."""
     stack = _Stack(MOBILE_SIZE)
     stack.conv(16, 3, stride=2, act="relu6")
-    for widths, stride in zip(MOBILE_STAGES, MOBILE_STRIDES, strict=True):
+    for stage, (widths, stride) in enumerate(zip(MOBILE_STAGES, MOBILE_STRIDES, strict=True), start=1):
         width = rng.choice(widths)
         for block in range(rng.randint(1, 3)):
             stack.inverted_residual(
+                f"stage{stage}.block{block + 1}",
                 width,
                 expand=rng.choice((3, 6)),
                 kernel=rng.choice((3, 5)),
@@ -124,7 +122,9 @@ def nas_bench_macro(code: str) -> Network:
                 stack.conv(width, 1, stride=stride, act=None)
         else:
             expand, kernel = (3, 3) if digit == "1" else (6, 5)
-            stack.inverted_residual(width, expand=expand, kernel=kernel, stride=stride, act="relu")
+            stack.inverted_residual(
+                f"position{position + 1}", width, expand=expand, kernel=kernel, stride=stride, act="relu"
+            )
     return Network(code, stack.head(1280, "relu"))
 
 
@@ -151,8 +151,10 @@ def distinct(make: Callable[[random.Random], Network], count: int, seed: int) ->
         if len(seen) == count:
             return
         network = make(rng)
-        if network.layers not in seen:
-            seen.add(network.layers)
+        # Places may differ where the layers do not: positions of NAS-Bench-Macro that hold nothing.
+        layers = tuple(item.layer for item in network.layers)
+        if layers not in seen:
+            seen.add(layers)
             yield network
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from statistics import median
 
@@ -10,11 +11,11 @@ import msgspec
 from _interleaved import Found, layers_of
 from _networks import SPACES, as_layer, blocks_of, distinct
 
-from lut import Device, Layer, Network
+from lut import Device, Interval, LatencyTable, Layer, Measurement, Network, Setting, Visits
 from lut._files import write_atomically
 from profiler._machine import cpu_device
 
-__all__ = ["SESSIONS", "RecordedSession", "read_sessions", "session_networks", "write_session"]
+__all__ = ["SESSIONS", "RecordedSession", "read_sessions", "session_networks", "table_of", "write_session"]
 
 SESSIONS = Path(__file__).parent / "sessions"
 
@@ -110,3 +111,38 @@ def read_sessions(folder: Path = SESSIONS) -> list[RecordedSession]:
 def _digest(*layers: tuple[Layer, ...]) -> str:
     text = " ".join(layer.digest for group in layers for layer in group)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def table_of(session: RecordedSession, column: str, *, keep: Collection[Layer] | None = None) -> LatencyTable:
+    """Return a session's layers as a table: of ``column``, those of ``keep`` alone where it is given."""
+    target, batch = session.file.target, int(session.file.setting.split("batch ")[1].split(",")[0])
+    return LatencyTable(
+        device=session.file.machine,
+        setting=Setting(
+            target=target,
+            batch=batch,
+            dtype="float32",
+            threads=1,
+            memory_format=None,
+            context="network" if column == "in_context" else "isolated",
+            options={},
+        ),
+        sessions=(),
+        measurements=[
+            Measurement(
+                layer=layer,
+                origin="imported",
+                session=0,
+                median_ms=ms,
+                raw_median_ms=ms,
+                within_run=Interval(low_ms=ms, high_ms=ms, level=0.95),
+                across_runs=Interval(low_ms=ms, high_ms=ms, level=0.95),
+                flags=(),
+                calls_per_block=1,
+                implementation=None,
+                visits=Visits(process=(), at_s=(), raw_ms=(), drift=()),
+            )
+            for layer, ms in zip(session.layers, session.ms(column), strict=True)
+            if keep is None or layer in keep
+        ],
+    )

@@ -3,7 +3,7 @@
 from lut._constructors import chain, conv_norm_act, global_pool, linear, pooled_shortcut, residual_add
 from lut._diff import LayerDifference, TableDifference, compare_tables
 from lut._layer import Layer, Node
-from lut._network import ChannelCurve, Decision, Network, NetworkLayer, SearchSpace
+from lut._network import ChannelCurve, Decision, Network, NetworkLayer, SearchSpace, SpaceLayer
 from lut._records import Device, Failure, Interval, Measurement, NotMeasured, Session, Setting, Software, Visits
 from lut._table import LatencyTable
 from lut.errors import (
@@ -37,6 +37,7 @@ __all__ = [
     "Session",
     "Setting",
     "Software",
+    "SpaceLayer",
     "TableDifference",
     "TableError",
     "TableFormatError",

@@ -8,7 +8,7 @@ from statistics import fmean, median
 
 from lut._records import Audit, NetworkRecord
 
-__all__ = ["audit_of", "sum_ms"]
+__all__ = ["audit_of", "kendall_tau", "sum_ms"]
 
 # Of two networks there is one pair, which is in order or not: no rank correlation.
 LEAST_RANKED = 3
@@ -44,12 +44,12 @@ def audit_of(networks: Iterable[NetworkRecord], latencies_ms: Mapping[str, float
         networks=len(pairs),
         bias=_rounded(fmean(ratios) - 1),
         mape=_rounded(fmean(abs(ratio - 1) for ratio in ratios)),
-        kendall_tau=None if len(pairs) < LEAST_RANKED else _rounded(_kendall_tau(pairs)),
+        kendall_tau=None if len(pairs) < LEAST_RANKED else _rounded(kendall_tau(pairs)),
         repeat_error=_rounded(median(errors)) if errors else None,
     )
 
 
-def _kendall_tau(pairs: Sequence[tuple[float, float]]) -> float:
+def kendall_tau(pairs: Sequence[tuple[float, float]]) -> float:
     """Return Kendall's τ-a: the share of pairs in the same order less that of those in the opposite one."""
     signs = [_sign(a - c) * _sign(b - d) for (a, b), (c, d) in itertools.combinations(pairs, 2)]
     return sum(signs) / len(signs)

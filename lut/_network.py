@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -13,7 +13,7 @@ from lut._layer import Layer, Node
 from lut.errors import LayerError
 from lut.primitives import Shape
 
-__all__ = ["ChannelCurve", "Decision", "Network", "NetworkLayer", "SearchSpace"]
+__all__ = ["ChannelCurve", "Decision", "Network", "NetworkLayer", "SearchSpace", "SpaceLayer"]
 
 
 # How a network layer names the network's own input among its ``inputs``.
@@ -124,11 +124,38 @@ class ChannelCurve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(layer.out_channels for layer in self.layers)
 
 
+DecisionKind: TypeAlias = Literal["width", "depth", "operator"]
+
+
 class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One decision of a search space, with its options in order."""
+    """One decision of a search space, with its options in order.
+
+    ``kind``: what the options are: channel counts (``width``), how many of a stage's blocks are kept (``depth``), or
+    names of something, which have no order (``operator``).
+    """
 
     name: str
     options: tuple[int, ...]
+    kind: DecisionKind = "width"
+
+
+class SpaceLayer(NamedTuple):
+    """A place of a space's networks where a layer stands, and the decisions that fix which one it is.
+
+    Args:
+        name: for people, as the layer is called in the networks.
+        decisions: numbers of at most two of the space's ``choices``.
+        layer: takes one option index per decision of ``decisions``, and returns the layer; ``None``: none stands here.
+        when: on what it depends whether the layer is there at all: each entry is a decision's number and the option
+            indices with which it is; all must hold. None at all: it always is.
+        times: how often the layer stands there, one after another.
+    """
+
+    name: str
+    decisions: tuple[int, ...]
+    layer: Callable[..., Layer | None]
+    when: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    times: int = 1
 
 
 @runtime_checkable
@@ -139,7 +166,8 @@ class SearchSpace(Protocol):
     times the base network's width the widest layer may have.
 
     A space may also have ``sample_measured(rng)``: like ``sample``, and the network is made of :meth:`layers` alone. An
-    audit then needs no other layers.
+    audit then needs no other layers. And it may have ``structure()``, which returns a sequence of :class:`SpaceLayer`:
+    all places of its networks. A predictor then compiles the space into arrays.
     """
 
     @property

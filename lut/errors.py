@@ -9,6 +9,9 @@
     │   ├── TableFormatError (ValueError)   a file is no valid table; names the place inside it
     │   ├── MissingLayerError (KeyError)    a table does not hold a layer; names the nearest ones
     │   └── UnlikeTablesError (ValueError)  tables of different devices or settings were mixed
+    ├── PredictorError                      a latency cannot be predicted
+    │   ├── UnknownOperatorError            a layer has an operator that no measured layer has
+    │   └── PredictorFormatError (ValueError)  a saved predictor is not one, or was altered
     ├── FileAccessError (OSError)           a file cannot be read or written
     ├── ProfileError
     │   ├── TargetUnavailableError          the target cannot run here; says why and what to install
@@ -35,12 +38,15 @@ __all__ = [
     "LayerError",
     "LayerFailedError",
     "MissingLayerError",
+    "PredictorError",
+    "PredictorFormatError",
     "ProfileError",
     "StaleTableError",
     "TableError",
     "TableFormatError",
     "TargetUnavailableError",
     "UnauditedTableWarning",
+    "UnknownOperatorError",
     "UnlikeTablesError",
     "UsageError",
 ]
@@ -82,6 +88,18 @@ class UnlikeTablesError(TableError, ValueError):
     """Tables of different devices or settings were about to be mixed."""
 
     exit_code = 2
+
+
+class PredictorError(LatencyLutError):
+    """A latency cannot be predicted."""
+
+
+class UnknownOperatorError(PredictorError):
+    """A layer has an operator that no measured layer has; the message names it, and how to measure it."""
+
+
+class PredictorFormatError(PredictorError, ValueError):
+    """A file is not a saved predictor's, or was altered; the message names the file."""
 
 
 class FileAccessError(LatencyLutError, OSError):

@@ -1,16 +1,24 @@
-"""Predictors fitted to tables: HTAS's power law, its choice of widths, and what widths buy. Nothing here measures."""
+"""Predictors fitted to tables: of layers and networks, HTAS's law and choice of widths. Nothing here measures."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from predictors._compiled import CompiledLatency
     from predictors._gains import WidthChange, WidthGain, width_gains
+    from predictors._latency_predictor import LatencyPredictor, LayerPrediction, NetworkPrediction
+    from predictors._mlp import LatencyMLP
     from predictors._power_law import ExtrapolationWarning, PowerLaw
     from predictors._widths import MeasuredCurve, WidthChoice, WidthSelection, hardware_aware_widths, measured_curves
 
 __all__ = [
+    "CompiledLatency",
     "ExtrapolationWarning",
+    "LatencyMLP",
+    "LatencyPredictor",
+    "LayerPrediction",
     "MeasuredCurve",
+    "NetworkPrediction",
     "PowerLaw",
     "WidthChange",
     "WidthChoice",
@@ -23,9 +31,14 @@ __all__ = [
 
 # Resolved at first use (PEP 562): a command's --help should not wait for scikit-learn.
 _HOMES = {
+    "CompiledLatency": "predictors._compiled",
     "ExtrapolationWarning": "predictors._power_law",
-    "PowerLaw": "predictors._power_law",
+    "LatencyMLP": "predictors._mlp",
+    "LatencyPredictor": "predictors._latency_predictor",
+    "LayerPrediction": "predictors._latency_predictor",
     "MeasuredCurve": "predictors._widths",
+    "NetworkPrediction": "predictors._latency_predictor",
+    "PowerLaw": "predictors._power_law",
     "WidthChange": "predictors._gains",
     "WidthChoice": "predictors._widths",
     "WidthGain": "predictors._gains",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 
 from lut import (
     ChannelCurve,
@@ -12,6 +12,7 @@ from lut import (
     Layer,
     Network,
     NetworkLayer,
+    SpaceLayer,
     UsageError,
     conv_norm_act,
     global_pool,
@@ -75,7 +76,7 @@ class ResNetCifar:
         decisions = [Decision("stem", tuple(range(1, self.widest(STAGES[0]) + 1)))]
         for s, stage in enumerate(STAGES, start=1):
             widths = tuple(range(1, self.widest(stage) + 1))
-            decisions.append(Decision(f"stage{s}.blocks", tuple(range(1, self._blocks + 1))))
+            decisions.append(Decision(f"stage{s}.blocks", tuple(range(1, self._blocks + 1)), kind="depth"))
             for b in range(1, self._blocks + 1):
                 decisions += [Decision(f"stage{s}.block{b}.conv{c}", widths) for c in (1, 2)]
         return tuple(decisions)
@@ -140,6 +141,32 @@ class ResNetCifar:
         yield NetworkLayer("pool", _pool(channels))
         yield NetworkLayer("classifier", linear(channels, CLASSES, bias=True))
 
+    def structure(self) -> tuple[SpaceLayer, ...]:
+        """Return every place of a network, with the decisions that fix its layer.
+
+        Where a stage begins, the input's width is that of the last block kept in the stage before: one place for each
+        block that may be that one.
+        """
+        number = {decision.name: i for i, decision in enumerate(self.choices)}
+        stem = number["stem"]
+        places = [_place("stem", (stem,), lambda o: _conv(IMAGE_CHANNELS, o, STAGES[0].size))]
+        # Decisions that may fix the input's width, each with what must hold for that.
+        sources: list[tuple[int, _When]] = [(stem, ())]
+        for s, stage in enumerate(STAGES, start=1):
+            blocks = number[f"stage{s}.blocks"]
+            for b in range(1, self._blocks + 1):
+                name = f"stage{s}.block{b}"
+                inner, outer = number[f"{name}.conv1"], number[f"{name}.conv2"]
+                kept: _When = ((blocks, tuple(range(b - 1, self._blocks))),) if b > 1 else ()
+                stride = 2 if b == 1 and s > 1 else 1
+                places += _block_places(name, sources, inner, outer, kept, stage.size, stride)
+                sources = [(outer, kept)]
+            sources = [(number[f"stage{s}.block{b}.conv2"], ((blocks, (b - 1,)),)) for b in range(1, self._blocks + 1)]
+        for source, when in sources:
+            places.append(_place("pool", (source,), _pool, when))
+            places.append(_place("classifier", (source,), lambda i: linear(i, CLASSES, bias=True), when))
+        return tuple(places)
+
     def curves(self) -> tuple[ChannelCurve, ...]:
         """Return HTAS's three sweeps: 3×3 conv + norm + ReLU, base width in, 1 … ⌊e·base⌋ out."""
         return tuple(
@@ -175,6 +202,41 @@ class ResNetCifar:
 def resnet_cifar(expand: float = 2.0) -> ResNetCifar:
     """Make the space; the entry point behind ``profile-device --space resnet-cifar``."""
     return ResNetCifar(expand=expand)
+
+
+_When: TypeAlias = tuple[tuple[int, tuple[int, ...]], ...]
+
+
+def _place(name: str, decisions: tuple[int, ...], make: Callable[..., Layer | None], when: _When = ()) -> SpaceLayer:
+    """Return a place whose layer is made from widths; the option of index i is the width i + 1."""
+    return SpaceLayer(name, decisions, lambda *options: make(*(option + 1 for option in options)), when)
+
+
+def _block_places(
+    name: str, sources: Sequence[tuple[int, _When]], inner: int, outer: int, kept: _When, size: int, stride: int
+) -> list[SpaceLayer]:
+    """Return the places of a block, whose input's width is one of ``sources``."""
+    before = size * stride
+
+    def first(i: int, o: int) -> Layer:
+        return _conv(i, o, before, stride=stride)
+
+    def second(i: int, o: int) -> Layer:
+        return _conv(i, o, size, activation=False)
+
+    def shortcut(i: int, o: int) -> Layer | None:
+        if stride == 2:
+            return _down(i, o, before)
+        return _project(i, o, size) if i != o else None
+
+    places = [_place(f"{name}.conv2", (inner, outer), second, kept)]
+    places.append(_place(f"{name}.add", (outer,), lambda o: _add(o, size), kept))
+    for source, when in sources:
+        # What must hold for the input's block to be there holds wherever a later one of the same stage is.
+        condition = kept or when
+        places.append(_place(f"{name}.conv1", (source, inner), first, condition))
+        places.append(_place(f"{name}.shortcut", (source, outer), shortcut, condition))
+    return places
 
 
 def _grid(widest: int) -> tuple[int, ...]:

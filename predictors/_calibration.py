@@ -1,0 +1,159 @@
+"""From sums of layers to whole networks: few, non-negative parameters, chosen by cross-validation.
+
+Whatever is fitted stays a sum over layers, so that it goes into a compiled space's arrays like the latencies do.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+__all__ = ["FORMS", "GROUPS", "UNCALIBRATED", "Calibration", "Form", "fit_calibration", "group_of_kind"]
+
+Floats = NDArray[np.float64]
+Group: TypeAlias = Literal["convolution", "pointwise", "depthwise", "rest"]
+Form: TypeAlias = Literal["sum", "scaled", "scaled + calls", "scaled + calls + weights", "groups", "groups + calls"]
+
+# Layers that a runtime treats alike, and of which a network may see another share of what they take by themselves.
+GROUPS: tuple[Group, ...] = ("convolution", "pointwise", "depthwise", "rest")
+# What each form fits: a scale for all layers or one per group; so much per call; so much per million weights.
+FORMS: dict[Form, tuple[bool, bool, bool]] = {
+    "sum": (False, False, False),
+    "scaled": (False, False, False),
+    "scaled + calls": (False, True, False),
+    "scaled + calls + weights": (False, True, True),
+    "groups": (True, False, False),
+    "groups + calls": (True, True, False),
+}
+# Networks without which a form with so many parameters is not tried.
+NETWORKS_PER_PARAMETER = 3
+# A form with more parameters must be better by this share of the error, or the simpler one stays.
+WORTH = 0.03
+# How strongly group scales are drawn to the common one: as by a network that says so with this share of a network's
+# weight. Networks are known to some 2 %, and scales differ by some 30 %.
+PULL = 0.07
+# No group's scale is below this share of the common one.
+LEAST_SCALE = 0.5
+FOLDS = 10
+
+
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """whole = Σ count · (scale[group] · ms + per_call_ms + per_weight_ms · weights), over a network's layers.
+
+    Args:
+        form: which parameters were fitted.
+        scales: one per group of :data:`GROUPS`.
+        per_call_ms: for every call of a layer.
+        per_weight_ms: for every million of its parameters.
+        networks: how many it was fitted to; 0: nothing was, the sum is the sum.
+    """
+
+    form: Form
+    scales: tuple[float, ...]
+    per_call_ms: float
+    per_weight_ms: float
+    networks: int
+
+    def apply(self, ms: Floats, group: NDArray[np.int64], weights: Floats) -> Floats:
+        """Return what layers contribute to a network, in ms each; arrays of one length."""
+        return np.asarray(np.asarray(self.scales)[group] * ms + self.per_call_ms + self.per_weight_ms * weights)
+
+    def apply_one(self, ms: float, group: int, weights: float) -> float:
+        """Return what one layer contributes to a network, in ms."""
+        return self.scales[group] * ms + self.per_call_ms + self.per_weight_ms * weights
+
+
+# What stands where no whole network was measured: the sum is the sum.
+UNCALIBRATED = Calibration(form="sum", scales=(1.0,) * len(GROUPS), per_call_ms=0.0, per_weight_ms=0.0, networks=0)
+
+
+def group_of_kind(kind: str) -> int:
+    """Return the index in :data:`GROUPS` of a layer's kind (see :func:`predictors._features.kind_of`)."""
+    first = kind.split(" + ")
+    if any("depthwise conv2d" in word for word in first):
+        return 2
+    if any(word.startswith("conv2d 1×1/") for word in first):
+        return 1
+    return 0 if any("conv2d" in word for word in first) else 3
+
+
+def fit_calibration(terms: Floats, whole_ms: Floats) -> Calibration:
+    """Fit all forms, and return the one that predicts best those networks that it was not fitted to.
+
+    Args:
+        terms: of each network, shape ``(n, 6)``: the sum of ms of each group's layers, the number of calls, and the
+            sum of weights in millions.
+        whole_ms: what each takes as a whole, shape ``(n,)``.
+    """
+    count = len(whole_ms)
+    best, best_score = UNCALIBRATED, _score(np.log(whole_ms / terms[:, : len(GROUPS)].sum(axis=1)))
+    for form in FORMS:
+        columns = _design(form, terms)
+        if form == "sum" or count < 3 or count < NETWORKS_PER_PARAMETER * _free(form):
+            continue
+        errors = np.empty(count)
+        for fold in range(min(FOLDS, count)):
+            held = np.arange(count) % FOLDS == fold
+            solution = _solve(form, columns[~held], whole_ms[~held])
+            errors[held] = np.log(whole_ms[held] / np.maximum(columns[held] @ solution, 1e-12))
+        score = _score(errors)
+        if score < best_score * (1 - WORTH):
+            best, best_score = _made(form, _solve(form, columns, whole_ms), count), score
+    return msgspec.structs.replace(best, networks=count)
+
+
+def _score(errors: Floats) -> float:
+    return float(np.mean(np.abs(np.expm1(-errors))))
+
+
+def _free(form: Form) -> int:
+    grouped, calls, weights = FORMS[form]
+    return (len(GROUPS) if grouped else 1) + calls + weights
+
+
+def _design(form: Form, terms: Floats) -> Floats:
+    grouped, calls, weights = FORMS[form]
+    sums = terms[:, : len(GROUPS)]
+    parts = [sums if grouped else sums.sum(axis=1, keepdims=True)]
+    if calls:
+        parts.append(terms[:, [len(GROUPS)]])
+    if weights:
+        parts.append(terms[:, [len(GROUPS) + 1]])
+    return np.hstack(parts)
+
+
+def _solve(form: Form, columns: Floats, whole_ms: Floats) -> Floats:
+    """Return the non-negative parameters with the least squared relative error."""
+    relative = columns / whole_ms[:, None]
+    ones = np.ones(len(whole_ms))
+    if not FORMS[form][0]:
+        return np.asarray(nnls(relative, ones)[0])
+    # Group scales are drawn to the common one, and never below a part of it: a group that hardly occurs is not told
+    # apart by noise, and no layer is free.
+    groups = len(GROUPS)
+    common = _solve("scaled", columns[:, :groups].sum(axis=1, keepdims=True), whole_ms)[0]
+    floor = np.zeros(columns.shape[1])
+    floor[:groups] = LEAST_SCALE * common
+    pull = np.zeros((groups, columns.shape[1]))
+    np.fill_diagonal(pull, PULL / common)
+    rows = np.vstack([relative, pull])
+    wanted = np.concatenate([ones, np.full(groups, PULL)])
+    return np.asarray(floor + nnls(rows, wanted - rows @ floor)[0])
+
+
+def _made(form: Form, solution: Floats, count: int) -> Calibration:
+    grouped, calls, weights = FORMS[form]
+    width = len(GROUPS) if grouped else 1
+    scales = solution[:width] if grouped else np.repeat(solution[:1], len(GROUPS))
+    rest = list(solution[width:])
+    return Calibration(
+        form=form,
+        scales=tuple(float(scale) for scale in scales),
+        per_call_ms=float(rest.pop(0)) if calls else 0.0,
+        per_weight_ms=float(rest.pop(0)) if weights else 0.0,
+        networks=count,
+    )

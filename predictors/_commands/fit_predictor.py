@@ -1,0 +1,116 @@
+"""The command ``fit-predictor``: tables in, a predictor for layers and networks that they do not hold out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lut._console import run_single_command
+
+if TYPE_CHECKING:
+    from predictors._latency_predictor import HeldOut, LatencyPredictor
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command."""
+    run_single_command(fit_predictor)
+
+
+def fit_predictor(
+    tables: Annotated[
+        list[Path],
+        typer.Argument(metavar="TABLE…", help="Lookup tables of one device and setting, see profile-device."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the predictor goes; replaced if it exists.")
+    ] = Path("predictor"),
+    failures: Annotated[
+        str,
+        typer.Option(
+            "--failures",
+            metavar="refuse|'leave out'",
+            help="What becomes of layers that could not be measured: nothing is fitted, or the others are.",
+        ),
+    ] = "refuse",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of all randomness.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Fit a predictor to lookup tables.
+
+    It answers for any layer and any network on the tables' device: with the measurement where there is one, with a
+    prediction elsewhere, summed and calibrated on the networks that the tables were audited with, in an interval.
+
+    Example: fit-predictor cpu-b4.json --output predictor/
+    """
+    import time
+
+    from rich.console import Console
+
+    from lut import LatencyTable, UsageError
+    from predictors._latency_predictor import LatencyPredictor
+
+    if failures not in ("refuse", "leave out"):
+        raise UsageError(f"--failures is refuse or 'leave out', got {failures!r}")
+    console = Console(stderr=json, highlight=False)
+    began = time.monotonic()
+    loaded = [LatencyTable.load(path) for path in tables]
+    with console.status("Fitting …"):
+        predictor = LatencyPredictor.fit(
+            loaded,
+            failures=failures,  # type: ignore[arg-type]
+            sources=[path.name for path in tables],
+            seed=seed,
+        )
+    seconds = time.monotonic() - began
+    predictor.save(output)
+    if json:
+        import msgspec
+
+        content = {
+            "output": str(output),
+            "layers": len(predictor.measured_ms),
+            "held_out_layers": predictor.held_out_layers,
+            "held_out_networks": predictor.held_out_networks,
+            "calibration": predictor.calibration,
+            "seconds": round(seconds, 2),
+        }
+        typer.echo(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
+        return
+    _print(console, predictor, output, seconds)
+
+
+def _print(console: object, predictor: LatencyPredictor, output: Path, seconds: float) -> None:
+    from rich.console import Console
+
+    assert isinstance(console, Console)
+    console.print(f"[bold]{predictor.device.model}[/], {predictor.setting}")
+    names = ", ".join(source.name for source in predictor.tables)
+    console.print(f"{len(predictor.measured_ms)} layers of {names}, {len(predictor.kinds)} kinds")
+    console.print(f"layers, each by the others: {_errors(predictor.held_out_layers)}")
+    networks = predictor.held_out_networks
+    if networks.count:
+        tau = "" if networks.kendall_tau is None else f", Kendall τ {networks.kendall_tau:.2f}"
+        console.print(
+            f"networks, each by the others: {_errors(networks)}, {networks.within:.0%} within ±5 %{tau}; "
+            f"calibration: {predictor.calibration.form}"
+        )
+    else:
+        console.print(
+            "no whole network was measured, so sums are not calibrated and have no interval: profile-device --audit 20",
+            style="yellow",
+        )
+    for level in (0.9, 0.95):
+        if networks.count and (why := predictor.no_interval(level)) is not None:
+            console.print(why, style="yellow")
+            break
+    console.print(f"\nfitted in {seconds:.1f} s\npredictor  {output}")
+
+
+def _errors(held_out: HeldOut) -> str:
+    if held_out.mape is None or held_out.median is None or held_out.worst is None:
+        return "too few to tell"
+    return f"{held_out.mape:.1%} off on average ({held_out.median:.1%} median, {held_out.worst:.1%} worst)"

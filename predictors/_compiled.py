@@ -1,0 +1,336 @@
+"""A space's latencies as dense arrays: pairwise in × out, calibration included, for tens of millions of queries."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lut import Decision, Layer, Network, SpaceLayer, UsageError
+
+if TYPE_CHECKING:
+    from predictors._torch_latency import TorchLatency
+
+__all__ = ["CompiledLatency", "Term", "compile_space"]
+
+Floats = NDArray[np.float64]
+
+# Networks looked up at a time: indices and sums of a block stay in the first cache.
+BLOCK = 2048
+# Arrays that share decisions become one, as long as that has no more entries than this: 8,192 doubles are 64 KiB, which
+# the second cache holds many of. One lookup then answers for several layers.
+LARGEST_FUSED = 4096
+# Random networks for which arrays and the predictor are compared before a compiled space is given away.
+CHECKED = 16
+
+
+class Term(NamedTuple):
+    """An array over the options of one or more decisions, which counts where all of ``when`` holds.
+
+    ``ms`` has one axis per decision of ``decisions``; ``when`` as in :class:`lut.SpaceLayer`.
+    """
+
+    decisions: tuple[int, ...]
+    ms: Floats
+    when: tuple[tuple[int, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
+class CompiledLatency:
+    """The latencies of a space's networks, in ms, as arrays. Final; made by :meth:`LatencyPredictor.compile`.
+
+    Args:
+        space: the space's name.
+        choices: its decisions.
+        constant_ms: what every network takes.
+        terms: arrays to be looked up and added: one for each pair of decisions that fix layers together, one for each
+            decision that does so alone, and one for each condition.
+        arrays: arrays that were combined to make ``terms``, by the places whose layers they hold.
+    """
+
+    space: str
+    choices: tuple[Decision, ...]
+    constant_ms: float
+    terms: tuple[Term, ...]
+
+    def latency(self, choices: ArrayLike) -> Floats:
+        """Return the latency in ms of each network, shape ``(n,)``.
+
+        Args:
+            choices: option indices, integers of shape ``(n, decisions)``, or ``(decisions,)`` for one network.
+
+        Raises:
+            UsageError: another number of decisions, no integers, or an index that its decision does not have.
+        """
+        rows = np.asarray(choices)
+        if rows.ndim == 1:
+            rows = rows[None]
+        if rows.ndim != 2 or rows.shape[1] != len(self.choices) or rows.dtype.kind not in "iu":
+            raise UsageError(
+                f"{self.space}: networks are integers of shape (n, {len(self.choices)}), got {rows.dtype} of shape "
+                f"{rows.shape}"
+            )
+        found = np.empty(len(rows))
+        plan = self._plan
+        buffers = plan.buffers(min(BLOCK, len(rows)))
+        for start in range(0, len(rows), BLOCK):
+            plan.look_up(rows[start : start + BLOCK], found[start : start + BLOCK], buffers)
+        return found
+
+    @cached_property
+    def _plan(self) -> _Plan:
+        return _Plan(self.space, self.choices, self.constant_ms, self.terms)
+
+    def expected_latency(self, probabilities: Sequence[Any], **options: Any) -> Any:
+        """Return the expected latency in ms under probabilities over the options, as a tensor; see :meth:`torch`."""
+        first = probabilities[0]
+        return self.torch(device=first.device, dtype=first.dtype).expected_latency(probabilities, **options)
+
+    def torch(self, *, device: Any = "cpu", dtype: Any = None) -> TorchLatency:
+        """Return the same arrays as tensors: looked up and differentiable, on any device.
+
+        Args:
+            device: PyTorch's name of it, or a ``torch.device``.
+            dtype: of the latencies; by default ``torch.float32``.
+        """
+        from predictors._torch_latency import TorchLatency
+
+        return TorchLatency(self, device=device, dtype=dtype)
+
+
+class _Lookup(NamedTuple):
+    """One array to look up. ``steps``: (column, factor) of each decision; ``masks``: (column, which options hold)."""
+
+    steps: tuple[tuple[int, int], ...]
+    table: Floats
+    masks: tuple[tuple[int, NDArray[np.bool_]], ...]
+
+
+class _Plan:
+    """How a block of networks is looked up: arrays without conditions fused where they are small."""
+
+    def __init__(self, space: str, choices: Sequence[Decision], constant_ms: float, terms: Sequence[Term]) -> None:
+        self._space = space
+        self._choices = choices
+        self._sizes = np.array([len(decision.options) for decision in choices])
+        always = _fused([(term.decisions, term.ms) for term in terms if not term.when])
+        self._constant = constant_ms
+        self._always = [_lookup(decisions, ms, (), self._sizes) for decisions, ms in always]
+        self._sometimes = [_lookup(t.decisions, t.ms, t.when, self._sizes) for t in terms if t.when]
+        self._conditional = bool(self._sometimes)
+
+    def buffers(self, size: int) -> tuple[NDArray[Any], NDArray[np.intp], NDArray[np.intp], Floats]:
+        return (
+            np.empty((len(self._choices), size), dtype=np.intp),
+            np.empty(size, dtype=np.intp),
+            np.empty(size, dtype=np.intp),
+            np.empty(size),
+        )
+
+    def look_up(self, rows: NDArray[Any], found: Floats, buffers: tuple[Any, ...]) -> None:
+        """Write the latencies of ``rows`` into ``found``."""
+        count = len(rows)
+        columns, index, step, value = buffers[0][:, :count], *(buffer[:count] for buffer in buffers[1:])
+        np.copyto(columns, rows.T, casting="unsafe")
+        # One pass for both bounds: as unsigned numbers, negative ones are above every size.
+        highest = columns.view(np.uintp).max(axis=1)
+        if np.any(highest >= self._sizes):
+            self._refuse(rows)
+        found[:] = self._constant
+        for lookup in self._always:
+            _index(lookup, columns, index, step)
+            np.take(lookup.table, index, out=value, mode="clip")
+            np.add(found, value, out=found)
+        for lookup in self._sometimes:
+            holds = lookup.masks[0][1][columns[lookup.masks[0][0]]]
+            for column, mask in lookup.masks[1:]:
+                holds &= mask[columns[column]]
+            at = np.flatnonzero(holds)
+            if at.size:
+                place = np.zeros(at.size, dtype=np.intp)
+                for column, factor in lookup.steps:
+                    place += columns[column, at] * factor
+                found[at] += lookup.table[place]
+
+    def _refuse(self, rows: NDArray[Any]) -> None:
+        bad = np.argwhere((rows < 0) | (rows.astype(np.float64) >= self._sizes))
+        row, column = bad[0]
+        decision = self._choices[column]
+        raise UsageError(
+            f"{self._space}: {decision.name} has {len(decision.options)} options, got index {rows[row, column]}"
+        )
+
+
+def _index(lookup: _Lookup, columns: NDArray[np.intp], index: NDArray[np.intp], step: NDArray[np.intp]) -> None:
+    column, factor = lookup.steps[0]
+    if factor == 1:
+        np.copyto(index, columns[column])
+    else:
+        np.multiply(columns[column], factor, out=index)
+    for column, factor in lookup.steps[1:]:
+        if factor == 1:
+            np.add(index, columns[column], out=index)
+        else:
+            np.multiply(columns[column], factor, out=step)
+            np.add(index, step, out=index)
+
+
+def _lookup(
+    decisions: Sequence[int],
+    ms: Floats,
+    when: Sequence[tuple[int, tuple[int, ...]]],
+    sizes: NDArray[Any],
+) -> _Lookup:
+    steps, factor = [], 1
+    for decision, size in zip(reversed(decisions), reversed(ms.shape), strict=True):
+        steps.append((decision, factor))
+        factor *= size
+    masks = []
+    for decision, options in when:
+        mask = np.zeros(sizes[decision], dtype=bool)
+        mask[list(options)] = True
+        masks.append((decision, mask))
+    return _Lookup(tuple(reversed(steps)), np.ascontiguousarray(ms).ravel(), tuple(masks))
+
+
+def _fused(arrays: list[tuple[tuple[int, ...], Floats]]) -> list[tuple[tuple[int, ...], Floats]]:
+    """Return arrays with the same sums: those that share decisions become one array over all of these, if small."""
+    left = list(arrays)
+    done: list[tuple[tuple[int, ...], Floats]] = []
+    while left:
+        decisions, ms = left.pop(0)
+        while True:
+            best: tuple[int, int, int] | None = None
+            for i, (others, other) in enumerate(left):
+                new = [size for d, size in zip(others, other.shape, strict=True) if d not in decisions]
+                size = ms.size * int(np.prod(new, dtype=np.int64))
+                rank = (size, 0 if len(new) < len(others) else 1, i)
+                if size <= LARGEST_FUSED and (best is None or rank < best):
+                    best = rank
+            if best is None:
+                break
+            decisions, ms = _sum((decisions, ms), left.pop(best[2]))
+        done.append((decisions, ms))
+    return done
+
+
+def _sum(
+    first: tuple[tuple[int, ...], Floats], second: tuple[tuple[int, ...], Floats]
+) -> tuple[tuple[int, ...], Floats]:
+    """Return one array over the decisions of two that holds their sums."""
+    decisions = (*first[0], *(d for d in second[0] if d not in first[0]))
+
+    def spread(array: tuple[tuple[int, ...], Floats]) -> Floats:
+        order = sorted(range(len(array[0])), key=lambda axis: decisions.index(array[0][axis]))
+        ms = array[1].transpose(order)
+        own = [array[0][axis] for axis in order]
+        return ms.reshape([ms.shape[own.index(d)] if d in own else 1 for d in decisions])
+
+    return decisions, spread(first) + spread(second)
+
+
+def compile_space(
+    name: str,
+    choices: tuple[Decision, ...],
+    places: Iterable[SpaceLayer],
+    contributions: Callable[[Sequence[Layer]], Floats],
+    *,
+    decode: Callable[[Sequence[int]], Network],
+    sample: Callable[[random.Random], tuple[int, ...]],
+    network_ms: Callable[[Network], float],
+) -> CompiledLatency:
+    """Return a space's latencies as arrays.
+
+    Args:
+        name: of the space.
+        choices: its decisions.
+        places: where its layers stand.
+        contributions: what layers contribute to a network, in ms.
+        decode: gives a vector's network.
+        sample: gives a random vector.
+        network_ms: what a network takes, against which the arrays are checked.
+
+    Raises:
+        UsageError: a place has more than two decisions, or numbers that do not exist; or the places are not those of
+            the space's networks.
+    """
+    order: dict[Layer, int] = {}
+    drafts: list[tuple[SpaceLayer, NDArray[np.int64]]] = []
+    made: dict[tuple[int, ...], Layer | None]
+    for place in places:
+        if len(place.decisions) > 2 or any(not 0 <= d < len(choices) for d in (*place.decisions, *_gates(place))):
+            raise UsageError(f"{name}: {place.name} depends on decisions {place.decisions}; at most two, that exist")
+        shape = tuple(len(choices[d].options) for d in place.decisions)
+        index = np.full(shape, -1, dtype=np.int64)
+        made = {}
+        for at in np.ndindex(*shape):
+            layer = made[at] = place.layer(*at)
+            if layer is not None:
+                index[at] = order.setdefault(layer, len(order))
+        drafts.append((place, index))
+    # The last entry stands for "no layer".
+    ms = np.append(contributions(list(order)), 0.0)
+    merged: dict[tuple[tuple[int, ...], tuple[tuple[int, tuple[int, ...]], ...]], Floats] = {}
+    constant = 0.0
+    for place, index in drafts:
+        values = ms[index] * place.times
+        decisions = place.decisions
+        if len(decisions) == 2 and decisions[0] > decisions[1]:
+            decisions, values = decisions[::-1], values.T
+        if not decisions and not place.when:
+            constant += float(values)
+            continue
+        key = (decisions, place.when)
+        merged[key] = merged[key] + values if key in merged else values
+    terms = tuple(Term(decisions, values, when) for (decisions, when), values in _absorbed(merged).items())
+    compiled = CompiledLatency(name, choices, constant, terms)
+    _check(compiled, decode, sample, network_ms)
+    return compiled
+
+
+def _gates(place: SpaceLayer) -> list[int]:
+    return [decision for decision, _ in place.when]
+
+
+_Arrays = dict[tuple[tuple[int, ...], tuple[tuple[int, tuple[int, ...]], ...]], Floats]
+
+
+def _absorbed(arrays: _Arrays) -> _Arrays:
+    """Return the arrays with those over one decision added to one over two that has the same condition."""
+    found = dict(arrays)
+    for (decisions, when), values in arrays.items():
+        if len(decisions) != 1:
+            continue
+        host = next(
+            (key for key in found if key[1] == when and len(key[0]) == 2 and decisions[0] in key[0]),
+            None,
+        )
+        if host is not None:
+            axis = host[0].index(decisions[0])
+            found[host] = found[host] + (values[:, None] if axis == 0 else values[None, :])
+            del found[decisions, when]
+    return found
+
+
+def _check(
+    compiled: CompiledLatency,
+    decode: Callable[[Sequence[int]], Network],
+    sample: Callable[[random.Random], tuple[int, ...]],
+    network_ms: Callable[[Network], float],
+) -> None:
+    """Raise where the arrays do not give what the predictor says of the networks themselves."""
+    rng = random.Random(0)  # noqa: S311 - a sample, no secret
+    for _ in range(CHECKED):
+        vector = sample(rng)
+        network = decode(vector)
+        mine, other = float(compiled.latency(np.asarray(vector))[0]), network_ms(network)
+        if abs(mine - other) > 1e-6 * other:
+            raise UsageError(
+                f"{compiled.space}: its structure() gives {mine:.6g} ms for {tuple(vector)}, and the layers of that "
+                f"network give {other:.6g} ms: a place is missing, or its decisions are not what fixes its layer"
+            )

@@ -1,0 +1,597 @@
+"""One service for every latency that a search asks for: measured where there is a measurement, predicted elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import isfinite
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from lut import LatencyTable, Layer, Network, SearchSpace, TableError, UsageError
+from lut._audit import kendall_tau
+from lut._records import Device, Setting
+from lut._table import refuse_unlike
+from lut.errors import PredictorError, UnknownOperatorError
+from predictors._calibration import GROUPS, UNCALIBRATED, Calibration, fit_calibration, group_of_kind
+from predictors._correction import Correction, fit_correction
+from predictors._features import FEATURES, WORK, Described, describe
+from predictors._interval import Conformal, fit_conformal, least_networks
+from predictors._layer_model import LayerModel, Numbers, fit_layer_model
+
+if TYPE_CHECKING:
+    from predictors._compiled import CompiledLatency
+
+__all__ = ["HeldOut", "KindRange", "LatencyPredictor", "LayerPrediction", "NetworkPrediction", "TableSource"]
+
+Floats = NDArray[np.float64]
+
+# A model of fewer layers would say nothing of any other.
+LEAST_LAYERS = 3
+# Layers whose contribution is kept at hand; a search that goes on for ever must not fill the memory.
+MOST_KEPT = 1_000_000
+DEFAULT_LEVEL = 0.9
+# Parts into which networks are dealt to be predicted by the others.
+FOLDS = 10
+WEIGHTS = WORK.index("weights")
+# The dimensions of which a prediction says whether they lie outside what was measured.
+RANGED = ("log2 in_channels", "log2 out_channels", "log2 height×width out", "log2 kernel area", "log2 stride")
+_RANGED = [FEATURES.index(name) for name in RANGED]
+
+
+class TableSource(NamedTuple):
+    """A table that a predictor was fitted to: its name, the hash of its content, and how much it held."""
+
+    name: str
+    sha256: str
+    layers: int
+    networks: int
+
+
+class KindRange(NamedTuple):
+    """What was measured of a kind of layer: the least and the largest of each dimension of ``RANGED``."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+class HeldOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Errors on what had no part in the fit, as shares; ``None`` where there was too little to tell.
+
+    ``within``: share of the networks within ±5 %.
+    """
+
+    count: int
+    mape: float | None
+    median: float | None
+    worst: float | None
+    within: float | None = None
+    kendall_tau: float | None = None
+
+
+@dataclass(frozen=True)
+class LayerPrediction:
+    """A layer of a network.
+
+    Args:
+        name: in the network.
+        layer: what it is.
+        count: how often it occurs there.
+        ms: of one occurrence, as a table would hold it.
+        contribution_ms: of one occurrence to the network, after calibration.
+        origin: ``measured``, ``predicted``, or ``outside``: predicted beyond what was measured.
+        deviation: standard deviation of log(ms); 0 of a measured one.
+        outside: in what respect it is outside.
+    """
+
+    name: str
+    layer: Layer
+    count: int
+    ms: float
+    contribution_ms: float
+    origin: Literal["measured", "predicted", "outside"]
+    deviation: float
+    outside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NetworkPrediction:
+    """What a network takes.
+
+    Args:
+        name: the network's.
+        ms: the calibrated sum of its layers.
+        low_ms: where the interval begins; ``None`` where too few whole networks were measured to promise one.
+        high_ms: where it ends.
+        level: the probability with which it holds a measurement of the network, as those that it rests on were made.
+        coverage: share of the latency that comes from measured layers.
+        layers: in the network's order.
+    """
+
+    name: str
+    ms: float
+    low_ms: float | None
+    high_ms: float | None
+    level: float
+    coverage: float
+    layers: tuple[LayerPrediction, ...]
+
+    def __float__(self) -> float:
+        return self.ms
+
+    def of_origin(self, origin: str) -> tuple[LayerPrediction, ...]:
+        """Return the layers that were ``measured``, ``predicted`` or ``outside``."""
+        return tuple(layer for layer in self.layers if layer.origin == origin)
+
+
+class _Known(NamedTuple):
+    """What is kept of a layer that was asked for once."""
+
+    ms: float
+    contribution_ms: float
+    origin: Literal["measured", "predicted", "outside"]
+    deviation: float
+    kind: str
+    outside: tuple[str, ...]
+    features: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LatencyPredictor:
+    """Latencies of layers and networks on one device, in one setting. Final; made by :meth:`fit` or :meth:`load`.
+
+    Args:
+        device: what its tables were measured on.
+        setting: how.
+        tables: what it was fitted to.
+        measured_ms: latencies of measured layers, by digest.
+        failures: why layers could not be measured, by digest.
+        operators: that measured layers are made of.
+        kinds: what was measured of each kind of layer.
+        model: for the layers that were not measured.
+        calibration: from sums to networks.
+        correction: what networks say of single layers.
+        conformal: scores of held-out networks.
+        held_out_layers: errors on layers by the others.
+        held_out_networks: errors on networks by the others.
+        seed: of all randomness.
+    """
+
+    device: Device
+    setting: Setting
+    tables: tuple[TableSource, ...]
+    measured_ms: Mapping[str, float]
+    failures: Mapping[str, str]
+    operators: frozenset[str]
+    kinds: Mapping[str, KindRange]
+    model: LayerModel
+    calibration: Calibration
+    correction: Correction
+    conformal: Conformal
+    held_out_layers: HeldOut
+    held_out_networks: HeldOut
+    seed: int
+
+    @classmethod
+    def fit(
+        cls,
+        tables: LatencyTable | Iterable[LatencyTable],
+        *,
+        networks: Iterable[tuple[Network, float]] = (),
+        failures: Literal["refuse", "leave out"] = "refuse",
+        sources: Sequence[str] = (),
+        seed: int = 0,
+    ) -> LatencyPredictor:
+        """Fit a predictor to tables of one device and setting.
+
+        Layers that the tables hold keep their measured latency. A model is fitted to them for all others. Sums are
+        calibrated on the networks that the tables were audited with, and on ``networks``.
+
+        Args:
+            tables: one or more; a layer of several has the mean, in log, of its latencies.
+            networks: further networks that were measured whole on the same device and in the same setting, with their
+                latency in ms. Their layers need not be in the tables.
+            failures: layers that could not be measured are an error, unless they are to be left out; a prediction of a
+                network that holds one is an error in either case.
+            sources: names of the tables, for the record.
+            seed: of all randomness.
+
+        Raises:
+            TableError: a table is empty or holds fewer than three layers, has failures, or a latency that is no
+                positive number.
+            UnlikeTablesError: the tables are of unlike devices, settings or reference speeds.
+            UnknownOperatorError: one of ``networks`` has an operator that no measured layer has.
+        """
+        from threadpoolctl import threadpool_limits
+
+        given = [tables] if isinstance(tables, LatencyTable) else list(tables)
+        if not given:
+            raise UsageError("a predictor is fitted to at least one table, got none")
+        for other in given[1:]:
+            refuse_unlike(given[0], other, across=(), what="fit a predictor to")
+        layers, ms = _measured(given, failures)
+        described = [describe(layer) for layer in layers]
+        numbers = Numbers(np.array([d.work for d in described]), np.array([d.features for d in described]))
+        # Thousands of small factorisations: threads that wait for each other take longer than one alone.
+        with threadpool_limits(1):
+            model = fit_layer_model(numbers, ms)
+        failed = {f.layer.digest: f"{f.reason}: {f.message}" for table in given for f in table.failures}
+        plain = cls(
+            device=given[0].device,
+            setting=given[0].setting,
+            tables=tuple(_source(table, i, sources) for i, table in enumerate(given)),
+            measured_ms={layer.digest: float(value) for layer, value in zip(layers, ms, strict=True)},
+            failures=failed,
+            operators=frozenset().union(*(d.operators for d in described)),
+            kinds=_kinds(described),
+            model=model,
+            calibration=UNCALIBRATED,
+            correction=_no_correction(model),
+            conformal=fit_conformal(np.empty(0), np.empty(0)),
+            held_out_layers=_held_out(model.held_out),
+            held_out_networks=_held_out(np.empty(0)),
+            seed=seed,
+        )
+        wholes = [*_audited(given), *networks]
+        for network, value in wholes:
+            if not (isfinite(value) and value > 0):
+                raise TableError(f"network {network.name!r}: a latency is a positive number of ms, got {value}")
+        with threadpool_limits(1):
+            return plain._calibrated(wholes) if wholes else plain
+
+    def _calibrated(self, wholes: Sequence[tuple[Network, float]]) -> LatencyPredictor:
+        """Return the predictor calibrated on networks with what they take as a whole, in ms.
+
+        What it promises of others comes from folds: each network is predicted by a calibration that had no part of it.
+        """
+        fitted = self._fitted(wholes)
+        whole_ms = np.array([value for _, value in wholes])
+        predicted, variances = np.empty(len(wholes)), np.empty(len(wholes))
+        order = np.random.default_rng(self.seed).permutation(len(wholes))
+        for fold in range(min(FOLDS, len(wholes))):
+            held = set(order[fold::FOLDS].tolist())
+            part = self._fitted([whole for i, whole in enumerate(wholes) if i not in held])
+            for i in held:
+                network = wholes[i][0]
+                predicted[i] = part.latency_ms(network)
+                variances[i] = part._variance(network, part._parts(network))
+        left = np.log(whole_ms / predicted)
+        tau = kendall_tau(list(zip(predicted.tolist(), whole_ms.tolist(), strict=True))) if len(wholes) > 2 else None
+        return replace(
+            fitted,
+            conformal=fit_conformal(left, variances),
+            held_out_networks=msgspec.structs.replace(
+                _held_out(left), within=float(np.mean(np.abs(np.expm1(-left)) <= 0.05)), kendall_tau=tau
+            ),
+        )
+
+    def _fitted(self, wholes: Sequence[tuple[Network, float]]) -> LatencyPredictor:
+        """Return the predictor with calibration and correction fitted to networks, and no interval yet."""
+        if not wholes:
+            return self
+        whole_ms = np.array([value for _, value in wholes])
+        parts = [self._parts(network) for network, _ in wholes]
+        terms = np.array([self._terms(network, known) for (network, _), known in zip(wholes, parts, strict=True)])
+        scaled = replace(self, calibration=fit_calibration(terms, whole_ms))
+        layers = list(dict.fromkeys(item.layer for network, _ in wholes for item in network.layers))
+        found = dict(zip(layers, scaled._look_up(layers, "error"), strict=True))
+        place = {layer: i for i, layer in enumerate(layers)}
+        shares = np.zeros((len(wholes), len(layers)))
+        for row, (network, _) in zip(shares, wholes, strict=True):
+            for item in network.layers:
+                row[place[item.layer]] += item.count * found[item.layer].contribution_ms
+        sums = shares.sum(axis=1)
+        correction = fit_correction(
+            shares / sums[:, None],
+            np.log(whole_ms / sums),
+            np.array([found[layer].features for layer in layers]),
+            tuple(layer.digest for layer in layers),
+            np.array([float(found[layer].origin != "measured") for layer in layers]),
+            self.model,
+        )
+        return replace(scaled, correction=correction)
+
+    @cached_property
+    def _kept(self) -> dict[Layer, _Known]:
+        return {}
+
+    @cached_property
+    def _contributions(self) -> dict[Layer, float]:
+        return {}
+
+    def latency_ms(self, network: Network) -> float:
+        """Return what a network takes, in ms: the number of :meth:`predict` alone, some 200,000 a second.
+
+        Raises:
+            PredictorError: as :meth:`predict`.
+        """
+        known = self._contributions
+        total = 0.0
+        try:
+            for item in network.layers:
+                total += known[item.layer] * item.count
+        except KeyError:
+            return sum(
+                part.contribution_ms * item.count
+                for item, part in zip(network.layers, self._parts(network), strict=True)
+            )
+        return total
+
+    def predict(
+        self, network: Network, *, level: float = DEFAULT_LEVEL, unknown: Literal["error", "outside"] = "error"
+    ) -> NetworkPrediction:
+        """Return what a network takes, with an interval, and what of it was measured.
+
+        Args:
+            network: of any layers.
+            level: the probability with which the interval holds a measurement of the network.
+            unknown: what becomes of layers with operators that no measured layer has: an error, or a prediction that
+                says that it is outside.
+
+        Raises:
+            UnknownOperatorError: see ``unknown``.
+            PredictorError: a layer is known to fail on this device.
+            UsageError: the network has no layers, or the level is not between 0 and 1.
+        """
+        if not network.layers:
+            raise UsageError(f"network {network.name!r} has no layers")
+        parts = self._parts(network, unknown)
+        layers = tuple(
+            LayerPrediction(
+                item.name,
+                item.layer,
+                item.count,
+                part.ms,
+                part.contribution_ms,
+                part.origin,
+                part.deviation,
+                part.outside,
+            )
+            for item, part in zip(network.layers, parts, strict=True)
+        )
+        total = sum(layer.count * layer.contribution_ms for layer in layers)
+        measured = sum(layer.count * layer.contribution_ms for layer in layers if layer.origin == "measured")
+        bounds = self.conformal.bounds(total, self._variance(network, parts), level)
+        low, high = bounds if bounds is not None else (None, None)
+        return NetworkPrediction(network.name, total, low, high, level, measured / total, layers)
+
+    def no_interval(self, level: float) -> str | None:
+        """Return why there is no interval of a level; ``None`` where there is one."""
+        need, have = least_networks(level), len(self.conformal.scores)
+        if have >= need:
+            return None
+        return f"an interval of {level:.0%} needs {need} networks measured as a whole, and there were {have}"
+
+    def predict_layer(self, layer: Layer, *, unknown: Literal["error", "outside"] = "error") -> LayerPrediction:
+        """Return what a layer takes; errors as of :meth:`predict`."""
+        (part,) = self._look_up([layer], unknown)
+        return LayerPrediction(
+            "layer", layer, 1, part.ms, part.contribution_ms, part.origin, part.deviation, part.outside
+        )
+
+    def contributions(self, layers: Sequence[Layer]) -> Floats:
+        """Return what layers contribute to a network that holds them, in ms, shape ``(n,)``; errors as of predict."""
+        return np.array([part.contribution_ms for part in self._look_up(layers, "error")], dtype=np.float64)
+
+    def compile(self, space: SearchSpace) -> CompiledLatency:
+        """Return a space's latencies as dense arrays, calibration included.
+
+        Raises:
+            UsageError: the space does not say which decisions fix its layers (``structure()``), or says it wrongly.
+            UnknownOperatorError: a layer of the space has an operator that no measured layer has.
+        """
+        from predictors._compiled import compile_space
+
+        structure = getattr(space, "structure", None)
+        if structure is None:
+            raise UsageError(
+                f"the space {space.name} does not say which decisions fix its layers: it has no structure(). Ask for "
+                "its networks one by one: predictor.latency_ms(space.decode(vector))"
+            )
+        return compile_space(
+            space.name,
+            space.choices,
+            structure(),
+            self.contributions,
+            decode=space.decode,
+            sample=space.sample,
+            network_ms=self.latency_ms,
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``predictor.json`` and its arrays into a folder, which is made if need be.
+
+        Raises:
+            FileAccessError: the folder or the disk does not allow it; an old predictor is untouched.
+        """
+        from predictors._predictor_file import save_predictor
+
+        save_predictor(self, folder)
+
+    @staticmethod
+    def load(folder: str | os.PathLike[str]) -> LatencyPredictor:
+        """Return the predictor that a folder holds.
+
+        Raises:
+            FileAccessError: a file is missing or cannot be read.
+            PredictorFormatError: a file is not a predictor's, or was altered.
+        """
+        from predictors._predictor_file import load_predictor
+
+        return load_predictor(folder)
+
+    def _parts(self, network: Network, unknown: Literal["error", "outside"] = "error") -> list[_Known]:
+        return self._look_up([item.layer for item in network.layers], unknown)
+
+    def _look_up(self, layers: Sequence[Layer], unknown: Literal["error", "outside"]) -> list[_Known]:
+        """Return what is known of layers, predicting those that were never asked for before."""
+        kept = self._kept
+        new = [layer for layer in dict.fromkeys(layers) if layer not in kept]
+        if len(kept) + len(new) > MOST_KEPT:
+            kept.clear()
+            self._contributions.clear()
+            new = list(dict.fromkeys(layers))
+        found = self._find(new, unknown) if new else {}
+        # What was asked for under a laxer rule is not an answer under the stricter one.
+        lax = {layer for layer, part in found.items() if any("operator" in text for text in part.outside)}
+        kept.update((layer, part) for layer, part in found.items() if layer not in lax)
+        self._contributions.update((layer, part.contribution_ms) for layer, part in found.items() if layer not in lax)
+        return [kept[layer] if layer in kept else found[layer] for layer in layers]
+
+    def _find(self, layers: Sequence[Layer], unknown: Literal["error", "outside"]) -> dict[Layer, _Known]:
+        described = {layer: describe(layer) for layer in layers}
+        missing: list[Layer] = []
+        for layer, numbers in described.items():
+            if layer.digest in self.measured_ms:
+                continue
+            if (reason := self.failures.get(layer.digest)) is not None:
+                raise PredictorError(
+                    f"{layer} could not be measured on this device ({reason}), so nothing is predicted"
+                )
+            strange = sorted(numbers.operators - self.operators)
+            if strange and unknown == "error":
+                raise UnknownOperatorError(
+                    f"{layer}: no measured layer has the operator {', '.join(strange)}, so its latency is not known. "
+                    "Measure it: profile-device --model or --layers; the tables are then fitted together"
+                )
+            missing.append(layer)
+        guesses = {}
+        if missing:
+            work = np.array([described[layer].work for layer in missing])
+            features = np.array([described[layer].features for layer in missing])
+            guesses = dict(zip(missing, zip(*self.model.predict(Numbers(work, features)), strict=True), strict=True))
+        predicted = np.array([float(layer in guesses) for layer in layers])
+        rows = np.array([described[layer].features for layer in layers])
+        factors = np.exp(self.correction.of(rows, tuple(layer.digest for layer in layers), predicted, self.model))
+        found: dict[Layer, _Known] = {}
+        for layer, factor in zip(layers, factors, strict=True):
+            numbers = described[layer]
+            ms, deviation = guesses[layer] if layer in guesses else (self.measured_ms[layer.digest], 0.0)
+            outside = self._outside(numbers) if layer in guesses else ()
+            group = group_of_kind(numbers.kind)
+            found[layer] = _Known(
+                ms=float(ms),
+                contribution_ms=self.calibration.apply_one(float(ms), group, numbers.work[WEIGHTS]) * float(factor),
+                origin="measured" if layer not in guesses else "outside" if outside else "predicted",
+                deviation=float(deviation),
+                kind=numbers.kind,
+                outside=outside,
+                features=tuple(numbers.features),
+            )
+        return found
+
+    def _outside(self, numbers: Described) -> tuple[str, ...]:
+        """Return in what respects a layer lies outside what was measured."""
+        strange = sorted(numbers.operators - self.operators)
+        if strange:
+            return tuple(f"operator {name}" for name in strange)
+        kind = self.kinds.get(numbers.kind)
+        if kind is None:
+            return ("no layer of this kind was measured",)
+        found = []
+        for name, i, low, high in zip(RANGED, _RANGED, kind.low, kind.high, strict=True):
+            value = numbers.features[i]
+            if not low - 1e-9 <= value <= high + 1e-9:
+                what = name.removeprefix("log2 ")
+                found.append(f"{what} {2**value:.0f}, measured {2**low:.0f} … {2**high:.0f}")
+        return tuple(found)
+
+    def _terms(self, network: Network, parts: Sequence[_Known]) -> list[float]:
+        """Return a network's row for the calibration."""
+        row = [0.0] * (len(GROUPS) + 2)
+        for item, part in zip(network.layers, parts, strict=True):
+            row[group_of_kind(part.kind)] += item.count * part.ms
+            row[len(GROUPS)] += item.count
+            row[len(GROUPS) + 1] += item.count * item.layer.parameters / 1e6
+        return row
+
+    def _variance(self, network: Network, parts: Sequence[_Known]) -> float:
+        """Return the variance that is expected of log(whole / prediction) of a network."""
+        shares: dict[Layer, float] = {}
+        known: dict[Layer, _Known] = {}
+        for item, part in zip(network.layers, parts, strict=True):
+            shares[item.layer] = shares.get(item.layer, 0.0) + item.count * part.contribution_ms
+            known[item.layer] = part
+        share = np.array(list(shares.values()))
+        return self.correction.variance(
+            share / share.sum(),
+            np.array([part.features for part in known.values()]),
+            tuple(layer.digest for layer in known),
+            np.array([float(part.origin != "measured") for part in known.values()]),
+            self.model,
+        )
+
+
+def _no_correction(model: LayerModel) -> Correction:
+    width = model.rows.shape[1]
+    none = np.empty(0)
+    return fit_correction(np.empty((0, 0)), none, np.empty((0, width)), (), none, model)
+
+
+def _measured(tables: Sequence[LatencyTable], failures: str) -> tuple[list[Layer], Floats]:
+    """Return the layers of tables and their latencies."""
+    if failures not in ("refuse", "leave out"):
+        raise UsageError(f"failures is 'refuse' or 'leave out', got {failures!r}")
+    failed = [failure for table in tables for failure in table.failures]
+    if failed and failures == "refuse":
+        first = failed[0]
+        raise TableError(
+            f"{len(failed)} layer{'s' * (len(failed) > 1)} could not be measured, {first.layer} for one "
+            f"({first.reason}: {first.message}). Measure again, or fit to the others: --failures 'leave out'"
+        )
+    logs: dict[Layer, list[float]] = {}
+    for table in tables:
+        for layer, measurement in table.items():
+            ms = measurement.median_ms
+            if not (isfinite(ms) and ms > 0):
+                raise TableError(f"{layer} ({layer.digest}): a latency is a positive number of ms, got {ms}")
+            logs.setdefault(layer, []).append(float(np.log(ms)))
+    if not logs:
+        raise TableError("a predictor cannot be fitted to an empty table: no layer of it was measured")
+    if len(logs) < LEAST_LAYERS:
+        raise TableError(
+            f"a predictor is fitted to at least {LEAST_LAYERS} different layers, and there "
+            f"{'is' if len(logs) == 1 else 'are'} only {len(logs)}: {'; '.join(map(str, logs))}"
+        )
+    return list(logs), np.exp(np.array([np.mean(values) for values in logs.values()]))
+
+
+def _audited(tables: Sequence[LatencyTable]) -> list[tuple[Network, float]]:
+    """Return the networks of tables that were measured whole; one with a layer that failed says nothing of a sum."""
+    failed = {failure.layer.digest for table in tables for failure in table.failures}
+    return [
+        (table.network(record), record.whole.median_ms)
+        for table in tables
+        for record in table.networks
+        if record.whole is not None and not failed.intersection(part.layer for part in record.layers)
+    ]
+
+
+def _source(table: LatencyTable, number: int, sources: Sequence[str]) -> TableSource:
+    import hashlib
+
+    name = sources[number] if number < len(sources) else f"table {number + 1}"
+    whole = sum(record.whole is not None for record in table.networks)
+    return TableSource(name, hashlib.sha256(table.to_json()).hexdigest(), len(table), whole)
+
+
+def _kinds(described: Sequence[Described]) -> dict[str, KindRange]:
+    rows: dict[str, list[list[float]]] = {}
+    for each in described:
+        rows.setdefault(each.kind, []).append([each.features[i] for i in _RANGED])
+    return {
+        kind: KindRange(tuple(map(min, zip(*values, strict=True))), tuple(map(max, zip(*values, strict=True))))
+        for kind, values in rows.items()
+    }
+
+
+def _held_out(errors: Floats) -> HeldOut:
+    if not len(errors):
+        return HeldOut(0, None, None, None)
+    relative = np.abs(np.expm1(-errors))
+    return HeldOut(len(errors), *(float(f"{f(relative):.4g}") for f in (np.mean, np.median, np.max)))

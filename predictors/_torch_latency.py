@@ -1,0 +1,228 @@
+"""A compiled space's arrays as PyTorch tensors: latencies of networks, and differentiable expectations."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from lut import UsageError
+from predictors._surface import fit_surface
+
+if TYPE_CHECKING:
+    from predictors._compiled import CompiledLatency, Term
+
+__all__ = ["TorchLatency"]
+
+_When = tuple[tuple[int, tuple[int, ...]], ...]
+
+
+class _Stack(NamedTuple):
+    """Terms of one shape: decisions of each, shape ``(terms, axes)``; arrays, ``(terms, options …)``; conditions."""
+
+    decisions: list[tuple[int, ...]]
+    ms: torch.Tensor
+    when: list[_When]
+
+
+class TorchLatency:
+    """A compiled space in PyTorch: see :meth:`latency` and :meth:`expected_latency`. Final.
+
+    Args:
+        compiled: the arrays.
+        device: where the tensors lie.
+        dtype: of the latencies; ``None`` is ``torch.float32``.
+    """
+
+    def __init__(self, compiled: CompiledLatency, *, device: Any = "cpu", dtype: torch.dtype | None = None) -> None:
+        self.compiled = compiled
+        self.device = torch.device(device)
+        self.dtype = dtype or torch.float32
+        self._sizes = [len(decision.options) for decision in compiled.choices]
+        groups: dict[tuple[int, ...], list[Term]] = defaultdict(list)
+        for term in compiled.terms:
+            groups[term.ms.shape].append(term)
+        self._stacks = [
+            _Stack(
+                [term.decisions for term in terms],
+                torch.as_tensor(np.stack([term.ms for term in terms]), dtype=self.dtype, device=self.device),
+                [term.when for term in terms],
+            )
+            for terms in groups.values()
+        ]
+        self._laws: list[_Law] | None = None
+
+    def latency(self, choices: torch.Tensor) -> torch.Tensor:
+        """Return the latency in ms of each network, shape ``(n,)``.
+
+        Args:
+            choices: option indices, an integer tensor of shape ``(n, decisions)`` on :attr:`device`.
+
+        Raises:
+            UsageError: another shape or type, or an index that its decision does not have.
+        """
+        if choices.ndim != 2 or choices.shape[1] != len(self._sizes) or choices.is_floating_point():
+            raise UsageError(
+                f"{self.compiled.space}: networks are integers of shape (n, {len(self._sizes)}), got {choices.dtype} "
+                f"of shape {tuple(choices.shape)}"
+            )
+        rows = choices.long()
+        sizes = torch.as_tensor(self._sizes, device=rows.device)
+        if bool(((rows < 0) | (rows >= sizes)).any()):
+            raise UsageError(f"{self.compiled.space}: an option index is out of range")
+        total = torch.full((len(rows),), self.compiled.constant_ms, dtype=self.dtype, device=self.device)
+        for stack in self._stacks:
+            # Flat indices into the stack, shape (n, terms).
+            index = torch.arange(len(stack.decisions), device=rows.device).expand(len(rows), -1)
+            for axis, size in enumerate(stack.ms.shape[1:]):
+                index = index * size + rows[:, [decisions[axis] for decisions in stack.decisions]]
+            values = stack.ms.reshape(-1)[index]
+            gates = self._gates(stack.when, lambda d, options: _is_in(rows[:, d], options))
+            total = total + (values if gates is None else values * gates).sum(1)
+        return total
+
+    def expected_latency(
+        self,
+        probabilities: Sequence[torch.Tensor],
+        *,
+        of: Literal["table", "law"] = "table",
+        joint: Mapping[tuple[int, int], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Return the expected latency in ms, differentiable in the probabilities.
+
+        ``of="table"`` is the expectation itself, Σ p·m over the arrays' entries with the joint probability of both
+        decisions: their product, as they are drawn independently, unless ``joint`` says otherwise. ``of="law"`` is
+        what HTAS writes (eq. 6 and 8): f(E[x]), with the law f(x) = k·x^α + b fitted to each array over its widths,
+        and E[x] the mean width; of two widths f(x, y) = k·(x·y)^α + c·x + d·y + b. Over operators, whose mean means
+        nothing, both are expectations. Conditions, such as a depth, weigh a term with the probability that they hold
+        (TAS).
+
+        Args:
+            probabilities: one tensor per decision, of shape ``(…, options)``; they are not normalised here.
+            of: see above.
+            joint: by a pair of decisions, in increasing order, their joint probability, shape ``(…, options,
+                options)``.
+
+        Raises:
+            UsageError: shapes do not fit the decisions.
+        """
+        if of not in ("table", "law"):
+            raise UsageError(f"of is 'table' or 'law', got {of!r}")
+        if len(probabilities) != len(self._sizes):
+            raise UsageError(f"{self.compiled.space} has {len(self._sizes)} decisions, got {len(probabilities)}")
+        p = []
+        for given, size, decision in zip(probabilities, self._sizes, self.compiled.choices, strict=True):
+            if given.shape[-1] != size:
+                raise UsageError(f"{decision.name} has {size} options, got probabilities of {tuple(given.shape)}")
+            p.append(given.to(self.device, self.dtype))
+        if of == "law":
+            return self._expected_law(p)
+        total = torch.zeros(p[0].shape[:-1], dtype=self.dtype, device=self.device) + self.compiled.constant_ms
+        for stack in self._stacks:
+            gates = self._gates(stack.when, lambda d, options: p[d][..., list(options)].sum(-1))
+            values = self._means(stack, p, joint or {})
+            total = total + (values if gates is None else values * gates).sum(-1)
+        return total
+
+    def _means(
+        self, stack: _Stack, p: Sequence[torch.Tensor], joint: Mapping[tuple[int, int], torch.Tensor]
+    ) -> torch.Tensor:
+        """Return each term's expectation, shape ``(…, terms)``."""
+        if stack.ms.ndim == 1:
+            return stack.ms
+        first = torch.stack([_given(p, d[0], when) for d, when in zip(stack.decisions, stack.when, strict=True)], -2)
+        if stack.ms.ndim == 2:
+            return (first * stack.ms).sum(-1)
+        second = torch.stack([_given(p, d[1], when) for d, when in zip(stack.decisions, stack.when, strict=True)], -2)
+        product = (torch.einsum("...ti,tij->...tj", first, stack.ms) * second).sum(-1)
+        if not joint:
+            return product
+        found = list(product.unbind(-1))
+        for i, decisions in enumerate(stack.decisions):
+            if (given := joint.get((decisions[0], decisions[1]))) is not None:
+                found[i] = (given.to(self.device, self.dtype) * stack.ms[i]).sum((-1, -2))
+        return torch.stack(found, -1)
+
+    def _gates(self, conditions: Sequence[_When], probability: Any) -> torch.Tensor | None:
+        """Return the probability that each term's condition holds, shape ``(…, terms)``; ``None``: all always do."""
+        if not any(conditions):
+            return None
+        found: dict[_When, torch.Tensor] = {}
+        for when in conditions:
+            if when in found:
+                continue
+            value = torch.ones((), dtype=self.dtype, device=self.device)
+            for decision, options in when:
+                value = value * probability(decision, options)
+            found[when] = value
+        shape = max((value.shape for value in found.values()), key=len)
+        return torch.stack([found[when].expand(shape) for when in conditions], -1)
+
+    def _expected_law(self, p: Sequence[torch.Tensor]) -> torch.Tensor:
+        if self._laws is None:
+            self._laws = [_Law(term, self.compiled, self.device, self.dtype) for term in self.compiled.terms]
+        means = {
+            i: (p[i] * torch.as_tensor(d.options, dtype=self.dtype, device=self.device)).sum(-1)
+            for i, d in enumerate(self.compiled.choices)
+            if d.kind == "width"
+        }
+        total = torch.zeros(p[0].shape[:-1], dtype=self.dtype, device=self.device) + self.compiled.constant_ms
+        for law in self._laws:
+            value = law.expected(p, means)
+            for decision, options in law.when:
+                value = value * p[decision][..., list(options)].sum(-1)
+            total = total + value
+        return total
+
+
+class _Law:
+    """A term's law over its widths, one per combination of its other options."""
+
+    def __init__(self, term: Term, compiled: CompiledLatency, device: torch.device, dtype: torch.dtype) -> None:
+        self.when = term.when
+        self.widths = [d for d in term.decisions if compiled.choices[d].kind == "width"]
+        self.others = [d for d in term.decisions if compiled.choices[d].kind != "width"]
+        axes = [term.decisions.index(d) for d in (*self.others, *self.widths)]
+        ms = term.ms.transpose(axes)
+        options = [np.array(compiled.choices[d].options, dtype=np.float64) for d in self.widths]
+        rows = ms.reshape(-1, *ms.shape[len(self.others) :])
+        fitted = np.array([fit_surface(options, row).as_row() for row in rows])
+        shape = (*ms.shape[: len(self.others)], fitted.shape[1])
+        self.parameters = torch.as_tensor(fitted.reshape(shape), dtype=dtype, device=device)
+
+    def expected(self, p: Sequence[torch.Tensor], means: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        k, alpha, c, d, b = self.parameters.unbind(-1)
+        value: torch.Tensor
+        if not self.widths:
+            value = b
+        else:
+            shape = (..., *(None for _ in self.others))
+            x = means[self.widths[0]][shape]
+            product = x * means[self.widths[1]][shape] if len(self.widths) == 2 else x
+            value = k * product**alpha + b
+            if len(self.widths) == 2:
+                value = value + c * x + d * means[self.widths[1]][shape]
+        for other in reversed(self.others):
+            weights = p[other]
+            for _ in range(value.ndim - weights.ndim):
+                weights = weights.unsqueeze(-2)
+            value = (value * weights).sum(-1)
+        return value
+
+
+def _given(p: Sequence[torch.Tensor], decision: int, when: _When) -> torch.Tensor:
+    """Return a decision's probabilities; where a condition is about it, of those options that hold, given that."""
+    for gate, options in when:
+        if gate == decision:
+            mask = torch.zeros_like(p[decision])
+            mask[..., list(options)] = 1.0
+            kept = p[decision] * mask
+            return kept / kept.sum(-1, keepdim=True).clamp_min(torch.finfo(kept.dtype).tiny)
+    return p[decision]
+
+
+def _is_in(column: torch.Tensor, options: Sequence[int]) -> torch.Tensor:
+    return torch.isin(column, torch.as_tensor(options, device=column.device))

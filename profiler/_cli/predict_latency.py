@@ -1,0 +1,228 @@
+"""The command ``predict-latency``: what a network takes, layer by layer, without measuring it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lut._console import format_ms, run_single_command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lut import Network
+    from predictors import LatencyPredictor, NetworkPrediction
+
+__all__ = ["main"]
+
+# Layers that are listed one by one, unless asked for all.
+SHOWN = 15
+
+
+def main() -> None:
+    """Run the command."""
+    run_single_command(predict_latency)
+
+
+def predict_latency(
+    predictor: Annotated[
+        Path, typer.Option("--predictor", metavar="FOLDER", help="A predictor, as fit-predictor writes it.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="FILE.py:FACTORY|FILE.onnx",
+            help="A function that returns a torch module, or an ONNX file.",
+        ),
+    ] = None,
+    input_shape: Annotated[
+        str | None, typer.Option("--input", metavar="4x3x224x224", help="The model's input, the batch first.")
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option("--space", metavar="NAME", help="A search space; --choices says which network of it.")
+    ] = None,
+    choices: Annotated[
+        str | None,
+        typer.Option(
+            "--choices",
+            metavar="3,0,7…|FILE.json|random",
+            help="The space's option indices, one per decision; as a list, in a file, or drawn with --seed.",
+        ),
+    ] = None,
+    expand: Annotated[
+        float, typer.Option("--expand", help="Of the space: its widest layer, in multiples of the base width.")
+    ] = 2.0,
+    level: Annotated[
+        float, typer.Option("--level", help="The interval holds the latency with this probability.")
+    ] = 0.9,
+    unknown: Annotated[
+        str,
+        typer.Option(
+            "--unknown",
+            metavar="error|outside",
+            help="What becomes of operators that no measured layer has: an error, or a guess that says so.",
+        ),
+    ] = "error",
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Seed of random choices, and of the factory's weights.")
+    ] = 0,
+    verbose: Annotated[bool, typer.Option("--verbose", help="List all layers.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Predict the latency of a network on the device that a predictor was fitted to.
+
+    Each layer is looked up where it was measured and predicted where it was not, and the result says which. The
+    interval comes from networks that were measured whole.
+
+    Example: predict-latency --predictor predictor/ --model my.py:make --input 4x3x224x224
+    """
+    from lut import UsageError
+    from predictors import LatencyPredictor
+    from profiler._cli._progress import make_console
+
+    if unknown not in ("error", "outside"):
+        raise UsageError(f"--unknown is error or outside, got {unknown!r}")
+    if (model is None) == (space is None):
+        raise UsageError("give a network: either --model FILE.py:FACTORY (or FILE.onnx), or --space with --choices")
+    if (space is None) != (choices is None):
+        raise UsageError("--space and --choices go together: a space, and which network of it")
+    if not 0 < level < 1:
+        raise UsageError(f"--level lies between 0 and 1, such as 0.9, got {level}")
+    console = make_console(stderr=json)
+    loaded = LatencyPredictor.load(predictor)
+    if model is not None:
+        network = _of_model(model, input_shape, loaded, seed=seed, console=console)
+    else:
+        assert space is not None
+        assert choices is not None
+        network = _of_space(space, choices, expand=expand, seed=seed)
+    found = loaded.predict(network, level=level, unknown=unknown)  # type: ignore[arg-type]
+    if json:
+        import msgspec
+
+        content = _as_json(loaded, found)
+        typer.echo(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
+        return
+    _print(console, loaded, found, verbose=verbose)
+
+
+def _of_model(model: str, input_text: str | None, loaded: LatencyPredictor, *, seed: int, console: Console) -> Network:
+    """Return the user's network by its layers, as the predictor's target sees it."""
+    from lut import UsageError
+    from profiler._cli._subjects import work_of_model
+
+    setting = loaded.setting
+    with tempfile.TemporaryDirectory(prefix="latency-lut-") as folder:
+        work = work_of_model(
+            model,
+            input_text,
+            target=setting.target,
+            batch=None,
+            seed=seed,
+            output=Path(folder) / "network.json",
+            console=console,
+        )
+    if work.batch is not None and work.batch != setting.batch:
+        raise UsageError(
+            f"--input: the predictor is of batch {setting.batch}, and this network's input has batch {work.batch}"
+        )
+    return work.subjects[0].network
+
+
+def _of_space(name: str, choices: str, *, expand: float, seed: int) -> Network:
+    import random
+
+    import msgspec
+
+    from lut import UsageError
+    from lut._files import read_bytes
+    from profiler._profile import load_space
+
+    space = load_space(name, expand=expand)
+    if choices == "random":
+        return space.decode(space.sample(random.Random(seed)))  # noqa: S311 - a sample, no secret
+    content = read_bytes(choices) if choices.endswith(".json") else f"[{choices}]".encode()
+    try:
+        vector = msgspec.json.decode(content, type=list[int])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise UsageError(
+            f"--choices is a list of {len(space.choices)} option indices, such as 3,0,7, got {choices[:60]!r}"
+        ) from None
+    return space.decode(vector)
+
+
+def _print(console: Console, loaded: LatencyPredictor, found: NetworkPrediction, *, verbose: bool) -> None:
+    from rich.table import Table
+
+    console.print(f"[bold]{loaded.device.model}[/], {loaded.setting}\n")
+    grid = Table(box=None, pad_edge=False)
+    grid.add_column("layer", overflow="fold")
+    grid.add_column("operators", overflow="fold")
+    for column in ("×", "ms each", "share", "known by"):
+        grid.add_column(column, justify="left" if column == "known by" else "right", no_wrap=True)
+    rows = _distinct(found)
+    shown = rows if verbose else rows[:SHOWN]
+    for row in shown:
+        known = row["origin"] if row["origin"] == "measured" else f"{row['origin']} ±{row['deviation']:.0%}"
+        grid.add_row(
+            row["name"],
+            row["layer"],
+            str(row["count"]),
+            format_ms(row["contribution_ms"]),
+            f"{row['count'] * row['contribution_ms'] / found.ms:.1%}",
+            known,
+        )
+    console.print(grid)
+    if len(rows) > len(shown):
+        rest = sum(row["count"] * row["contribution_ms"] for row in rows[len(shown) :]) / found.ms
+        console.print(f"… and {len(rows) - len(shown)} more, {rest:.1%} of the time: --verbose shows all")
+    for row in rows:
+        if row["outside"]:
+            console.print(f"outside what was measured: {row['name']}: {'; '.join(row['outside'])}", style="yellow")
+    text = f"\n{found.name}: [bold]{format_ms(found.ms)} ms[/]"
+    if found.low_ms is not None and found.high_ms is not None:
+        text += f", between {format_ms(found.low_ms)} and {format_ms(found.high_ms)} at {found.level:.0%}"
+    console.print(text)
+    console.print(f"{found.coverage:.0%} of it is of measured layers, the rest predicted", style=None)
+    if (why := loaded.no_interval(found.level)) is not None:
+        console.print(f"no interval: {why}", style="yellow")
+
+
+def _distinct(found: NetworkPrediction) -> list[dict[str, Any]]:
+    """Return a network's distinct layers, the longest first."""
+    rows: dict[str, dict[str, Any]] = {}
+    for part in found.layers:
+        digest = part.layer.digest
+        if digest in rows:
+            rows[digest]["count"] += part.count
+            continue
+        rows[digest] = {
+            "name": part.name,
+            "layer": str(part.layer),
+            "digest": digest,
+            "count": part.count,
+            "ms": part.ms,
+            "contribution_ms": part.contribution_ms,
+            "origin": part.origin,
+            "deviation": part.deviation,
+            "outside": list(part.outside),
+        }
+    return sorted(rows.values(), key=lambda row: -row["count"] * row["contribution_ms"])
+
+
+def _as_json(loaded: LatencyPredictor, found: NetworkPrediction) -> dict[str, Any]:
+    return {
+        "network": found.name,
+        "ms": found.ms,
+        "low_ms": found.low_ms,
+        "high_ms": found.high_ms,
+        "level": found.level,
+        "no_interval": loaded.no_interval(found.level),
+        "coverage": found.coverage,
+        "setting": str(loaded.setting),
+        "layers": _distinct(found),
+    }
