@@ -166,8 +166,9 @@ class SearchSpace(Protocol):
     times the base network's width the widest layer may have.
 
     A space may also have ``sample_measured(rng)``: like ``sample``, and the network is made of :meth:`layers` alone. An
-    audit then needs no other layers. And it may have ``structure()``, which returns a sequence of :class:`SpaceLayer`:
-    all places of its networks. A predictor then compiles the space into arrays.
+    audit then needs no other layers. ``sample_quick(rng)``: like ``sample``, of networks that are quick to measure
+    whole. And it may have ``structure()``, which returns a sequence of :class:`SpaceLayer`: all places of its networks.
+    A predictor then compiles the space into arrays.
     """
 
     @property

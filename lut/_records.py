@@ -23,6 +23,7 @@ __all__ = [
     "CONTEXTS",
     "FLAGS",
     "FORMAT",
+    "NOT_CHOSEN",
     "ORIGINS",
     "REJECTION_CAUSES",
     "UNUSED",
@@ -55,6 +56,9 @@ FORMAT: Literal["latency-lut"] = "latency-lut"
 VERSION: Literal[3] = 3
 # How a network's ``idle`` operators are marked that do run, but whose results nothing reads.
 UNUSED = " (unused)"
+# Why a layer has no latency that adaptive sampling passed over: nothing is missing, a predictor fitted to the table
+# answers for it.
+NOT_CHOSEN = "not chosen by adaptive sampling: predicted from the others"
 
 # Positive means at least the lower bound: "> 0" would be tested against the smallest denormal, which a process that
 # flushes denormals takes for 0. JSON knows neither NaN nor infinity; the upper bound (eleven days) turns an overflow

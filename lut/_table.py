@@ -18,6 +18,7 @@ from lut._layer import Layer
 from lut._network import ChannelCurve, Network, NetworkLayer
 from lut._records import (
     FORMAT,
+    NOT_CHOSEN,
     VERSION,
     Audit,
     CurveRecord,
@@ -92,6 +93,11 @@ class LatencyTable(Mapping[Layer, Measurement]):
     def audit(self) -> Audit | None:
         """How well the sums of layers give the whole networks that were measured; ``None``: never audited."""
         return audit_of(self.networks, self._ms)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether adaptive sampling chose the layers: sums of networks are for a predictor then, not for a lookup."""
+        return any(entry.reason == NOT_CHOSEN for entry in self.not_measured)
 
     def network(self, record: NetworkRecord) -> Network:
         """Return one of :attr:`networks` with its layers, for code that takes a :class:`~lut.Network`."""
@@ -173,7 +179,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
             UnauditedTableWarning: no sum of its layers was ever held against a whole network.
         """
         table = cls.from_json(read_bytes(path), source=os.fspath(path))
-        if table.audit is None and len(table):
+        if table.audit is None and len(table) and not table.sampled:
             warnings.warn(f"{os.fspath(path)}: {never_audited(table)}", category=UnauditedTableWarning, stacklevel=2)
         return table
 

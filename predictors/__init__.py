@@ -5,46 +5,71 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from predictors._compiled import CompiledLatency
+    from predictors._features import feature_matrix
     from predictors._gains import WidthChange, WidthGain, width_gains
-    from predictors._latency_predictor import LatencyPredictor, LayerPrediction, NetworkPrediction
+    from predictors._latency_predictor import HeldOut, LatencyPredictor, LayerPrediction, NetworkPrediction
     from predictors._mlp import LatencyMLP
     from predictors._power_law import ExtrapolationWarning, PowerLaw
+    from predictors._sampling import next_layers
+    from predictors._stairs import StairInterpolator
+    from predictors._torch_latency import TorchLatency
+    from predictors._transfer import DeviceTransfer, LayerTransfer, TransferPrediction, choose_probes, transfer_tables
     from predictors._widths import MeasuredCurve, WidthChoice, WidthSelection, hardware_aware_widths, measured_curves
 
 __all__ = [
     "CompiledLatency",
+    "DeviceTransfer",
     "ExtrapolationWarning",
+    "HeldOut",
     "LatencyMLP",
     "LatencyPredictor",
     "LayerPrediction",
+    "LayerTransfer",
     "MeasuredCurve",
     "NetworkPrediction",
     "PowerLaw",
+    "StairInterpolator",
+    "TorchLatency",
+    "TransferPrediction",
     "WidthChange",
     "WidthChoice",
     "WidthGain",
     "WidthSelection",
+    "choose_probes",
+    "feature_matrix",
     "hardware_aware_widths",
     "measured_curves",
+    "next_layers",
+    "transfer_tables",
     "width_gains",
 ]
 
 # Resolved at first use (PEP 562): a command's --help should not wait for scikit-learn.
 _HOMES = {
     "CompiledLatency": "predictors._compiled",
+    "DeviceTransfer": "predictors._transfer",
     "ExtrapolationWarning": "predictors._power_law",
+    "HeldOut": "predictors._latency_predictor",
     "LatencyMLP": "predictors._mlp",
     "LatencyPredictor": "predictors._latency_predictor",
     "LayerPrediction": "predictors._latency_predictor",
+    "LayerTransfer": "predictors._transfer",
     "MeasuredCurve": "predictors._widths",
     "NetworkPrediction": "predictors._latency_predictor",
     "PowerLaw": "predictors._power_law",
+    "StairInterpolator": "predictors._stairs",
+    "TorchLatency": "predictors._torch_latency",
+    "TransferPrediction": "predictors._transfer",
     "WidthChange": "predictors._gains",
     "WidthChoice": "predictors._widths",
     "WidthGain": "predictors._gains",
     "WidthSelection": "predictors._widths",
+    "choose_probes": "predictors._transfer",
+    "feature_matrix": "predictors._features",
     "hardware_aware_widths": "predictors._widths",
     "measured_curves": "predictors._widths",
+    "next_layers": "predictors._sampling",
+    "transfer_tables": "predictors._transfer",
     "width_gains": "predictors._gains",
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
@@ -207,26 +208,75 @@ class LatencyPredictor:
             UnlikeTablesError: the tables are of unlike devices, settings or reference speeds.
             UnknownOperatorError: one of ``networks`` has an operator that no measured layer has.
         """
-        from threadpoolctl import threadpool_limits
-
         given = [tables] if isinstance(tables, LatencyTable) else list(tables)
         if not given:
             raise UsageError("a predictor is fitted to at least one table, got none")
         for other in given[1:]:
             refuse_unlike(given[0], other, across=(), what="fit a predictor to")
-        layers, ms = _measured(given, failures)
+        latencies = _measured(given, failures)
+        failed = {f.layer: f"{f.reason}: {f.message}" for table in given for f in table.failures}
+        return cls.from_latencies(
+            given[0].device,
+            given[0].setting,
+            latencies,
+            networks=[*_audited(given), *networks],
+            failures=failed,
+            tables=tuple(_source(table, i, sources) for i, table in enumerate(given)),
+            seed=seed,
+        )
+
+    @classmethod
+    def from_latencies(
+        cls,
+        device: Device,
+        setting: Setting,
+        latencies_ms: Mapping[Layer, float],
+        *,
+        networks: Iterable[tuple[Network, float]] = (),
+        failures: Mapping[Layer, str] = MappingProxyType({}),
+        tables: Sequence[TableSource] = (),
+        seed: int = 0,
+    ) -> LatencyPredictor:
+        """Fit a predictor to latencies that are in no table: see :meth:`fit`.
+
+        Args:
+            device: what was measured on.
+            setting: how.
+            latencies_ms: of layers.
+            networks: that were measured whole, with their latency in ms.
+            failures: layers that could not be measured, each with its reason.
+            tables: where the latencies come from, for the record.
+            seed: of all randomness.
+
+        Raises:
+            TableError: fewer than three layers, or a latency that is no positive number.
+            UnknownOperatorError: one of ``networks`` has an operator that no measured layer has.
+        """
+        from threadpoolctl import threadpool_limits
+
+        layers = list(latencies_ms)
+        if len(layers) < LEAST_LAYERS:
+            raise TableError(
+                f"a predictor is fitted to at least {LEAST_LAYERS} different layers, and there "
+                f"{'is' if len(layers) == 1 else 'are'} only {len(layers)}: {'; '.join(map(str, layers))}"
+            )
+        wholes = list(networks)
+        named = [(f"{layer} ({layer.digest})", value) for layer, value in latencies_ms.items()]
+        for what, value in [*named, *((f"network {network.name!r}", value) for network, value in wholes)]:
+            if not (isfinite(value) and value > 0):
+                raise TableError(f"{what}: a latency is a positive number of ms, got {value}")
+        ms = np.array(list(latencies_ms.values()), dtype=np.float64)
         described = [describe(layer) for layer in layers]
         numbers = Numbers(np.array([d.work for d in described]), np.array([d.features for d in described]))
         # Thousands of small factorisations: threads that wait for each other take longer than one alone.
         with threadpool_limits(1):
             model = fit_layer_model(numbers, ms)
-        failed = {f.layer.digest: f"{f.reason}: {f.message}" for table in given for f in table.failures}
         plain = cls(
-            device=given[0].device,
-            setting=given[0].setting,
-            tables=tuple(_source(table, i, sources) for i, table in enumerate(given)),
+            device=device,
+            setting=setting,
+            tables=tuple(tables),
             measured_ms={layer.digest: float(value) for layer, value in zip(layers, ms, strict=True)},
-            failures=failed,
+            failures={layer.digest: reason for layer, reason in failures.items()},
             operators=frozenset().union(*(d.operators for d in described)),
             kinds=_kinds(described),
             model=model,
@@ -237,10 +287,6 @@ class LatencyPredictor:
             held_out_networks=_held_out(np.empty(0)),
             seed=seed,
         )
-        wholes = [*_audited(given), *networks]
-        for network, value in wholes:
-            if not (isfinite(value) and value > 0):
-                raise TableError(f"network {network.name!r}: a latency is a positive number of ms, got {value}")
         with threadpool_limits(1):
             return plain._calibrated(wholes) if wholes else plain
 
@@ -295,6 +341,11 @@ class LatencyPredictor:
             self.model,
         )
         return replace(scaled, correction=correction)
+
+    @staticmethod
+    def operators_in(layers: Iterable[Layer]) -> frozenset[str]:
+        """Return the operators of layers: what a predictor fitted to them knows."""
+        return frozenset().union(*(describe(layer).operators for layer in layers))
 
     @cached_property
     def _kept(self) -> dict[Layer, _Known]:
@@ -533,8 +584,8 @@ def _no_correction(model: LayerModel) -> Correction:
     return fit_correction(np.empty((0, 0)), none, np.empty((0, width)), (), none, model)
 
 
-def _measured(tables: Sequence[LatencyTable], failures: str) -> tuple[list[Layer], Floats]:
-    """Return the layers of tables and their latencies."""
+def _measured(tables: Sequence[LatencyTable], failures: str) -> dict[Layer, float]:
+    """Return the layers of tables and their latencies in ms; of several tables, their mean in log."""
     if failures not in ("refuse", "leave out"):
         raise UsageError(f"failures is 'refuse' or 'leave out', got {failures!r}")
     failed = [failure for table in tables for failure in table.failures]
@@ -553,12 +604,7 @@ def _measured(tables: Sequence[LatencyTable], failures: str) -> tuple[list[Layer
             logs.setdefault(layer, []).append(float(np.log(ms)))
     if not logs:
         raise TableError("a predictor cannot be fitted to an empty table: no layer of it was measured")
-    if len(logs) < LEAST_LAYERS:
-        raise TableError(
-            f"a predictor is fitted to at least {LEAST_LAYERS} different layers, and there "
-            f"{'is' if len(logs) == 1 else 'are'} only {len(logs)}: {'; '.join(map(str, logs))}"
-        )
-    return list(logs), np.exp(np.array([np.mean(values) for values in logs.values()]))
+    return {layer: float(np.exp(np.mean(values))) for layer, values in logs.items()}
 
 
 def _audited(tables: Sequence[LatencyTable]) -> list[tuple[Network, float]]:

@@ -73,7 +73,8 @@ class Plan(NamedTuple):
     """All that fixes a run: an interrupted one is taken up again only by a command with the same plan.
 
     ``entries`` are the layers; a visit names its layer by its number here, and sentinel *i* by −1−i. ``wholes`` are
-    networks to measure beside them, numbered after the last layer.
+    networks to measure beside them, numbered after the last layer. ``sampling`` says how layers are chosen, where not
+    all are measured.
     """
 
     target: str
@@ -81,6 +82,7 @@ class Plan(NamedTuple):
     entries: tuple[Layer, ...]
     protocol: Protocol
     wholes: tuple[Whole, ...] = ()
+    sampling: str = ""
 
     @property
     def size(self) -> int:
@@ -91,7 +93,9 @@ class Plan(NamedTuple):
     def digest(self) -> str:
         """Sixteen digits that equal plans share."""
         named = [layer.digest for layer in self.entries] + [whole.key for whole in self.wholes]
-        described = (self.target, dict(self.options), named, self.protocol)
+        described: tuple[object, ...] = (self.target, dict(self.options), named, self.protocol)
+        if self.sampling:
+            described = (*described, self.sampling)
         return hashlib.sha256(msgspec.json.encode(described, order="sorted")).hexdigest()[:16]
 
     def layer(self, entry: int) -> Layer:

@@ -7,7 +7,7 @@ import errno
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import entry_points
 from math import exp, log
@@ -32,6 +32,7 @@ from lut import (
 )
 from lut._files import file_error, write_atomically
 from lut._records import (
+    NOT_CHOSEN,
     Correction,
     NetworkRecord,
     RejectedVisit,
@@ -40,6 +41,7 @@ from lut._records import (
     WholeMeasurement,
 )
 from lut.errors import FileAccessError, InterruptedRunError, JournalError, TargetUnavailableError
+from profiler._adaptive import Adaptive, Sampler
 from profiler._journal import FORMAT, VERSION, Journal, JournalContent, JournalHeader, journal_path
 from profiler._judge import Judgement, LayerJudgement, judge
 from profiler._lock import device_lock
@@ -95,6 +97,7 @@ def profile(
     options: Mapping[str, Any] = MappingProxyType({}),
     curves: Iterable[ChannelCurve] = (),
     networks: Iterable[Network | Subject] = (),
+    adaptive: Adaptive | None = None,
     precision: float | None = None,
     time_budget_s: float | None = None,
     quick: bool = False,
@@ -119,6 +122,8 @@ def profile(
         curves: channel sweeps among the layers, to be named in the table.
         networks: networks to measure whole, in the same rounds as the layers, so that the table carries an audit of
             its sums; their layers are measured too.
+        adaptive: measure only those of the layers that tell most of the latencies of networks, until ``networks`` are
+            predicted well enough; ``None``: measure all.
         precision: see :func:`make_protocol`, as ``time_budget_s``, ``quick``, ``seed`` and ``layer_limit_s``.
         time_budget_s: seconds.
         quick: a rough table soon.
@@ -159,7 +164,12 @@ def profile(
         # Every process compiles anew, for far longer than it measures.
         protocol = msgspec.structs.replace(protocol, most_processes=2, rounds_per_process=LOOKS[2])
     wholes = tuple(subject.whole for subject in subjects if subject.whole is not None)
-    plan = Plan(spec.factory, spec.options, entries, protocol, wholes)
+    sampling = ""
+    if adaptive is not None:
+        adaptive.check(len(wholes))
+        sampling = f"adaptive, {adaptive.target_error:g}, {[n.name for n in adaptive.networks]}"
+        entries = tuple(dict.fromkeys([*entries, *adaptive.layers]))
+    plan = Plan(spec.factory, spec.options, entries, protocol, wholes, sampling)
     with contextlib.ExitStack() as stack:
         keep = output is not None
         if output is None:
@@ -169,6 +179,9 @@ def profile(
             plan,
             curves=tuple(curves),
             networks=[record_of(subject) for subject in subjects],
+            sampler=None
+            if adaptive is None
+            else Sampler(adaptive, entries, [s.network for s in subjects if s.whole is not None], seed),
             output=Path(output),
             restart=restart,
             reference=reference or reference_path(),
@@ -183,6 +196,7 @@ def profile_plan(
     *,
     curves: Sequence[ChannelCurve],
     networks: Sequence[NetworkRecord] = (),
+    sampler: Sampler | None = None,
     output: Path,
     restart: bool,
     reference: Path,
@@ -217,8 +231,19 @@ def profile_plan(
                     wholes=plan.wholes,
                 )
 
-            result = run_session(plan, make_worker, journal, resumed=resumed, progress=progress)
-            table = _assemble(plan, result, header, curves, networks, reference, new_reference=new_reference)
+            if sampler is not None and resumed is not None:
+                sampler.reopen(visit.entry for visit in resumed.visits)
+            result = run_session(plan, make_worker, journal, resumed=resumed, sampler=sampler, progress=progress)
+            table = _assemble(
+                plan,
+                result,
+                header,
+                curves,
+                networks,
+                reference,
+                new_reference=new_reference,
+                chosen=None if sampler is None else sampler.opened,
+            )
             content = table.to_json()
             # The visits are given up only for a file that can be read again.
             LatencyTable.from_json(content, source=str(output))
@@ -282,8 +307,9 @@ def _assemble(
     reference: Path,
     *,
     new_reference: bool = False,
+    chosen: Collection[int] | None = None,
 ) -> LatencyTable:
-    """Return the table of a session's visits."""
+    """Return the table of a session's visits; ``chosen`` are the entries that were to be measured, all by default."""
     ready = result.ready
     protocol = msgspec.structs.replace(plan.protocol, target_precision=result.target_precision)
     sorted_visits = sort_visits(result.visits, protocol.first_look, final=True)
@@ -330,19 +356,24 @@ def _assemble(
     notes = {note.entry: note for note in result.implementations}
     failed = {failure.entry: failure for failure in result.failures}
     measurements, not_measured, failures = [], [], []
+    named = {part.layer for network in networks for part in network.layers}
     for entry, layer in enumerate(plan.entries):
         found = judgement.layers.get(entry)
         if entry in failed:
             failure = failed[entry]
             reason: Any = failure.reason if failure.reason in ("out_of_memory", "timeout", "crashed") else "error"
             failures.append(Failure(layer=layer, reason=reason, message=failure.message[:2000], session=0))
+        elif found is None and chosen is not None and entry not in chosen:
+            # Of the many that could have been chosen, those that the table's networks name are all that anyone asks of.
+            if layer.digest in named:
+                not_measured.append(NotMeasured(layer=layer, reason=NOT_CHOSEN))
         elif found is None:
             budget = f"the time budget of {protocol.time_budget_s:g} s ended before its first visit"
             not_measured.append(NotMeasured(layer=layer, reason=budget))
         else:
             spoiled = sorted_visits.rejected.get(entry, [])
             measurements.append(_measurement(layer, found, spoiled, notes.get(entry)))
-    present = set(plan.entries)
+    present = {entry.layer for entries in (measurements, not_measured, failures) for entry in entries}
     return LatencyTable(
         device=ready.device,
         setting=ready.setting,

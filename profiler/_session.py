@@ -14,6 +14,7 @@ import msgspec
 from lut._records import Preflight
 from lut._statistics import median_interval, quantile
 from lut.errors import JournalError
+from profiler._adaptive import Sampler
 from profiler._journal import Journal, JournalContent, MachineSeen, PreflightDone, ProcessStart
 from profiler._judge import Judgement, judge
 from profiler._machine import load_average, preflight_warnings
@@ -95,6 +96,7 @@ def run_session(
     journal: Journal | None,
     *,
     resumed: JournalContent | None = None,
+    sampler: Sampler | None = None,
     clock: Callable[[], float] = time.monotonic,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> SessionResult:
@@ -105,6 +107,7 @@ def run_session(
         make_worker: starts the measuring process of a number.
         journal: where processes and preflight are noted; visits are journalled by the worker.
         resumed: what an interrupted run's journal holds.
+        sampler: chooses which layers are measured; all are without one.
         clock: seconds; the target's own for a simulated one.
         progress: told where the session stands, about twice a second.
 
@@ -143,7 +146,7 @@ def run_session(
                 rounds=rounds,
                 visits=len(visits) + extra,
                 converged=len(converged),
-                layers=plan.size,
+                layers=plan.size if sampler is None else len(sampler.opened),
                 phase=phase,
             )
         )
@@ -161,7 +164,8 @@ def run_session(
             failed = {failure.entry for failure in failures}
             sorted_visits = sort_visits(visits, protocol.first_look, final=False)
             counts = sorted_visits.counts
-            open_entries = [e for e in range(plan.size) if e not in failed and e not in closed]
+            entries = range(plan.size) if sampler is None else sorted(sampler.opened)
+            open_entries = [e for e in entries if e not in failed and e not in closed]
             due = [e for e in open_entries if counts[e] >= LOOKS[0] and _look(counts[e]) > looked.get(e, 0)]
             if due and len(due) >= 0.1 * len(open_entries):
                 tell("judging")
@@ -179,6 +183,18 @@ def run_session(
                         elif counts[entry] >= protocol.most_visits:
                             closed.add(entry)
                 open_entries = [e for e in open_entries if e not in closed]
+            waiting = [e for e in open_entries if counts[e] < protocol.first_look]
+            if sampler is not None and ready is not None and not waiting and clock() < deadline:
+                # Every layer that was chosen has had its first look: time to choose more.
+                tell("judging")
+                known = {entry: found.median_ms for entry, found in settle(sorted_visits).layers.items()}
+                began_choosing = clock()
+                sampler.extend(ready.device, ready.setting, known, failed, tell)
+                # Thinking is not measuring.
+                deadline += clock() - began_choosing
+                if sampler.done:
+                    break
+                continue
             if not open_entries and clock() < deadline:
                 # Later visits sharpen the picture of the drift, and with it that of layers closed long ago: those that
                 # no longer hold what was asked are opened again.
@@ -230,6 +246,10 @@ def run_session(
                     worker = None
                     continue
 
+            if sampler is not None and waiting:
+                # Those that wait for their first look, and as many of the others, so that all share one history.
+                others = [e for e in open_entries if counts[e] >= protocol.first_look]
+                open_entries = waiting + rng.sample(others, min(len(others), len(waiting)))
             order = next_round(open_entries, counts, half_width_ms, protocol, rng, failed=failed)
             outcome = worker.run(order, deadline, lambda made: tell("measuring", made))
             if outcome.alive:

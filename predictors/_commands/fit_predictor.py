@@ -10,7 +10,7 @@ import typer
 from lut._console import run_single_command
 
 if TYPE_CHECKING:
-    from predictors._latency_predictor import HeldOut, LatencyPredictor
+    from predictors._latency_predictor import LatencyPredictor
 
 __all__ = ["main"]
 
@@ -86,31 +86,12 @@ def fit_predictor(
 def _print(console: object, predictor: LatencyPredictor, output: Path, seconds: float) -> None:
     from rich.console import Console
 
+    from predictors._predictor_text import held_out_lines
+
     assert isinstance(console, Console)
     console.print(f"[bold]{predictor.device.model}[/], {predictor.setting}")
     names = ", ".join(source.name for source in predictor.tables)
     console.print(f"{len(predictor.measured_ms)} layers of {names}, {len(predictor.kinds)} kinds")
-    console.print(f"layers, each by the others: {_errors(predictor.held_out_layers)}")
-    networks = predictor.held_out_networks
-    if networks.count:
-        tau = "" if networks.kendall_tau is None else f", Kendall τ {networks.kendall_tau:.2f}"
-        console.print(
-            f"networks, each by the others: {_errors(networks)}, {networks.within:.0%} within ±5 %{tau}; "
-            f"calibration: {predictor.calibration.form}"
-        )
-    else:
-        console.print(
-            "no whole network was measured, so sums are not calibrated and have no interval: profile-device --audit 20",
-            style="yellow",
-        )
-    for level in (0.9, 0.95):
-        if networks.count and (why := predictor.no_interval(level)) is not None:
-            console.print(why, style="yellow")
-            break
+    for line in held_out_lines(predictor):
+        console.print(line)
     console.print(f"\nfitted in {seconds:.1f} s\npredictor  {output}")
-
-
-def _errors(held_out: HeldOut) -> str:
-    if held_out.mape is None or held_out.median is None or held_out.worst is None:
-        return "too few to tell"
-    return f"{held_out.mape:.1%} off on average ({held_out.median:.1%} median, {held_out.worst:.1%} worst)"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from lut._console import format_ms
+from lut._records import NOT_CHOSEN
 from lut._statistics import quantile
 from profiler._cli._networks import networks_json, print_networks
 
@@ -68,11 +69,14 @@ def print_result(
     if len(table.failures) > 10:
         console.print(f"… and {len(table.failures) - 10} more failures: lut show {output}", style="red")
     if table.not_measured:
-        reasons = Counter(entry.reason for entry in table.not_measured)
+        reasons = Counter(entry.reason for entry in table.not_measured if entry.reason != NOT_CHOSEN)
         for reason, layers in reasons.most_common(3):
             more = "; give more with --time-budget" if "time budget" in reason else ""
             console.print(f"{count_layers(layers)} not measured: {reason}{more}", style="yellow")
-    print_networks(console, table, verbose=verbose)
+    if table.sampled:
+        _print_sampled(console, table, output)
+    else:
+        print_networks(console, table, verbose=verbose)
     if gains:
         console.print("\n[bold]What other widths would buy[/]")
         console.print(gains_table(gains))
@@ -82,6 +86,24 @@ def print_result(
     console.print(f"table   {output}")
     if report is not None:
         console.print(f"report  {report}")
+
+
+def _print_sampled(console: Console, table: LatencyTable, output: Path) -> None:
+    """Print how well a predictor fitted to a sampled table does."""
+    from lut import LatencyLutError
+    from predictors import LatencyPredictor
+    from predictors._predictor_text import held_out_lines
+
+    whole = sum(network.whole is not None for network in table.networks)
+    console.print(f"\nsampled for prediction: {count_layers(len(table))} and {whole} whole networks")
+    try:
+        predictor = LatencyPredictor.fit(table, failures="leave out")
+    except LatencyLutError as error:
+        console.print(f"no predictor can be fitted to this: {error}", style="yellow")
+        return
+    for line in held_out_lines(predictor):
+        console.print(line)
+    console.print(f"predict any network of the space: fit-predictor {output}")
 
 
 def _cores(device: Device) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,13 +15,17 @@ from lut._files import read_bytes
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lut import ChannelCurve, Layer, Network
+    from lut import ChannelCurve, Layer, Network, SearchSpace
+    from profiler._adaptive import Adaptive
     from profiler._whole import Subject
 
-__all__ = ["Work", "swept", "work_of_layers", "work_of_model", "work_of_space"]
+__all__ = ["Work", "sampled", "swept", "work_of_layers", "work_of_model", "work_of_space"]
 
 # Layers that a second of the time budget measures well enough to tell neighbouring widths apart.
 LAYERS_A_SECOND = 5.0
+
+# Networks whose layers adaptive sampling chooses from: enough to know where a space spends its time.
+DESIGN = 40
 
 # Of a space's random vectors, those that give a network twice are passed over, but not for ever.
 MOST_TRIES = 100
@@ -28,7 +33,7 @@ MOST_TRIES = 100
 
 class Work(NamedTuple):
     """Layers with the curves among them, the networks to measure whole, and what these fix, if
-    anything: the batch, and the data type.
+    anything: the batch, and the data type. ``adaptive``: not all of the layers are to be measured.
     """
 
     layers: tuple[Layer, ...]
@@ -36,6 +41,7 @@ class Work(NamedTuple):
     subjects: tuple[Subject, ...] = ()
     batch: int | None = None
     dtype: str | None = None
+    adaptive: Adaptive | None = None
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -61,18 +67,42 @@ def work_of_space(name: str, *, expand: float, audit: int, seed: int) -> Work:
 
     space = load_space(name, expand=expand)
     rng = random.Random(f"{seed}-audit")  # noqa: S311 - a sample, no secret
-    sample = getattr(space, "sample_measured", space.sample)
-    found: dict[Any, Subject] = {}
-    for _ in range(audit * MOST_TRIES):
-        if len(found) == audit:
+    networks = _different(space, getattr(space, "sample_measured", space.sample), audit, rng)
+    return Work(space.layers(), space.curves(), tuple(subject_of(network) for network in networks))
+
+
+def sampled(name: str, *, expand: float, audit: int, target_error: float, seed: int) -> Work:
+    """Return a space's networks: some to measure whole, and others whose layers adaptive sampling chooses from.
+
+    Raises:
+        UsageError: the space does not exist, has fewer networks, or the numbers make no sense.
+    """
+    from profiler._adaptive import Adaptive
+    from profiler._profile import load_space
+    from profiler._whole import subject_of
+
+    space = load_space(name, expand=expand)
+    rng = random.Random(f"{seed}-sampling")  # noqa: S311 - a sample, no secret
+    networks = _different(space, getattr(space, "sample_quick", space.sample), audit + DESIGN, rng)
+    adaptive = Adaptive(tuple(networks[audit:]), target_error)
+    adaptive.check(audit)
+    return Work(adaptive.layers, (), tuple(subject_of(network) for network in networks[:audit]), adaptive=adaptive)
+
+
+def _different(
+    space: SearchSpace, sample: Callable[[random.Random], Sequence[int]], count: int, rng: random.Random
+) -> list[Network]:
+    """Return so many different networks of a space."""
+    found: dict[Any, Network] = {}
+    for _ in range(count * MOST_TRIES):
+        if len(found) == count:
             break
         network = space.decode(sample(rng))
         if network.layers not in found:
-            named = type(network)(name=f"{name} {len(found) + 1}", layers=network.layers)
-            found[network.layers] = subject_of(named)
-    if len(found) < audit:
-        raise UsageError(f"--audit {audit}: the space {name} gave only {len(found)} different networks")
-    return Work(space.layers(), space.curves(), tuple(found.values()))
+            found[network.layers] = type(network)(name=f"{space.name} {len(found) + 1}", layers=network.layers)
+    if len(found) < count:
+        raise UsageError(f"{count} networks were asked for, and the space {space.name} gave only {len(found)}")
+    return list(found.values())
 
 
 def work_of_model(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lut._console import run_single_command
+from lut._records import NOT_CHOSEN
 from profiler._cli._progress import ProgressBar, Standing, make_console
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ __all__ = ["main"]
 
 # Networks of a space that a table is audited with, unless the user says otherwise.
 AUDITED = 20
+# The same for adaptive sampling, which learns from them and stops by them.
+SAMPLED = 30
+TARGET_ERROR = 0.03
 
 
 def main() -> None:
@@ -213,7 +217,26 @@ def profile_device(
             min=0,
             metavar="N",
             help="Also measure N networks of the space whole, and say how well sums of layers give them. Default: 20; "
-            "quick: 0.",
+            "quick: 0; adaptive: 30.",
+            rich_help_panel="What is measured",
+        ),
+    ] = None,
+    sampling: Annotated[
+        str,
+        typer.Option(
+            "--sampling",
+            metavar="full|adaptive",
+            help="full: every layer. adaptive: a few layers of a space's random networks, then those that tell most, "
+            "until networks are predicted well enough; fit-predictor answers for the rest.",
+            rich_help_panel="What is measured",
+        ),
+    ] = "full",
+    target_error: Annotated[
+        float | None,
+        typer.Option(
+            "--target-error",
+            metavar="SHARE",
+            help="Adaptive: stop at this mean error on networks that were not fitted to. Default: 0.03.",
             rich_help_panel="What is measured",
         ),
     ] = None,
@@ -337,7 +360,9 @@ def profile_device(
         layers=layers,
         space=space,
         expand=expand,
-        audit=audit if audit is not None else 0 if quick or target == "coreml" else AUDITED,
+        audit=audit if audit is not None else _audited(target, sampling, quick=quick),
+        sampling=sampling,
+        target_error=target_error,
         model=model,
         input_text=input_shape,
         sweep=sweep,
@@ -372,8 +397,9 @@ def profile_device(
         _finish(table, output, console, groups=groups, alpha=alpha, json=json, verbose=verbose)
         return
     also = f" and {len(work.networks)} whole network{'s' * (len(work.networks) != 1)}" if work.networks else ""
+    some = "some of " if work.adaptive else ""
     console.print(
-        f"Measuring {len(wanted)} layers{also} on {target}, batch {batch}. Leave the machine alone meanwhile."
+        f"Measuring {some}{len(wanted)} layers{also} on {target}, batch {batch}. Leave the machine alone meanwhile."
     )
 
     from profiler._profile import profile
@@ -384,6 +410,7 @@ def profile_device(
             target=spec,
             curves=work.curves,
             networks=work.subjects,
+            adaptive=work.adaptive,
             precision=precision,
             time_budget_s=time_budget,
             quick=quick,
@@ -394,6 +421,13 @@ def profile_device(
             progress=show,
         )
     _finish(table, output, console, groups=groups, alpha=alpha, json=json, verbose=verbose)
+
+
+def _audited(target: str, sampling: str, *, quick: bool) -> int:
+    """Return how many networks are measured whole, unless the user says."""
+    if sampling == "adaptive":
+        return SAMPLED
+    return 0 if quick or target == "coreml" else AUDITED
 
 
 def _default_output(target: str, batch: int, model: str | None) -> Path:
@@ -419,11 +453,12 @@ def _finish(
         print_json(table, selections, gains, output, report)
     else:
         print_result(console, table, selections, gains, output, report, groups=groups, alpha=alpha, verbose=verbose)
-    if table.failures or table.not_measured:
+    missing = [entry for entry in table.not_measured if entry.reason != NOT_CHOSEN]
+    if table.failures or missing:
         from lut.errors import IncompleteError
 
         raise IncompleteError(
-            f"{count_layers(len(table.failures))} failed, {len(table.not_measured)} not measured; {output} holds the "
+            f"{count_layers(len(table.failures))} failed, {len(missing)} not measured; {output} holds the "
             f"other {len(table)} and the reasons"
         )
 
@@ -435,6 +470,8 @@ def _what_to_measure(
     space: str,
     expand: float,
     audit: int,
+    sampling: str,
+    target_error: float | None,
     model: str | None,
     input_text: str | None,
     sweep: bool,
@@ -447,7 +484,7 @@ def _what_to_measure(
     console: Console,
 ) -> Work:
     from lut import UsageError
-    from profiler._cli._subjects import swept, work_of_layers, work_of_model, work_of_space
+    from profiler._cli._subjects import sampled, swept, work_of_layers, work_of_model, work_of_space
 
     def given(name: str) -> bool:
         return getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
@@ -462,6 +499,15 @@ def _what_to_measure(
         raise UsageError("--step is how fine a --sweep is")
     if given("audit") and audit and (model is not None or layers is not None):
         raise UsageError("--audit samples networks of a --space; a --model is audited by itself")
+    if sampling not in ("full", "adaptive"):
+        raise UsageError(f"--sampling is full or adaptive, got {sampling!r}")
+    if target_error is not None and sampling != "adaptive":
+        raise UsageError("--target-error is where --sampling adaptive stops")
+    if sampling == "adaptive":
+        if model is not None or layers is not None:
+            raise UsageError("--sampling adaptive chooses among the layers of a --space; yours are measured all")
+        error = TARGET_ERROR if target_error is None else target_error
+        return sampled(space, expand=expand, audit=audit, target_error=error, seed=seed)
     if model is not None:
         work = work_of_model(model, input_text, target=target, batch=batch, seed=seed, output=output, console=console)
         return swept(work, expand=expand, step=step, budget_s=budget_s or 0.0, console=console) if sweep else work
