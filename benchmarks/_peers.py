@@ -18,10 +18,11 @@ from sklearn.ensemble import RandomForestRegressor
 
 from lut import Layer, Network
 from lut.primitives import Conv2d
-from predictors import LatencyMLP
+from predictors import LatencyMLP, feature_matrix
 from predictors._features import kind_of
+from predictors._layer_model import base_ms, fit_layer_model, numbers_of
 
-__all__ = ["PEERS"]
+__all__ = ["LAYER_METHODS", "PEERS"]
 
 Floats = NDArray[np.float64]
 Method = Callable[[RecordedSession, Sequence[int], Collection[Layer]], "Floats | None"]
@@ -99,6 +100,46 @@ PEERS: dict[str, Method] = {
     "nn-Meter: forest per kernel kind": forest_per_kind,
     "once-for-all: sum of isolated blocks": block_table,
     "MLP on encodings (OFA, PNAG)": encoding_mlp,
+}
+
+
+LayerMethod = Callable[[Sequence[Layer], Floats, Sequence[Layer]], Floats]
+
+
+def layers_by_forest(known: Sequence[Layer], ms: Floats, wanted: Sequence[Layer]) -> Floats:
+    """nn-Meter's forests: one for each kind of kernel; the mean of all where nothing of a kind is known."""
+    found = np.full(len(wanted), float(ms.mean()))
+    kinds, asked = [_kernel_kind(layer) for layer in known], [_kernel_kind(layer) for layer in wanted]
+    for kind in set(asked) & set(kinds):
+        mine = [i for i, each in enumerate(kinds) if each == kind]
+        theirs = [i for i, each in enumerate(asked) if each == kind]
+        forest = RandomForestRegressor(n_estimators=100, random_state=0)
+        forest.fit([_kernel_features(known[i]) for i in mine], ms[mine])
+        found[theirs] = forest.predict([_kernel_features(wanted[i]) for i in theirs])
+    return found
+
+
+def layers_by_work(known: Sequence[Layer], ms: Floats, wanted: Sequence[Layer]) -> Floats:
+    """Non-negative costs of work: the first half of our layer model."""
+    costs = fit_layer_model(numbers_of(known), ms).costs
+    return base_ms(numbers_of(wanted).work, costs)
+
+
+def layers_by_mlp(known: Sequence[Layer], ms: Floats, wanted: Sequence[Layer]) -> Floats:
+    """Our ensemble of perceptrons on log time."""
+    return np.asarray(LatencyMLP(random_state=0).fit(feature_matrix(known), ms).predict(feature_matrix(wanted)))
+
+
+def layers_by_model(known: Sequence[Layer], ms: Floats, wanted: Sequence[Layer]) -> Floats:
+    """Our layer model, as the predictor has it."""
+    return fit_layer_model(numbers_of(known), ms).predict(numbers_of(wanted))[0]
+
+
+LAYER_METHODS: dict[str, LayerMethod] = {
+    "nn-Meter: forest per kernel kind": layers_by_forest,
+    "costs of work alone": layers_by_work,
+    "LatencyMLP": layers_by_mlp,
+    "ours: work and a Gaussian process": layers_by_model,
 }
 
 

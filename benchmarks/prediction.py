@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from _common import parser, print_table, write_results
-from _peers import PEERS
+from _peers import LAYER_METHODS, PEERS
 from _sessions import SESSIONS, RecordedSession, read_sessions, table_of
 from numpy.typing import NDArray
 
@@ -32,6 +32,7 @@ SHARE = 0.1
 STEPS = 4
 # One layer for each operator that no other layer has: without it nothing can be said of the rest.
 LEAST = 5
+LAYER_FOLDS = 5
 
 
 def figures(predicted: Floats, whole: Floats) -> dict[str, float]:
@@ -99,6 +100,32 @@ def coverage(session: RecordedSession, layers: Sequence[Layer] | None, count: in
     }
 
 
+def held_out_layers(session: RecordedSession) -> dict[str, Any]:
+    """Return how well layers are predicted by the others, in folds."""
+    ms = np.array(session.ms("in_context"))
+    order = np.random.default_rng(0).permutation(len(ms))
+    found: dict[str, Any] = {"repeat_error": round(session.repeat_error("in_context"), 5)}
+    for name, method in LAYER_METHODS.items():
+        predicted = np.empty(len(ms))
+        for fold in range(LAYER_FOLDS):
+            held = order[fold::LAYER_FOLDS]
+            rest = np.setdiff1d(order, held)
+            predicted[held] = method([session.layers[i] for i in rest], ms[rest], [session.layers[i] for i in held])
+        errors = np.abs(predicted / ms - 1)
+        found[name] = {
+            "mape": round(float(errors.mean()), 4),
+            "median": round(float(np.median(errors)), 4),
+            "within_10_percent": round(float((errors <= 0.1).mean()), 4),
+        }
+    return found
+
+
+def second_look(session: RecordedSession, test: Floats) -> dict[str, float]:
+    """Return the figures of one half of the visits to the wholes as a prediction of the other half."""
+    first, second = (np.array(half)[test] for half in session.file.halves["whole"])
+    return figures(first, second)
+
+
 def judge_session(session: RecordedSession, train_count: int) -> dict[str, Any]:
     """Return all figures of one session."""
     train, test = range(train_count), np.arange(train_count, len(session.networks))
@@ -110,6 +137,8 @@ def judge_session(session: RecordedSession, train_count: int) -> dict[str, Any]:
         "layers": len(session.layers),
         "networks": {"learnt_from": train_count, "predicted": len(test)},
         "repeat_error": round(session.repeat_error("whole", train_count), 5),
+        "one_half_by_the_other": second_look(session, test),
+        "held_out_layers": held_out_layers(session),
         "methods": {},
     }
     few = few_layers(session, train)
@@ -163,6 +192,17 @@ def main() -> None:
                         " ".join(f"{held[k]['mean']:.1%}" for k in held) if held else "",
                     )
                 )
+            look = result["one_half_by_the_other"]
+            rows.append(
+                (
+                    "(half of the wholes' visits by the other half)",
+                    f"{look['mape']:.2%}",
+                    f"{look['within_5_percent']:.0%}",
+                    f"{look['within_10_percent']:.0%}",
+                    f"{look['kendall_tau']:.3f}",
+                    "",
+                )
+            )
             title = (
                 f"{result['target']} {result['space']}, {name} ({methods['measured']} of {result['layers']}); wholes "
                 f"repeat within {result['repeat_error']:.2%}"
@@ -170,6 +210,24 @@ def main() -> None:
             header = ("method", "MAPE", "±5 %", "±10 %", "Kendall τ", "held at 90, 95 %")
             print_table(title, header, rows)
             print()
+    rows = []
+    for result in results:
+        held = result["held_out_layers"]
+        for name in LAYER_METHODS:
+            rows.append(
+                (
+                    f"{result['target']} {result['space']} ({result['layers']}): {name}",
+                    f"{held[name]['mape']:.1%}",
+                    f"{held[name]['median']:.1%}",
+                    f"{held[name]['within_10_percent']:.0%}",
+                    f"{held['repeat_error']:.1%}",
+                )
+            )
+    print_table(
+        "Layers, four fifths known and one fifth predicted",
+        ("layers, method", "MAPE", "median", "±10 %", "they repeat"),
+        rows,
+    )
     write_results(given.results, "prediction", {"results": results})
 
 

@@ -1,7 +1,8 @@
 """How many networks a second can a search ask about, on one core?
 
 Compiled arrays against a bare blocked numpy gather over the same arrays (no checks, indices in their most favourable
-layout), and single networks against the once-for-all table's loop over a dict of strings. All in one process, in turns.
+layout, the best of several block sizes), and single networks against the once-for-all table's loop over a dict of
+strings. All in one process, in turns.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from search import ResNetCifar
 
 BATCH = 1_000_000
 SINGLE = 20_000
-BLOCK = 2048
+BLOCKS = (1024, 2048, 4096, 8192, 16384)
 REPEATS = 7
 CLASSES = 10
 
@@ -80,7 +81,7 @@ class Chain:
         return tuple(places)
 
 
-def bare_gather(compiled: CompiledLatency) -> Callable[[Any], Any]:
+def bare_gather(compiled: CompiledLatency, block_size: int) -> Callable[[Any], Any]:
     """Return a function of columns of option indices, shape ``(decisions, n)``, that looks the arrays up and adds."""
     terms = [(t.decisions, t.ms.shape, np.ascontiguousarray(t.ms).ravel(), t.when) for t in compiled.terms]
     masks = {}
@@ -93,11 +94,11 @@ def bare_gather(compiled: CompiledLatency) -> Callable[[Any], Any]:
     def run(columns: Any) -> Any:
         count = columns.shape[1]
         found = np.empty(count)
-        index, value = np.empty(BLOCK, dtype=np.intp), np.empty(BLOCK)
-        for start in range(0, count, BLOCK):
-            block = columns[:, start : start + BLOCK]
+        index, value = np.empty(block_size, dtype=np.intp), np.empty(block_size)
+        for start in range(0, count, block_size):
+            block = columns[:, start : start + block_size]
             size = block.shape[1]
-            i, v, total = index[:size], value[:size], found[start : start + BLOCK]
+            i, v, total = index[:size], value[:size], found[start : start + block_size]
             total[:] = compiled.constant_ms
             for decisions, shape, flat, when in terms:
                 if len(decisions) == 2:
@@ -124,7 +125,9 @@ def table_of_strings(predictor: LatencyPredictor, networks: Sequence[Network]) -
 def key_of(layer: Layer) -> str:
     """Return a layer's key, put together for each query as there."""
     into, out = layer.inputs[0], layer.output_shape
-    return f"{layer.nodes[0].op.__class__.__name__}-input:{'x'.join(map(str, into))}-output:{'x'.join(map(str, out))}"
+    operators = "+".join([node.op.__class__.__name__ for node in layer.nodes])
+    kernel = getattr(layer.nodes[0].op, "kernel_size", "")
+    return f"{operators}-kernel:{kernel}-input:{'x'.join(map(str, into))}-output:{'x'.join(map(str, out))}"
 
 
 def rate(work: Callable[[], Any], count: int) -> float:
@@ -132,6 +135,11 @@ def rate(work: Callable[[], Any], count: int) -> float:
     began = time.perf_counter()
     work()
     return count / (time.perf_counter() - began)
+
+
+def rate_of(gather: Callable[[Any], Any], columns: Any) -> float:
+    """Return how many networks a second a gather looks up: the median of three."""
+    return median(rate(lambda: gather(columns), columns.shape[1]) for _ in range(3))
 
 
 def main() -> None:
@@ -153,7 +161,9 @@ def main() -> None:
         rng = np.random.default_rng(0)
         choices = np.stack([rng.integers(len(d.options), size=BATCH) for d in space.choices], axis=1).astype(np.uint8)
         columns = np.ascontiguousarray(choices.T).astype(np.intp)
-        bare = bare_gather(compiled)
+        by_block = {size: bare_gather(compiled, size) for size in BLOCKS}
+        best = max(BLOCKS, key=lambda size: rate_of(by_block[size], columns))
+        bare = by_block[best]
         assert np.allclose(bare(columns[:, :5000]), compiled.latency(choices[:5000]))
         picker = random.Random(0)
         networks = [space.decode(space.sample(picker)) for _ in range(200)] * (SINGLE // 200)
@@ -185,6 +195,7 @@ def main() -> None:
         results[space.name] = {
             "decisions": len(space.choices),
             "arrays": len(compiled.terms),
+            "block_of_bare_gather": best,
             "compile_seconds": round(seconds, 2),
             "networks_per_second": {name: round(value) for name, value in found.items()},
             "compiled_over_bare": round(ratio, 3),

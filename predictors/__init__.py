@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from predictors._compiled import CompiledLatency
+    from predictors._curve_table import CurveTableModel, LatencyCurve
     from predictors._features import feature_matrix
     from predictors._gains import WidthChange, WidthGain, width_gains
     from predictors._latency_predictor import HeldOut, LatencyPredictor, LayerPrediction, NetworkPrediction
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CompiledLatency",
+    "CurveTableModel",
     "DeviceTransfer",
     "ExtrapolationWarning",
     "HeldOut",
+    "LatencyCurve",
     "LatencyMLP",
     "LatencyPredictor",
     "LayerPrediction",
@@ -47,9 +50,11 @@ __all__ = [
 # Resolved at first use (PEP 562): a command's --help should not wait for scikit-learn.
 _HOMES = {
     "CompiledLatency": "predictors._compiled",
+    "CurveTableModel": "predictors._curve_table",
     "DeviceTransfer": "predictors._transfer",
     "ExtrapolationWarning": "predictors._power_law",
     "HeldOut": "predictors._latency_predictor",
+    "LatencyCurve": "predictors._curve_table",
     "LatencyMLP": "predictors._mlp",
     "LatencyPredictor": "predictors._latency_predictor",
     "LayerPrediction": "predictors._latency_predictor",

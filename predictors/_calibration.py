@@ -50,25 +50,25 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         per_call_ms: for every call of a layer.
         per_weight_ms: for every million of its parameters.
         networks: how many it was fitted to; 0: nothing was, the sum is the sum.
+        shortest_ms: of these networks.
+        longest_ms: of these networks.
     """
 
     form: Form
     scales: tuple[float, ...]
     per_call_ms: float
     per_weight_ms: float
-    networks: int
+    networks: int = 0
+    shortest_ms: float = 0.0
+    longest_ms: float = 0.0
 
-    def apply(self, ms: Floats, group: NDArray[np.int64], weights: Floats) -> Floats:
-        """Return what layers contribute to a network, in ms each; arrays of one length."""
-        return np.asarray(np.asarray(self.scales)[group] * ms + self.per_call_ms + self.per_weight_ms * weights)
-
-    def apply_one(self, ms: float, group: int, weights: float) -> float:
+    def apply(self, ms: float, group: int, weights: float) -> float:
         """Return what one layer contributes to a network, in ms."""
         return self.scales[group] * ms + self.per_call_ms + self.per_weight_ms * weights
 
 
 # What stands where no whole network was measured: the sum is the sum.
-UNCALIBRATED = Calibration(form="sum", scales=(1.0,) * len(GROUPS), per_call_ms=0.0, per_weight_ms=0.0, networks=0)
+UNCALIBRATED = Calibration(form="sum", scales=(1.0,) * len(GROUPS), per_call_ms=0.0, per_weight_ms=0.0)
 
 
 def group_of_kind(kind: str) -> int:
@@ -102,8 +102,10 @@ def fit_calibration(terms: Floats, whole_ms: Floats) -> Calibration:
             errors[held] = np.log(whole_ms[held] / np.maximum(columns[held] @ solution, 1e-12))
         score = _score(errors)
         if score < best_score * (1 - WORTH):
-            best, best_score = _made(form, _solve(form, columns, whole_ms), count), score
-    return msgspec.structs.replace(best, networks=count)
+            best, best_score = _made(form, _solve(form, columns, whole_ms)), score
+    return msgspec.structs.replace(
+        best, networks=count, shortest_ms=float(whole_ms.min()), longest_ms=float(whole_ms.max())
+    )
 
 
 def _score(errors: Floats) -> float:
@@ -145,7 +147,7 @@ def _solve(form: Form, columns: Floats, whole_ms: Floats) -> Floats:
     return np.asarray(floor + nnls(rows, wanted - rows @ floor)[0])
 
 
-def _made(form: Form, solution: Floats, count: int) -> Calibration:
+def _made(form: Form, solution: Floats) -> Calibration:
     grouped, calls, weights = FORMS[form]
     width = len(GROUPS) if grouped else 1
     scales = solution[:width] if grouped else np.repeat(solution[:1], len(GROUPS))
@@ -155,5 +157,4 @@ def _made(form: Form, solution: Floats, count: int) -> Calibration:
         scales=tuple(float(scale) for scale in scales),
         per_call_ms=float(rest.pop(0)) if calls else 0.0,
         per_weight_ms=float(rest.pop(0)) if weights else 0.0,
-        networks=count,
     )

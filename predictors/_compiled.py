@@ -20,11 +20,15 @@ __all__ = ["CompiledLatency", "Term", "compile_space"]
 
 Floats = NDArray[np.float64]
 
-# Networks looked up at a time: indices and sums of a block stay in the first cache.
-BLOCK = 2048
-# Arrays that share decisions become one, as long as that has no more entries than this: 8,192 doubles are 64 KiB, which
-# the second cache holds many of. One lookup then answers for several layers.
+# Networks looked up at a time: enough that a call of numpy's costs little, few enough that a block stays in the caches.
+BLOCK = 8192
+# What 16 bits hold.
+MOST_OPTIONS = (1 << 16) - 1
+# Arrays that share decisions become one, as long as that has no more entries than this: 32 KiB, of which the second
+# cache holds many. One lookup then answers for several layers.
 LARGEST_FUSED = 4096
+# A condition is looked up with its array as long as that has no more entries than this; beyond, it is tested.
+LARGEST_CONDITIONAL = 16384
 # Random networks for which arrays and the predictor are compared before a compiled space is given away.
 CHECKED = 16
 
@@ -70,6 +74,8 @@ class CompiledLatency:
         rows = np.asarray(choices)
         if rows.ndim == 1:
             rows = rows[None]
+        if any(len(decision.options) > MOST_OPTIONS for decision in self.choices):
+            raise UsageError(f"{self.space}: a decision has more than {MOST_OPTIONS} options")
         if rows.ndim != 2 or rows.shape[1] != len(self.choices) or rows.dtype.kind not in "iu":
             raise UsageError(
                 f"{self.space}: networks are integers of shape (n, {len(self.choices)}), got {rows.dtype} of shape "
@@ -111,6 +117,23 @@ class _Lookup(NamedTuple):
     masks: tuple[tuple[int, NDArray[np.bool_]], ...]
 
 
+@dataclass(frozen=True)
+class _Buffers:
+    """Room for a block: option indices by decision, two for indices that fit into 16 bits, one for any, one for ms."""
+
+    columns: NDArray[np.uint16]
+    short: NDArray[np.uint16]
+    step: NDArray[np.uint16]
+    index: NDArray[np.intp]
+    value: Floats
+
+    def cut(self, count: int) -> _Buffers:
+        """Return the first ``count`` entries of each."""
+        return _Buffers(
+            self.columns[:, :count], self.short[:count], self.step[:count], self.index[:count], self.value[:count]
+        )
+
+
 class _Plan:
     """How a block of networks is looked up: arrays without conditions fused where they are small."""
 
@@ -118,32 +141,42 @@ class _Plan:
         self._space = space
         self._choices = choices
         self._sizes = np.array([len(decision.options) for decision in choices])
-        always = _fused([(term.decisions, term.ms) for term in terms if not term.when])
+        always: list[tuple[tuple[int, ...], Floats]] = []
+        sometimes: list[Term] = []
+        for term in terms:
+            unconditional = _with_conditions(term, self._sizes)
+            if unconditional is None:
+                sometimes.append(term)
+            else:
+                always.append(unconditional)
         self._constant = constant_ms
-        self._always = [_lookup(decisions, ms, (), self._sizes) for decisions, ms in always]
-        self._sometimes = [_lookup(t.decisions, t.ms, t.when, self._sizes) for t in terms if t.when]
-        self._conditional = bool(self._sometimes)
+        self._always = [_lookup(decisions, ms, (), self._sizes) for decisions, ms in _fused(always)]
+        self._sometimes = [_lookup(t.decisions, t.ms, t.when, self._sizes) for t in sometimes]
 
-    def buffers(self, size: int) -> tuple[NDArray[Any], NDArray[np.intp], NDArray[np.intp], Floats]:
-        return (
-            np.empty((len(self._choices), size), dtype=np.intp),
-            np.empty(size, dtype=np.intp),
+    def buffers(self, size: int) -> _Buffers:
+        """Return room for blocks of ``size`` networks."""
+        return _Buffers(
+            np.empty((len(self._choices), size), dtype=np.uint16),
+            np.empty(size, dtype=np.uint16),
+            np.empty(size, dtype=np.uint16),
             np.empty(size, dtype=np.intp),
             np.empty(size),
         )
 
-    def look_up(self, rows: NDArray[Any], found: Floats, buffers: tuple[Any, ...]) -> None:
+    def look_up(self, rows: NDArray[Any], found: Floats, buffers: _Buffers) -> None:
         """Write the latencies of ``rows`` into ``found``."""
-        count = len(rows)
-        columns, index, step, value = buffers[0][:, :count], *(buffer[:count] for buffer in buffers[1:])
+        if len(rows) < buffers.columns.shape[1]:
+            buffers = buffers.cut(len(rows))
+        columns, index, value = buffers.columns, buffers.index, buffers.value
+        # What 16 bits do not hold is beyond every decision.
+        if rows.dtype != np.uint8 and rows.size and (int(rows.min()) < 0 or int(rows.max()) > MOST_OPTIONS):
+            self._refuse(rows)
         np.copyto(columns, rows.T, casting="unsafe")
-        # One pass for both bounds: as unsigned numbers, negative ones are above every size.
-        highest = columns.view(np.uintp).max(axis=1)
-        if np.any(highest >= self._sizes):
+        if rows.size and np.any(columns.max(axis=1) >= self._sizes):
             self._refuse(rows)
         found[:] = self._constant
         for lookup in self._always:
-            _index(lookup, columns, index, step)
+            _index(lookup, buffers)
             np.take(lookup.table, index, out=value, mode="clip")
             np.add(found, value, out=found)
         for lookup in self._sometimes:
@@ -154,7 +187,7 @@ class _Plan:
             if at.size:
                 place = np.zeros(at.size, dtype=np.intp)
                 for column, factor in lookup.steps:
-                    place += columns[column, at] * factor
+                    place += columns[column, at] * np.intp(factor)
                 found[at] += lookup.table[place]
 
     def _refuse(self, rows: NDArray[Any]) -> None:
@@ -166,18 +199,24 @@ class _Plan:
         )
 
 
-def _index(lookup: _Lookup, columns: NDArray[np.intp], index: NDArray[np.intp], step: NDArray[np.intp]) -> None:
-    column, factor = lookup.steps[0]
-    if factor == 1:
-        np.copyto(index, columns[column])
-    else:
-        np.multiply(columns[column], factor, out=index)
-    for column, factor in lookup.steps[1:]:
+def _index(lookup: _Lookup, buffers: _Buffers) -> None:
+    """Write each network's place in an array into ``buffers.index``."""
+    columns, short, step, index = buffers.columns, buffers.short, buffers.step, buffers.index
+    if lookup.table.size > MOST_OPTIONS:
+        index[:] = 0
+        for column, factor in lookup.steps:
+            np.add(index, columns[column] * np.intp(factor), out=index)
+        return
+    # Sums of short integers go several times as many at once; one conversion at the end.
+    (column, factor), *others = lookup.steps
+    np.multiply(columns[column], np.uint16(factor), out=short)
+    for column, factor in others:
         if factor == 1:
-            np.add(index, columns[column], out=index)
+            np.add(short, columns[column], out=short)
         else:
-            np.multiply(columns[column], factor, out=step)
-            np.add(index, step, out=index)
+            np.multiply(columns[column], np.uint16(factor), out=step)
+            np.add(short, step, out=short)
+    np.copyto(index, short)
 
 
 def _lookup(
@@ -196,6 +235,25 @@ def _lookup(
         mask[list(options)] = True
         masks.append((decision, mask))
     return _Lookup(tuple(reversed(steps)), np.ascontiguousarray(ms).ravel(), tuple(masks))
+
+
+def _with_conditions(term: Term, sizes: NDArray[Any]) -> tuple[tuple[int, ...], Floats] | None:
+    """Return a term's array over its decisions and those of its conditions, 0 where they do not hold.
+
+    ``None`` where that were too large.
+    """
+    array: tuple[tuple[int, ...], Floats] = (term.decisions, term.ms)
+    for decision, options in term.when:
+        mask = np.zeros(int(sizes[decision]))
+        mask[list(options)] = 1.0
+        if decision in array[0]:
+            shape = [len(mask) if d == decision else 1 for d in array[0]]
+            array = (array[0], array[1] * mask.reshape(shape))
+        else:
+            array = ((decision, *array[0]), mask.reshape(-1, *[1] * array[1].ndim) * array[1])
+        if array[1].size > LARGEST_CONDITIONAL:
+            return None
+    return array
 
 
 def _fused(arrays: list[tuple[tuple[int, ...], Floats]]) -> list[tuple[tuple[int, ...], Floats]]:

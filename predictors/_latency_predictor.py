@@ -37,6 +37,10 @@ LEAST_LAYERS = 3
 # Layers whose contribution is kept at hand; a search that goes on for ever must not fill the memory.
 MOST_KEPT = 1_000_000
 DEFAULT_LEVEL = 0.9
+# A network is unlike those that were measured where more of it than this is of layers beyond what was measured, or
+# where it is by more than this factor shorter or longer.
+MOST_OUTSIDE = 0.1
+REACH = 1.5
 # Parts into which networks are dealt to be predicted by the others.
 FOLDS = 10
 WEIGHTS = WORK.index("weights")
@@ -112,6 +116,7 @@ class NetworkPrediction:
         level: the probability with which it holds a measurement of the network, as those that it rests on were made.
         coverage: share of the latency that comes from measured layers.
         layers: in the network's order.
+        outside: in what respect it is unlike the networks that the interval rests on, which then promises less.
     """
 
     name: str
@@ -121,6 +126,7 @@ class NetworkPrediction:
     level: float
     coverage: float
     layers: tuple[LayerPrediction, ...]
+    outside: tuple[str, ...] = ()
 
     def __float__(self) -> float:
         return self.ms
@@ -409,7 +415,20 @@ class LatencyPredictor:
         measured = sum(layer.count * layer.contribution_ms for layer in layers if layer.origin == "measured")
         bounds = self.conformal.bounds(total, self._variance(network, parts), level)
         low, high = bounds if bounds is not None else (None, None)
-        return NetworkPrediction(network.name, total, low, high, level, measured / total, layers)
+        return NetworkPrediction(
+            network.name, total, low, high, level, measured / total, layers, self._network_outside(total, layers)
+        )
+
+    def _network_outside(self, total: float, layers: Sequence[LayerPrediction]) -> tuple[str, ...]:
+        """Return in what respects a network is unlike those that the calibration saw."""
+        found = []
+        beyond = sum(layer.count * layer.contribution_ms for layer in layers if layer.origin == "outside") / total
+        if beyond > MOST_OUTSIDE:
+            found.append(f"{beyond:.0%} of it is of layers beyond what was measured")
+        low, high = self.calibration.shortest_ms, self.calibration.longest_ms
+        if self.calibration.networks and not low / REACH <= total <= high * REACH:
+            found.append(f"networks that were measured whole take {low:.3g} … {high:.3g} ms")
+        return tuple(found)
 
     def no_interval(self, level: float) -> str | None:
         """Return why there is no interval of a level; ``None`` where there is one."""
@@ -527,7 +546,7 @@ class LatencyPredictor:
             group = group_of_kind(numbers.kind)
             found[layer] = _Known(
                 ms=float(ms),
-                contribution_ms=self.calibration.apply_one(float(ms), group, numbers.work[WEIGHTS]) * float(factor),
+                contribution_ms=self.calibration.apply(float(ms), group, numbers.work[WEIGHTS]) * float(factor),
                 origin="measured" if layer not in guesses else "outside" if outside else "predicted",
                 deviation=float(deviation),
                 kind=numbers.kind,

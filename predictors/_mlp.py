@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,7 +113,7 @@ class LatencyMLP(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         generator = torch.Generator().manual_seed(int(rng.randint(2**31 - 1)))
         sizes = [rows.shape[1], *self.hidden, 1]
         weights, biases = [], []
-        for into, out in zip(sizes, sizes[1:], strict=False):
+        for into, out in pairwise(sizes):
             # He et al. 2015: the variance is kept through a rectifier.
             made = torch.randn(members, into, out, generator=generator) * (2.0 / into) ** 0.5
             weights.append((made if out != 1 else made * 0.1).requires_grad_())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from lut import (
@@ -147,7 +148,7 @@ class ResNetCifar:
                 yield NetworkLayer(f"{name}.add", _add(outer, stage.size), inputs=(f"{name}.conv2", skip))
                 channels, before = outer, f"{name}.add"
         yield NetworkLayer("pool", _pool(channels))
-        yield NetworkLayer("classifier", linear(channels, CLASSES, bias=True))
+        yield NetworkLayer("classifier", _classifier(channels))
 
     def structure(self) -> tuple[SpaceLayer, ...]:
         """Return every place of a network, with the decisions that fix its layer.
@@ -172,7 +173,7 @@ class ResNetCifar:
             sources = [(number[f"stage{s}.block{b}.conv2"], ((blocks, (b - 1,)),)) for b in range(1, self._blocks + 1)]
         for source, when in sources:
             places.append(_place("pool", (source,), _pool, when))
-            places.append(_place("classifier", (source,), lambda i: linear(i, CLASSES, bias=True), when))
+            places.append(_place("classifier", (source,), _classifier, when))
         return tuple(places)
 
     def curves(self) -> tuple[ChannelCurve, ...]:
@@ -252,6 +253,8 @@ def _grid(widest: int) -> tuple[int, ...]:
     return tuple(sorted({1, *(max(1, widest * quarter // 4) for quarter in (1, 2, 3, 4))}))
 
 
+# A search meets the same layers in network after network: made once, they are checked and hashed once.
+@lru_cache(maxsize=1 << 16)
 def _conv(in_channels: int, out_channels: int, size: int, *, stride: int = 1, activation: bool = True) -> Layer:
     return conv_norm_act(
         in_channels,
@@ -263,17 +266,26 @@ def _conv(in_channels: int, out_channels: int, size: int, *, stride: int = 1, ac
     )
 
 
+@lru_cache(maxsize=1 << 16)
 def _project(in_channels: int, out_channels: int, size: int) -> Layer:
     return conv_norm_act(in_channels, out_channels, kernel_size=1, stride=1, activation=None, input_size=(size, size))
 
 
+@lru_cache(maxsize=1 << 16)
 def _down(in_channels: int, out_channels: int, size: int) -> Layer:
     return pooled_shortcut(in_channels, out_channels, input_size=(size, size))
 
 
+@lru_cache(maxsize=1 << 10)
 def _add(channels: int, size: int) -> Layer:
     return residual_add(channels, activation="relu", input_size=(size, size))
 
 
+@lru_cache(maxsize=1 << 10)
 def _pool(channels: int) -> Layer:
     return global_pool(channels, input_size=(STAGES[-1].size, STAGES[-1].size))
+
+
+@lru_cache(maxsize=1 << 10)
+def _classifier(channels: int) -> Layer:
+    return linear(channels, CLASSES, bias=True)

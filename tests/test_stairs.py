@@ -13,7 +13,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from predictors._curve_table import ChannelCurve, CurveTableModel, inner_widths, relative_power_law
+from predictors._curve_table import LatencyCurve, CurveTableModel, inner_widths, relative_power_law
 from predictors._power_law import ExtrapolationWarning
 from predictors._stairs import StairInterpolator
 
@@ -225,10 +225,10 @@ def test_real_curves_are_foretold_better_than_by_a_line(precision: str, gain: fl
     assert np.mean(ours) < gain * np.mean(linear)
 
 
-def curve(size: float, fused: int, latency_ms: dict[int, float] | None = None) -> ChannelCurve:
+def curve(size: float, fused: int, latency_ms: dict[int, float] | None = None) -> LatencyCurve:
     """A layer whose latency rises in treads of 32, but for a slow kernel at 96 that all layers share."""
     made = {int(w): size * (1 + np.ceil(w / 32)) * (1.3 if w == 96 else 1) * (1 + 0.1 * fused) for w in WIDTHS}
-    return ChannelCurve((size, float(fused)), (100 * size,), latency_ms or made)
+    return LatencyCurve((size, float(fused)), (100 * size,), latency_ms or made)
 
 
 TABLE = [curve(size, fused) for size in np.geomspace(1, 4, 40) for fused in (0, 1)]
@@ -294,15 +294,15 @@ def test_the_relative_power_law_recovers_a_law() -> None:
     [
         [],
         [TABLE[0], TABLE[0]],
-        [TABLE[0], ChannelCurve((1.0,), (1.0,), TABLE[1].latency_ms)],
+        [TABLE[0], LatencyCurve((1.0,), (1.0,), TABLE[1].latency_ms)],
         [TABLE[0], curve(2.0, 0, {8: 1.0, 16: 2.0})],
         [TABLE[0], curve(2.0, 0, {8: 1.0, 16: -2.0, 32: 3.0, 64: 4.0})],
-        [TABLE[0], ChannelCurve((9.0, 0.0), (0.0,), TABLE[1].latency_ms)],
-        [TABLE[0], ChannelCurve((float("nan"), 0.0), (1.0,), TABLE[1].latency_ms)],
+        [TABLE[0], LatencyCurve((9.0, 0.0), (0.0,), TABLE[1].latency_ms)],
+        [TABLE[0], LatencyCurve((float("nan"), 0.0), (1.0,), TABLE[1].latency_ms)],
         [curve(2.0, 0, {8: 1.0, 16: 2.0, 32: 3.0})],
     ],
 )
-def test_senseless_tables(table: list[ChannelCurve]) -> None:
+def test_senseless_tables(table: list[LatencyCurve]) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - any of several messages
         CurveTableModel().fit(table)
 

@@ -20,6 +20,8 @@ __all__ = ["main"]
 
 # Layers that are listed one by one, unless asked for all.
 SHOWN = 15
+# Layers outside what was measured, likewise.
+EXAMPLES = 5
 
 
 def main() -> None:
@@ -180,14 +182,27 @@ def _print(console: Console, loaded: LatencyPredictor, found: NetworkPrediction,
     if len(rows) > len(shown):
         rest = sum(row["count"] * row["contribution_ms"] for row in rows[len(shown) :]) / found.ms
         console.print(f"… and {len(rows) - len(shown)} more, {rest:.1%} of the time: --verbose shows all")
-    for row in rows:
-        if row["outside"]:
-            console.print(f"outside what was measured: {row['name']}: {'; '.join(row['outside'])}", style="yellow")
+    outside = [row for row in rows if row["outside"]]
+    if outside:
+        share = sum(row["count"] * row["contribution_ms"] for row in outside) / found.ms
+        console.print(
+            f"{len(outside)} of them, {share:.1%} of the time, lie outside what was measured:", style="yellow"
+        )
+    for row in outside if verbose else outside[:EXAMPLES]:
+        console.print(f"  {row['name']}: {'; '.join(row['outside'])}", style="yellow", markup=False)
+    if len(outside) > EXAMPLES and not verbose:
+        console.print(f"  … and {len(outside) - EXAMPLES} more: --verbose", style="yellow")
     text = f"\n{found.name}: [bold]{format_ms(found.ms)} ms[/]"
     if found.low_ms is not None and found.high_ms is not None:
         text += f", between {format_ms(found.low_ms)} and {format_ms(found.high_ms)} at {found.level:.0%}"
     console.print(text)
-    console.print(f"{found.coverage:.0%} of it is of measured layers, the rest predicted", style=None)
+    rest = ", the rest predicted" if found.coverage < 1 else ""
+    console.print(f"{found.coverage:.0%} of it is of measured layers{rest}")
+    if found.outside:
+        console.print(
+            f"unlike the networks that the interval rests on, so it promises less: {'; '.join(found.outside)}",
+            style="yellow",
+        )
     if (why := loaded.no_interval(found.level)) is not None:
         console.print(f"no interval: {why}", style="yellow")
 
@@ -223,6 +238,7 @@ def _as_json(loaded: LatencyPredictor, found: NetworkPrediction) -> dict[str, An
         "level": found.level,
         "no_interval": loaded.no_interval(found.level),
         "coverage": found.coverage,
+        "outside": list(found.outside),
         "setting": str(loaded.setting),
         "layers": _distinct(found),
     }
