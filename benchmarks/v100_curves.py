@@ -29,7 +29,7 @@ import numpy as np
 from _common import parser, print_table, write_results
 from sklearn.model_selection import GroupKFold
 
-from predictors._curve_table import LatencyCurve, CurveTableModel, inner_widths, relative_power_law
+from predictors._curve_table import CurveTableModel, LatencyCurve, inner_widths, relative_power_law
 from predictors._stairs import StairInterpolator
 
 HERE = Path(__file__).parent

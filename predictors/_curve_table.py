@@ -12,7 +12,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 
 from predictors._stairs import blend, candidates, weigh_tiles
 
-__all__ = ["LatencyCurve", "CurvePoint", "CurveTableModel", "relative_power_law"]
+__all__ = ["CurvePoint", "CurveTableModel", "LatencyCurve", "relative_power_law"]
 
 TILES = np.array([1.0, 16.0, 32.0, 64.0])
 EXPONENTS = np.linspace(0.05, 3, 60)

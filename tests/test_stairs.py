@@ -13,7 +13,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from predictors._curve_table import LatencyCurve, CurveTableModel, inner_widths, relative_power_law
+from predictors._curve_table import CurveTableModel, LatencyCurve, inner_widths, relative_power_law
 from predictors._power_law import ExtrapolationWarning
 from predictors._stairs import StairInterpolator
 
