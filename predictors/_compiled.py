@@ -319,17 +319,19 @@ def compile_space(
     """
     order: dict[Layer, int] = {}
     drafts: list[tuple[SpaceLayer, NDArray[np.int64]]] = []
-    made: dict[tuple[int, ...], Layer | None]
+    # Places that share a function and options have the same layers: a stage's blocks, say.
+    known: dict[tuple[Callable[..., Layer | None], tuple[int, ...]], NDArray[np.int64]] = {}
     for place in places:
         if len(place.decisions) > 2 or any(not 0 <= d < len(choices) for d in (*place.decisions, *_gates(place))):
             raise UsageError(f"{name}: {place.name} depends on decisions {place.decisions}; at most two, that exist")
         shape = tuple(len(choices[d].options) for d in place.decisions)
-        index = np.full(shape, -1, dtype=np.int64)
-        made = {}
-        for at in np.ndindex(*shape):
-            layer = made[at] = place.layer(*at)
-            if layer is not None:
-                index[at] = order.setdefault(layer, len(order))
+        index = known.get((place.layer, shape))
+        if index is None:
+            index = known[place.layer, shape] = np.full(shape, -1, dtype=np.int64)
+            for at in np.ndindex(*shape):
+                layer = place.layer(*at)
+                if layer is not None:
+                    index[at] = order.setdefault(layer, len(order))
         drafts.append((place, index))
     # The last entry stands for "no layer".
     ms = np.append(contributions(list(order)), 0.0)

@@ -158,7 +158,7 @@ class ResNetCifar:
         """
         number = {decision.name: i for i, decision in enumerate(self.choices)}
         stem = number["stem"]
-        places = [_place("stem", (stem,), lambda o: _conv(IMAGE_CHANNELS, o, STAGES[0].size))]
+        places = [_place("stem", (stem,), _stem)]
         # Decisions that may fix the input's width, each with what must hold for that.
         sources: list[tuple[int, _When]] = [(stem, ())]
         for s, stage in enumerate(STAGES, start=1):
@@ -168,7 +168,7 @@ class ResNetCifar:
                 inner, outer = number[f"{name}.conv1"], number[f"{name}.conv2"]
                 kept: _When = ((blocks, tuple(range(b - 1, self._blocks))),) if b > 1 else ()
                 stride = 2 if b == 1 and s > 1 else 1
-                places += _block_places(name, sources, inner, outer, kept, stage.size, stride)
+                places += _block_places(name, sources, inner, outer, kept, _block(stage.size, stride))
                 sources = [(outer, kept)]
             sources = [(number[f"stage{s}.block{b}.conv2"], ((blocks, (b - 1,)),)) for b in range(1, self._blocks + 1)]
         for source, when in sources:
@@ -217,34 +217,59 @@ _When: TypeAlias = tuple[tuple[int, tuple[int, ...]], ...]
 
 
 def _place(name: str, decisions: tuple[int, ...], make: Callable[..., Layer | None], when: _When = ()) -> SpaceLayer:
-    """Return a place whose layer is made from widths; the option of index i is the width i + 1."""
-    return SpaceLayer(name, decisions, lambda *options: make(*(option + 1 for option in options)), when)
+    return SpaceLayer(name, decisions, _by_option(make), when)
 
 
-def _block_places(
-    name: str, sources: Sequence[tuple[int, _When]], inner: int, outer: int, kept: _When, size: int, stride: int
-) -> list[SpaceLayer]:
-    """Return the places of a block, whose input's width is one of ``sources``."""
+@lru_cache(maxsize=256)
+def _by_option(make: Callable[..., Layer | None]) -> Callable[..., Layer | None]:
+    """Return what takes option indices instead of widths: the option of index i is the width i + 1."""
+    return lambda *options: make(*(option + 1 for option in options))
+
+
+class _Block(NamedTuple):
+    """What makes a block's layers from its widths."""
+
+    first: Callable[..., Layer | None]
+    second: Callable[..., Layer | None]
+    shortcut: Callable[..., Layer | None]
+    add: Callable[..., Layer | None]
+
+
+@lru_cache(maxsize=64)
+def _block(size: int, stride: int) -> _Block:
+    """Return what all blocks of a stage share, so that a predictor makes their layers once."""
     before = size * stride
-
-    def first(i: int, o: int) -> Layer:
-        return _conv(i, o, before, stride=stride)
-
-    def second(i: int, o: int) -> Layer:
-        return _conv(i, o, size, activation=False)
 
     def shortcut(i: int, o: int) -> Layer | None:
         if stride == 2:
             return _down(i, o, before)
         return _project(i, o, size) if i != o else None
 
-    places = [_place(f"{name}.conv2", (inner, outer), second, kept)]
-    places.append(_place(f"{name}.add", (outer,), lambda o: _add(o, size), kept))
+    return _Block(
+        first=lambda i, o: _conv(i, o, before, stride=stride),
+        second=lambda i, o: _conv(i, o, size, activation=False),
+        shortcut=shortcut,
+        add=lambda o: _add(o, size),
+    )
+
+
+def _stem(out_channels: int) -> Layer:
+    return _conv(IMAGE_CHANNELS, out_channels, STAGES[0].size)
+
+
+def _block_places(
+    name: str, sources: Sequence[tuple[int, _When]], inner: int, outer: int, kept: _When, make: _Block
+) -> list[SpaceLayer]:
+    """Return the places of a block, whose input's width is one of ``sources``."""
+    places = [
+        _place(f"{name}.conv2", (inner, outer), make.second, kept),
+        _place(f"{name}.add", (outer,), make.add, kept),
+    ]
     for source, when in sources:
         # What must hold for the input's block to be there holds wherever a later one of the same stage is.
         condition = kept or when
-        places.append(_place(f"{name}.conv1", (source, inner), first, condition))
-        places.append(_place(f"{name}.shortcut", (source, outer), shortcut, condition))
+        places.append(_place(f"{name}.conv1", (source, inner), make.first, condition))
+        places.append(_place(f"{name}.shortcut", (source, outer), make.shortcut, condition))
     return places
 
 
