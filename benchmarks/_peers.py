@@ -91,7 +91,7 @@ def encoding_mlp(session: RecordedSession, train: Sequence[int], measured: Colle
     rows = _encodings(session.networks)
     mlp = LatencyMLP(hidden=(512, 512), members=1, max_epochs=300, patience=60, learning_rate=1e-3, random_state=0)
     mlp.fit(rows[train], np.array(session.ms("whole"))[train])
-    return np.asarray(mlp.predict(rows))
+    return np.exp(mlp.predict_log(rows)[0])
 
 
 PEERS: dict[str, Method] = {
@@ -127,7 +127,7 @@ def layers_by_work(known: Sequence[Layer], ms: Floats, wanted: Sequence[Layer]) 
 
 def layers_by_mlp(known: Sequence[Layer], ms: Floats, wanted: Sequence[Layer]) -> Floats:
     """Our ensemble of perceptrons on log time."""
-    return np.asarray(LatencyMLP(random_state=0).fit(feature_matrix(known), ms).predict(feature_matrix(wanted)))
+    return np.exp(LatencyMLP(random_state=0).fit(feature_matrix(known), ms).predict_log(feature_matrix(wanted))[0])
 
 
 def layers_by_model(known: Sequence[Layer], ms: Floats, wanted: Sequence[Layer]) -> Floats:
