@@ -85,7 +85,7 @@ def over_splits(session: RecordedSession, layers: Sequence[Layer] | None, count:
     for split in range(SPLITS):
         order = np.random.default_rng(split).permutation(len(whole))
         rest = order[count:]
-        predictor = plain._calibrated([(session.networks[i], float(whole[i])) for i in order[:count]])
+        predictor = plain.recalibrated([(session.networks[i], float(whole[i])) for i in order[:count]])
         found.append(figures(np.array([predictor.latency_ms(session.networks[i]) for i in rest]), whole[rest]))
         for level in LEVELS:
             if predictor.no_interval(level) is not None:

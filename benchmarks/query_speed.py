@@ -26,6 +26,7 @@ from search import ResNetCifar
 
 BATCH = 1_000_000
 SINGLE = 20_000
+FRESH = 2_000
 BLOCKS = (1024, 2048, 4096, 8192, 16384)
 REPEATS = 7
 CLASSES = 10
@@ -40,7 +41,7 @@ class Chain:
         stages = ((32, 16), (16, 32), (8, 64))
         self._sizes = [size for size, _ in stages for _ in range(6)]
         widths = [tuple(base * step // 4 for step in range(1, 9)) for _, base in stages for _ in range(6)]
-        self.choices = tuple(Decision(f"conv{i}", options) for i, options in enumerate(widths))
+        self.choices = tuple(Decision(f"conv{i}", options, kind="width") for i, options in enumerate(widths))
 
     def _conv(self, i: int, into: int, out: int) -> Layer:
         before = self._sizes[i - 1] if i else self._sizes[0]
@@ -101,12 +102,14 @@ def bare_gather(compiled: CompiledLatency, block_size: int) -> Callable[[Any], A
             i, v, total = index[:size], value[:size], found[start : start + block_size]
             total[:] = compiled.constant_ms
             for decisions, shape, flat, when in terms:
-                if len(decisions) == 2:
-                    np.multiply(block[decisions[0]], shape[1], out=i)
-                    np.add(i, block[decisions[1]], out=i)
-                    np.take(flat, i, out=v, mode="clip")
-                else:
+                if len(decisions) == 1:
                     np.take(flat, block[decisions[0]], out=v, mode="clip")
+                else:
+                    np.copyto(i, block[decisions[0]])
+                    for decision, options in zip(decisions[1:], shape[1:], strict=True):
+                        np.multiply(i, options, out=i)
+                        np.add(i, block[decision], out=i)
+                    np.take(flat, i, out=v, mode="clip")
                 for gate in when:
                     v *= masks[gate][block[gate[0]]]
                 total += v
@@ -176,11 +179,19 @@ def main() -> None:
         torch.set_num_threads(1)
         tensors = compiled.torch()
         some = torch.as_tensor(choices[:100_000].astype(np.int64))
+        plan = compiled._plan
+        fused = bare_gather(CompiledLatency(space.name, space.choices, compiled.constant_ms, plan.fused_terms), best)
+        vectors = [space.sample(picker) for _ in range(FRESH)]
         ways: dict[str, tuple[Callable[[], Any], int]] = {
             "bare numpy gather": (lambda b=bare, c=columns: b(c), BATCH),
+            "bare gather over fused arrays": (lambda b=fused, c=columns: b(c), BATCH),
             "compiled": (lambda f=compiled, c=choices: f.latency(c), BATCH),
             "compiled, torch": (lambda t=tensors, s=some: t.latency(s), len(some)),
             "uncompiled: latency_ms(network)": (lambda n=networks: [predictor.latency_ms(x) for x in n], SINGLE),
+            "uncompiled, decoding each vector": (
+                lambda s=space, v=vectors: [predictor.latency_ms(s.decode(x)) for x in v],
+                FRESH,
+            ),
             "once-for-all's loop over strings": (
                 lambda n=networks, t=strings: [sum(t[key_of(i.layer)]["mean"] * i.count for i in x.layers) for x in n],
                 SINGLE,

@@ -67,13 +67,16 @@ def main() -> None:
                     "layers": count,
                     "of": len(session.layers),
                     "adaptive": mine,
+                    "repeat_error": round(session.repeat_error("whole", LEARNT), 5),
                     "random_mean": round(mean(others), 5) if others else None,
                     "random_worst": round(max(others), 5) if others else None,
                 }
             )
             told = (f"{mean(others):.2%}", f"{max(others):.2%}") if others else ("", "")
-            rows.append((f"{session.name}: {count} of {len(session.layers)}", f"{mine:.2%}", *told))
-    header = ("layers measured", "chosen", f"at random, mean of {SEEDS}", "worst")
+            repeat = session.repeat_error("whole", LEARNT)
+            name = f"{session.name}: {count} of {len(session.layers)}"
+            rows.append((name, f"{mine:.2%}", *told, f"{repeat:.2%}"))
+    header = ("layers measured", "chosen", f"at random, mean of {SEEDS}", "worst", "wholes repeat")
     print_table("Mean error on 150 networks", header, rows)
     write_results(given.results, "sampling", {"learnt_networks": LEARNT, "results": results})
 

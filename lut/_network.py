@@ -136,7 +136,7 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     options: tuple[int, ...]
-    kind: DecisionKind = "width"
+    kind: DecisionKind
 
 
 class SpaceLayer(NamedTuple):

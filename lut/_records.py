@@ -5,6 +5,7 @@ History of the format
     2   settings name the context of a call and the target's own options, and may have neither threads nor a memory
         format; measurements hold side values; new flags and causes. Version 1 was eager PyTorch on a CPU, isolated.
     3   networks: of which layers they are made, what they take as a whole, and the audit of the table's sums by them.
+    4   sessions say how their layers were chosen, where not all were measured.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ __all__ = [
     "Correction",
     "CurveRecord",
     "Device",
+    "Ended",
     "Failure",
     "Interval",
     "Measurement",
@@ -42,6 +44,7 @@ __all__ = [
     "Preflight",
     "Protocol",
     "RejectedVisit",
+    "SamplingRecord",
     "SentinelTimeline",
     "Session",
     "Setting",
@@ -53,7 +56,7 @@ __all__ = [
 ]
 
 FORMAT: Literal["latency-lut"] = "latency-lut"
-VERSION: Literal[3] = 3
+VERSION: Literal[4] = 4
 # How a network's ``idle`` operators are marked that do run, but whose results nothing reads.
 UNUSED = " (unused)"
 # Why a layer has no latency that adaptive sampling passed over: nothing is missing, a predictor fitted to the table
@@ -254,6 +257,21 @@ class Spread(Record, frozen=True):
     process: Deviation
 
 
+Ended: TypeAlias = Literal["met", "out of time", "nothing left"]
+
+
+class SamplingRecord(Record, frozen=True):
+    """How adaptive sampling chose layers: until networks were predicted within ``target_error``, as shares.
+
+    ``error``: on networks that were not fitted to, when it last looked; ``None`` where it never could. ``ended``: the
+    target was met, the time was up, or there was nothing left to measure.
+    """
+
+    target_error: Share
+    error: Annotated[float, Meta(ge=0, le=1e6)] | None
+    ended: Ended
+
+
 class Session(Record, frozen=True):
     """One run of the profiler: provenance for the measurements that point here."""
 
@@ -268,6 +286,7 @@ class Session(Record, frozen=True):
     processes: Count
     resumed: Count
     spread: Spread
+    sampling: SamplingRecord | None = None
 
 
 class Interval(Record, frozen=True):
@@ -480,7 +499,7 @@ class TableRecord(Record, frozen=True):
     """The whole file."""
 
     format: Literal["latency-lut"]
-    version: Literal[3]
+    version: Literal[4]
     device: Device
     setting: Setting
     sessions: tuple[Session, ...]

@@ -18,7 +18,6 @@ from lut._layer import Layer
 from lut._network import ChannelCurve, Network, NetworkLayer
 from lut._records import (
     FORMAT,
-    NOT_CHOSEN,
     VERSION,
     Audit,
     CurveRecord,
@@ -97,7 +96,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
     @property
     def sampled(self) -> bool:
         """Whether adaptive sampling chose the layers: sums of networks are for a predictor then, not for a lookup."""
-        return any(entry.reason == NOT_CHOSEN for entry in self.not_measured)
+        return any(session.sampling is not None for session in self.sessions)
 
     def network(self, record: NetworkRecord) -> Network:
         """Return one of :attr:`networks` with its layers, for code that takes a :class:`~lut.Network`."""
@@ -391,8 +390,12 @@ def _reference_speeds(table: LatencyTable) -> dict[str, float]:
     return {sentinel.what: sentinel.reference_ms for session in table.sessions for sentinel in session.sentinels}
 
 
-def refuse_unlike(first: LatencyTable, second: LatencyTable, *, across: Iterable[str], what: str) -> None:
+def refuse_unlike(
+    first: LatencyTable, second: LatencyTable, *, across: Iterable[str], what: str, advice: str | None = None
+) -> None:
     """Raise unless device, setting and reference speed agree wherever ``across`` does not name them.
+
+    ``advice``: what to do; by default, to name it in ``--across``.
 
     Raises:
         UnlikeTablesError: with the fields that differ.
@@ -405,8 +408,8 @@ def refuse_unlike(first: LatencyTable, second: LatencyTable, *, across: Iterable
         short = name.partition(" ")[0]
         if differences and short not in allowed:
             raise UnlikeTablesError(
-                f"cannot {what} tables of different {name}s: {'; '.join(differences)}. If that is what you want, "
-                f"ask for it: --across {short}" + OTHER_SPEED.get(short, "")
+                f"cannot {what} tables of different {name}s: {'; '.join(differences)}. "
+                + (advice or f"If that is what you want, ask for it: --across {short}" + OTHER_SPEED.get(short, ""))
             )
 
 

@@ -5,10 +5,11 @@ Whatever is fitted stays a sum over layers, so that it goes into a compiled spac
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
@@ -38,7 +39,12 @@ WORTH = 0.03
 PULL = 0.07
 # No group's scale is below this share of the common one.
 LEAST_SCALE = 0.5
+# And the common one is not below this: a layer takes at least a tenth of what it takes by itself.
+LEAST_COMMON = 0.1
 FOLDS = 10
+
+
+NotNegative: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -55,9 +61,9 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """
 
     form: Form
-    scales: tuple[float, ...]
-    per_call_ms: float
-    per_weight_ms: float
+    scales: Annotated[tuple[NotNegative, ...], Meta(min_length=len(GROUPS), max_length=len(GROUPS))]
+    per_call_ms: NotNegative
+    per_weight_ms: NotNegative
     networks: int = 0
     shortest_ms: float = 0.0
     longest_ms: float = 0.0
@@ -132,13 +138,15 @@ def _solve(form: Form, columns: Floats, whole_ms: Floats) -> Floats:
     """Return the non-negative parameters with the least squared relative error."""
     relative = columns / whole_ms[:, None]
     ones = np.ones(len(whole_ms))
+    floor = np.zeros(columns.shape[1])
     if not FORMS[form][0]:
-        return np.asarray(nnls(relative, ones)[0])
+        # No layer is free, whatever the number of calls or weights explains.
+        floor[0] = LEAST_COMMON
+        return np.asarray(floor + nnls(relative, ones - relative @ floor)[0])
     # Group scales are drawn to the common one, and never below a part of it: a group that hardly occurs is not told
-    # apart by noise, and no layer is free.
+    # apart by noise.
     groups = len(GROUPS)
     common = _solve("scaled", columns[:, :groups].sum(axis=1, keepdims=True), whole_ms)[0]
-    floor = np.zeros(columns.shape[1])
     floor[:groups] = LEAST_SCALE * common
     pull = np.zeros((groups, columns.shape[1]))
     np.fill_diagonal(pull, PULL / common)

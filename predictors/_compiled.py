@@ -54,7 +54,6 @@ class CompiledLatency:
         constant_ms: what every network takes.
         terms: arrays to be looked up and added: one for each pair of decisions that fix layers together, one for each
             decision that does so alone, and one for each condition.
-        arrays: arrays that were combined to make ``terms``, by the places whose layers they hold.
     """
 
     space: str
@@ -71,7 +70,10 @@ class CompiledLatency:
         Raises:
             UsageError: another number of decisions, no integers, or an index that its decision does not have.
         """
-        rows = np.asarray(choices)
+        try:
+            rows = np.asarray(choices)
+        except ValueError:
+            raise UsageError(f"{self.space}: networks have lists of option indices of different lengths") from None
         if rows.ndim == 1:
             rows = rows[None]
         if any(len(decision.options) > MOST_OPTIONS for decision in self.choices):
@@ -95,7 +97,14 @@ class CompiledLatency:
     def expected_latency(self, probabilities: Sequence[Any], **options: Any) -> Any:
         """Return the expected latency in ms under probabilities over the options, as a tensor; see :meth:`torch`."""
         first = probabilities[0]
-        return self.torch(device=first.device, dtype=first.dtype).expected_latency(probabilities, **options)
+        key = (str(first.device), str(first.dtype))
+        if key not in self._tensors:
+            self._tensors[key] = self.torch(device=first.device, dtype=first.dtype)
+        return self._tensors[key].expected_latency(probabilities, **options)
+
+    @cached_property
+    def _tensors(self) -> dict[tuple[str, str], TorchLatency]:
+        return {}
 
     def torch(self, *, device: Any = "cpu", dtype: Any = None) -> TorchLatency:
         """Return the same arrays as tensors: looked up and differentiable, on any device.
@@ -150,7 +159,9 @@ class _Plan:
             else:
                 always.append(unconditional)
         self._constant = constant_ms
-        self._always = [_lookup(decisions, ms, (), self._sizes) for decisions, ms in _fused(always)]
+        fused = _fused(always)
+        self.fused_terms = (*(Term(decisions, ms, ()) for decisions, ms in fused), *sometimes)
+        self._always = [_lookup(decisions, ms, (), self._sizes) for decisions, ms in fused]
         self._sometimes = [_lookup(t.decisions, t.ms, t.when, self._sizes) for t in sometimes]
 
     def buffers(self, size: int) -> _Buffers:
@@ -322,8 +333,7 @@ def compile_space(
     # Places that share a function and options have the same layers: a stage's blocks, say.
     known: dict[tuple[Callable[..., Layer | None], tuple[int, ...]], NDArray[np.int64]] = {}
     for place in places:
-        if len(place.decisions) > 2 or any(not 0 <= d < len(choices) for d in (*place.decisions, *_gates(place))):
-            raise UsageError(f"{name}: {place.name} depends on decisions {place.decisions}; at most two, that exist")
+        _check_place(name, choices, place)
         shape = tuple(len(choices[d].options) for d in place.decisions)
         index = known.get((place.layer, shape))
         if index is None:
@@ -338,14 +348,20 @@ def compile_space(
     merged: dict[tuple[tuple[int, ...], tuple[tuple[int, tuple[int, ...]], ...]], Floats] = {}
     constant = 0.0
     for place, index in drafts:
+        decisions, when = place.decisions, _conditions(place)
         values = ms[index] * place.times
-        decisions = place.decisions
+        for axis, decision in enumerate(decisions):
+            # A condition on what fixes the layer is a part of the array: where it does not hold, there is no layer.
+            if decision in when:
+                mask = np.isin(np.arange(values.shape[axis]), list(when.pop(decision)))
+                values = values * mask.reshape([-1 if other == axis else 1 for other in range(values.ndim)])
         if len(decisions) == 2 and decisions[0] > decisions[1]:
             decisions, values = decisions[::-1], values.T
-        if not decisions and not place.when:
+        gates = tuple((decision, tuple(sorted(options))) for decision, options in sorted(when.items()))
+        if not decisions and not gates:
             constant += float(values)
             continue
-        key = (decisions, place.when)
+        key = (decisions, gates)
         merged[key] = merged[key] + values if key in merged else values
     terms = tuple(Term(decisions, values, when) for (decisions, when), values in _absorbed(merged).items())
     compiled = CompiledLatency(name, choices, constant, terms)
@@ -353,8 +369,27 @@ def compile_space(
     return compiled
 
 
-def _gates(place: SpaceLayer) -> list[int]:
-    return [decision for decision, _ in place.when]
+def _check_place(name: str, choices: Sequence[Decision], place: SpaceLayer) -> None:
+    """Raise unless a place depends on at most two decisions, and on decisions and options that exist."""
+    named = (*place.decisions, *(decision for decision, _ in place.when))
+    if len(set(place.decisions)) != len(place.decisions) or len(place.decisions) > 2:
+        raise UsageError(f"{name}: {place.name} depends on decisions {place.decisions}; two different ones at most")
+    if any(not 0 <= decision < len(choices) for decision in named):
+        raise UsageError(f"{name}: {place.name} depends on decisions {named}, and there are {len(choices)}")
+    for decision, options in place.when:
+        if any(not 0 <= option < len(choices[decision].options) for option in options):
+            raise UsageError(
+                f"{name}: {place.name} is there when {choices[decision].name} is one of {options}, and that has "
+                f"{len(choices[decision].options)} options"
+            )
+
+
+def _conditions(place: SpaceLayer) -> dict[int, set[int]]:
+    """Return a place's conditions, one for each decision: several about one hold together."""
+    found: dict[int, set[int]] = {}
+    for decision, options in place.when:
+        found[decision] = found[decision] & set(options) if decision in found else set(options)
+    return found
 
 
 _Arrays = dict[tuple[tuple[int, ...], tuple[tuple[int, tuple[int, ...]], ...]], Floats]

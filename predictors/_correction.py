@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 
-from predictors._layer_model import LayerModel, cholesky, covariance, prior_parameters
+from predictors._layer_model import CHUNK, LayerModel, cholesky, covariance, prior_parameters
 
 __all__ = ["Correction", "fit_correction"]
 
@@ -66,7 +66,11 @@ class Correction:
         """Return δ of layers, shape ``(n,)``: what their contribution is to be multiplied with, as a logarithm."""
         if not self.weights.any():
             return np.zeros(len(features))
-        return self._between(features, digests, predicted, model) @ self.weights
+        found = [
+            self._between(features[at], digests[at.start : at.stop], predicted[at], model) @ self.weights
+            for at in (slice(start, start + CHUNK) for start in range(0, len(features), CHUNK))
+        ]
+        return np.concatenate(found)
 
     def variance(
         self, share: Floats, features: Floats, digests: tuple[str, ...], predicted: Floats, model: LayerModel

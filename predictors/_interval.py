@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from math import ceil, exp
+from typing import Annotated
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from lut import UsageError
@@ -22,7 +24,7 @@ class Conformal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         scores: in increasing order.
     """
 
-    scores: tuple[float, ...]
+    scores: tuple[Annotated[float, Meta(ge=0, le=1e9)], ...]
 
     def bounds(self, ms: float, variance: float, level: float) -> tuple[float, float] | None:
         """Return (low, high) in ms; ``None`` where there are too few networks for the level.
@@ -42,13 +44,12 @@ class Conformal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         """Return the score that another network stays below with probability ``level``.
 
         Of n + 1 exchangeable scores the new one is equally likely to be of any rank (Vovk et al. 2005; Lei et al.
-        2018), so that the score of rank ``level`` · (n + 1) is taken, between two ranks on the line.
+        2018), so that the score of rank ``level`` · (n + 1) is taken, between two ranks on the line. Taking the rank
+        above would make the level a lower bound; this makes it the mean.
 
         Raises:
             UsageError: the level is not between 0 and 1.
         """
-        if not 0 < level < 1:
-            raise UsageError(f"a level lies between 0 and 1, such as 0.9, got {level}")
         count = len(self.scores)
         if count < least_networks(level):
             return None
@@ -57,7 +58,13 @@ class Conformal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 def least_networks(level: float) -> int:
-    """Return how many networks an interval of a level needs at the least: with fewer, no score is large enough."""
+    """Return how many networks an interval of a level needs at the least: with fewer, no score is large enough.
+
+    Raises:
+        UsageError: the level is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise UsageError(f"a level lies between 0 and 1, such as 0.9, got {level}")
     return max(1, ceil(level / (1 - level) - 1e-9))
 
 

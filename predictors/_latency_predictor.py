@@ -6,34 +6,48 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import isfinite
+from math import exp, isfinite
+from statistics import NormalDist
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from lut import LatencyTable, Layer, Network, SearchSpace, TableError, UsageError
+from lut import LatencyTable, Layer, Measurement, Network, SearchSpace, TableError, UsageError
 from lut._audit import kendall_tau
 from lut._records import Device, Setting
+from lut._statistics import log_standard_error
 from lut._table import refuse_unlike
 from lut.errors import PredictorError, UnknownOperatorError
 from predictors._calibration import GROUPS, UNCALIBRATED, Calibration, fit_calibration, group_of_kind
 from predictors._correction import Correction, fit_correction
-from predictors._features import FEATURES, WORK, Described, describe
+from predictors._features import FEATURES, WORK, Described, describe, operators_of
 from predictors._interval import Conformal, fit_conformal, least_networks
 from predictors._layer_model import LayerModel, Numbers, fit_layer_model
 
 if TYPE_CHECKING:
     from predictors._compiled import CompiledLatency
 
-__all__ = ["HeldOut", "KindRange", "LatencyPredictor", "LayerPrediction", "NetworkPrediction", "TableSource"]
+__all__ = [
+    "LEAST_LAYERS",
+    "HeldOut",
+    "KindRange",
+    "LatencyPredictor",
+    "LayerPrediction",
+    "NetworkPrediction",
+    "TableSource",
+    "operators_in",
+]
 
 Floats = NDArray[np.float64]
 
 # A model of fewer layers would say nothing of any other.
 LEAST_LAYERS = 3
+# What a table may hold.
+LEAST_MS, MOST_MS = 1e-9, 1e9
 # Layers whose contribution is kept at hand; a search that goes on for ever must not fill the memory.
 MOST_KEPT = 1_000_000
 DEFAULT_LEVEL = 0.9
@@ -61,8 +75,8 @@ class TableSource(NamedTuple):
 class KindRange(NamedTuple):
     """What was measured of a kind of layer: the least and the largest of each dimension of ``RANGED``."""
 
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    low: Annotated[tuple[float, ...], Meta(min_length=len(RANGED), max_length=len(RANGED))]
+    high: Annotated[tuple[float, ...], Meta(min_length=len(RANGED), max_length=len(RANGED))]
 
 
 class HeldOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,8 +104,12 @@ class LayerPrediction:
         ms: of one occurrence, as a table would hold it.
         contribution_ms: of one occurrence to the network, after calibration.
         origin: ``measured``, ``predicted``, or ``outside``: predicted beyond what was measured.
-        deviation: standard deviation of log(ms); 0 of a measured one.
+        deviation: standard deviation of log(ms); of a measured one, that of another day's measurement.
         outside: in what respect it is outside.
+        low_ms: where an interval for its latency begins, if one was asked for; ``None`` where too few layers were
+            measured to promise one.
+        high_ms: where it ends.
+        level: the probability with which it holds the latency.
     """
 
     name: str
@@ -102,6 +120,9 @@ class LayerPrediction:
     origin: Literal["measured", "predicted", "outside"]
     deviation: float
     outside: tuple[str, ...] = ()
+    low_ms: float | None = None
+    high_ms: float | None = None
+    level: float | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +167,7 @@ class _Known(NamedTuple):
     kind: str
     outside: tuple[str, ...]
     features: tuple[float, ...]
+    strange: bool
 
 
 @dataclass(frozen=True)
@@ -157,6 +179,7 @@ class LatencyPredictor:
         setting: how.
         tables: what it was fitted to.
         measured_ms: latencies of measured layers, by digest.
+        deviations: standard deviations of the logarithm of another day's measurement of these layers, by digest.
         failures: why layers could not be measured, by digest.
         operators: that measured layers are made of.
         kinds: what was measured of each kind of layer.
@@ -173,6 +196,7 @@ class LatencyPredictor:
     setting: Setting
     tables: tuple[TableSource, ...]
     measured_ms: Mapping[str, float]
+    deviations: Mapping[str, float]
     failures: Mapping[str, str]
     operators: frozenset[str]
     kinds: Mapping[str, KindRange]
@@ -190,7 +214,7 @@ class LatencyPredictor:
         tables: LatencyTable | Iterable[LatencyTable],
         *,
         networks: Iterable[tuple[Network, float]] = (),
-        failures: Literal["refuse", "leave out"] = "refuse",
+        failures: Literal["refuse", "skip"] = "refuse",
         sources: Sequence[str] = (),
         seed: int = 0,
     ) -> LatencyPredictor:
@@ -203,7 +227,7 @@ class LatencyPredictor:
             tables: one or more; a layer of several has the mean, in log, of its latencies.
             networks: further networks that were measured whole on the same device and in the same setting, with their
                 latency in ms. Their layers need not be in the tables.
-            failures: layers that could not be measured are an error, unless they are to be left out; a prediction of a
+            failures: layers that could not be measured are an error, unless they are to be skipped; a prediction of a
                 network that holds one is an error in either case.
             sources: names of the tables, for the record.
             seed: of all randomness.
@@ -218,16 +242,24 @@ class LatencyPredictor:
         if not given:
             raise UsageError("a predictor is fitted to at least one table, got none")
         for other in given[1:]:
-            refuse_unlike(given[0], other, across=(), what="fit a predictor to")
+            refuse_unlike(
+                given[0], other, across=(), what="fit a predictor to", advice="A predictor is of one: fit one for each"
+            )
         latencies = _measured(given, failures)
+        deviations = {layer: _deviation(m) for table in given for layer, m in table.items()}
+        origins = tuple(_source(table, i, sources) for i, table in enumerate(given))
+        twice = [origin.name for i, origin in enumerate(origins) if origin.sha256 in {o.sha256 for o in origins[:i]}]
+        if twice:
+            raise UsageError(f"{twice[0]} is the same table as one before it; give each once")
         failed = {f.layer: f"{f.reason}: {f.message}" for table in given for f in table.failures}
         return cls.from_latencies(
             given[0].device,
             given[0].setting,
             latencies,
-            networks=[*_audited(given), *networks],
+            networks=[*_audited(given, operators_in(latencies)), *networks],
+            deviations=deviations,
             failures=failed,
-            tables=tuple(_source(table, i, sources) for i, table in enumerate(given)),
+            tables=origins,
             seed=seed,
         )
 
@@ -239,6 +271,7 @@ class LatencyPredictor:
         latencies_ms: Mapping[Layer, float],
         *,
         networks: Iterable[tuple[Network, float]] = (),
+        deviations: Mapping[Layer, float] = MappingProxyType({}),
         failures: Mapping[Layer, str] = MappingProxyType({}),
         tables: Sequence[TableSource] = (),
         seed: int = 0,
@@ -250,6 +283,7 @@ class LatencyPredictor:
             setting: how.
             latencies_ms: of layers.
             networks: that were measured whole, with their latency in ms.
+            deviations: standard deviations of the logarithms of layers' latencies, where known; 0 elsewhere.
             failures: layers that could not be measured, each with its reason.
             tables: where the latencies come from, for the record.
             seed: of all randomness.
@@ -269,19 +303,22 @@ class LatencyPredictor:
         wholes = list(networks)
         named = [(f"{layer} ({layer.digest})", value) for layer, value in latencies_ms.items()]
         for what, value in [*named, *((f"network {network.name!r}", value) for network, value in wholes)]:
-            if not (isfinite(value) and value > 0):
-                raise TableError(f"{what}: a latency is a positive number of ms, got {value}")
+            if not (isfinite(value) and LEAST_MS <= value <= MOST_MS):
+                raise TableError(f"{what}: a latency is a positive number of ms, at most {MOST_MS:g}, got {value}")
+        for network, _ in wholes:
+            _check_network(network)
         ms = np.array(list(latencies_ms.values()), dtype=np.float64)
         described = [describe(layer) for layer in layers]
         numbers = Numbers(np.array([d.work for d in described]), np.array([d.features for d in described]))
         # Thousands of small factorisations: threads that wait for each other take longer than one alone.
         with threadpool_limits(1):
-            model = fit_layer_model(numbers, ms)
+            model = fit_layer_model(numbers, ms, seed=seed)
         plain = cls(
             device=device,
             setting=setting,
             tables=tuple(tables),
             measured_ms={layer.digest: float(value) for layer, value in zip(layers, ms, strict=True)},
+            deviations={layer.digest: float(deviations.get(layer, 0.0)) for layer in layers},
             failures={layer.digest: reason for layer, reason in failures.items()},
             operators=frozenset().union(*(d.operators for d in described)),
             kinds=_kinds(described),
@@ -294,13 +331,26 @@ class LatencyPredictor:
             seed=seed,
         )
         with threadpool_limits(1):
-            return plain._calibrated(wholes) if wholes else plain
+            return plain.recalibrated(wholes)
 
-    def _calibrated(self, wholes: Sequence[tuple[Network, float]]) -> LatencyPredictor:
-        """Return the predictor calibrated on networks with what they take as a whole, in ms.
+    def recalibrated(self, networks: Iterable[tuple[Network, float]]) -> LatencyPredictor:
+        """Return the predictor calibrated on these networks alone, given with what they take as a whole, in ms.
 
         What it promises of others comes from folds: each network is predicted by a calibration that had no part of it.
+        A network that is given twice, by its layers, counts once, with its mean in log.
+
+        Raises:
+            PredictorError: as :meth:`predict`.
         """
+        wholes = _distinct(networks)
+        if not wholes:
+            return replace(
+                self,
+                calibration=UNCALIBRATED,
+                correction=_no_correction(self.model),
+                conformal=fit_conformal(np.empty(0), np.empty(0)),
+                held_out_networks=_held_out(np.empty(0)),
+            )
         fitted = self._fitted(wholes)
         whole_ms = np.array([value for _, value in wholes])
         predicted, variances = np.empty(len(wholes)), np.empty(len(wholes))
@@ -348,11 +398,6 @@ class LatencyPredictor:
         )
         return replace(scaled, correction=correction)
 
-    @staticmethod
-    def operators_in(layers: Iterable[Layer]) -> frozenset[str]:
-        """Return the operators of layers: what a predictor fitted to them knows."""
-        return frozenset().union(*(describe(layer).operators for layer in layers))
-
     @cached_property
     def _kept(self) -> dict[Layer, _Known]:
         return {}
@@ -373,10 +418,12 @@ class LatencyPredictor:
             for item in network.layers:
                 total += known[item.layer] * item.count
         except KeyError:
-            return sum(
+            total = sum(
                 part.contribution_ms * item.count
                 for item, part in zip(network.layers, self._parts(network), strict=True)
             )
+        if not total:
+            _check_network(network)
         return total
 
     def predict(
@@ -395,8 +442,7 @@ class LatencyPredictor:
             PredictorError: a layer is known to fail on this device.
             UsageError: the network has no layers, or the level is not between 0 and 1.
         """
-        if not network.layers:
-            raise UsageError(f"network {network.name!r} has no layers")
+        _check_network(network)
         parts = self._parts(network, unknown)
         layers = tuple(
             LayerPrediction(
@@ -437,11 +483,36 @@ class LatencyPredictor:
             return None
         return f"an interval of {level:.0%} needs {need} networks measured as a whole, and there were {have}"
 
-    def predict_layer(self, layer: Layer, *, unknown: Literal["error", "outside"] = "error") -> LayerPrediction:
-        """Return what a layer takes; errors as of :meth:`predict`."""
+    def predict_layer(
+        self, layer: Layer, *, level: float = DEFAULT_LEVEL, unknown: Literal["error", "outside"] = "error"
+    ) -> LayerPrediction:
+        """Return what a layer takes by itself, with an interval; errors as of :meth:`predict`.
+
+        Of a measured layer it is where another day's measurement will lie, by the table's ``across_runs``. Of another
+        it is conformal: measured layers that had no part in the fit lay inside with this probability.
+        """
         (part,) = self._look_up([layer], unknown)
+        if part.origin == "measured":
+            half: float | None = NormalDist().inv_cdf(0.5 + level / 2) * part.deviation if 0 < level < 1 else None
+            if half is None:
+                raise UsageError(f"a level lies between 0 and 1, such as 0.9, got {level}")
+        else:
+            scores = fit_conformal(self.model.held_out, self.model.held_out_deviation**2)
+            quantile = scores.quantile(level)
+            half = None if quantile is None else quantile * part.deviation
+        low, high = (None, None) if half is None else (part.ms * exp(-half), part.ms * exp(half))
         return LayerPrediction(
-            "layer", layer, 1, part.ms, part.contribution_ms, part.origin, part.deviation, part.outside
+            "layer",
+            layer,
+            1,
+            part.ms,
+            part.contribution_ms,
+            part.origin,
+            part.deviation,
+            part.outside,
+            low,
+            high,
+            level,
         )
 
     def contributions(self, layers: Sequence[Layer]) -> Floats:
@@ -500,18 +571,22 @@ class LatencyPredictor:
 
     def _look_up(self, layers: Sequence[Layer], unknown: Literal["error", "outside"]) -> list[_Known]:
         """Return what is known of layers, predicting those that were never asked for before."""
+        if unknown not in ("error", "outside"):
+            raise UsageError(f"unknown is 'error' or 'outside', got {unknown!r}")
         kept = self._kept
-        new = [layer for layer in dict.fromkeys(layers) if layer not in kept]
-        if len(kept) + len(new) > MOST_KEPT:
-            kept.clear()
-            self._contributions.clear()
-            new = list(dict.fromkeys(layers))
-        found = self._find(new, unknown) if new else {}
-        # What was asked for under a laxer rule is not an answer under the stricter one.
-        lax = {layer for layer, part in found.items() if any("operator" in text for text in part.outside)}
-        kept.update((layer, part) for layer, part in found.items() if layer not in lax)
-        self._contributions.update((layer, part.contribution_ms) for layer, part in found.items() if layer not in lax)
-        return [kept[layer] if layer in kept else found[layer] for layer in layers]
+        found = {layer: part for layer in dict.fromkeys(layers) if (part := kept.get(layer)) is not None}
+        new = [layer for layer in dict.fromkeys(layers) if layer not in found]
+        if new:
+            answers = self._find(new, unknown)
+            found |= answers
+            if len(kept) + len(new) > MOST_KEPT:
+                kept.clear()
+                self._contributions.clear()
+            # What was asked for under a laxer rule is not an answer under the stricter one.
+            lasting = {layer: part for layer, part in answers.items() if not part.strange}
+            kept.update(lasting)
+            self._contributions.update((layer, part.contribution_ms) for layer, part in lasting.items())
+        return [found[layer] for layer in layers]
 
     def _find(self, layers: Sequence[Layer], unknown: Literal["error", "outside"]) -> dict[Layer, _Known]:
         described = {layer: describe(layer) for layer in layers}
@@ -541,7 +616,7 @@ class LatencyPredictor:
         found: dict[Layer, _Known] = {}
         for layer, factor in zip(layers, factors, strict=True):
             numbers = described[layer]
-            ms, deviation = guesses[layer] if layer in guesses else (self.measured_ms[layer.digest], 0.0)
+            ms, deviation = guesses.get(layer) or (self.measured_ms[layer.digest], self.deviations[layer.digest])
             outside = self._outside(numbers) if layer in guesses else ()
             group = group_of_kind(numbers.kind)
             found[layer] = _Known(
@@ -552,6 +627,7 @@ class LatencyPredictor:
                 kind=numbers.kind,
                 outside=outside,
                 features=tuple(numbers.features),
+                strange=not numbers.operators <= self.operators,
             )
         return found
 
@@ -597,6 +673,16 @@ class LatencyPredictor:
         )
 
 
+def operators_in(layers: Iterable[Layer]) -> frozenset[str]:
+    """Return the operators of layers: what a predictor fitted to them knows."""
+    return frozenset().union(*(operators_of(layer) for layer in layers))
+
+
+def _check_network(network: Network) -> None:
+    if not network.layers:
+        raise UsageError(f"network {network.name!r} has no layers")
+
+
 def _no_correction(model: LayerModel) -> Correction:
     width = model.rows.shape[1]
     none = np.empty(0)
@@ -605,14 +691,14 @@ def _no_correction(model: LayerModel) -> Correction:
 
 def _measured(tables: Sequence[LatencyTable], failures: str) -> dict[Layer, float]:
     """Return the layers of tables and their latencies in ms; of several tables, their mean in log."""
-    if failures not in ("refuse", "leave out"):
-        raise UsageError(f"failures is 'refuse' or 'leave out', got {failures!r}")
+    if failures not in ("refuse", "skip"):
+        raise UsageError(f"failures is 'refuse' or 'skip', got {failures!r}")
     failed = [failure for table in tables for failure in table.failures]
     if failed and failures == "refuse":
         first = failed[0]
         raise TableError(
             f"{len(failed)} layer{'s' * (len(failed) > 1)} could not be measured, {first.layer} for one "
-            f"({first.reason}: {first.message}). Measure again, or fit to the others: --failures 'leave out'"
+            f"({first.reason}: {first.message}). Measure again, or fit to the others: --failures skip"
         )
     logs: dict[Layer, list[float]] = {}
     for table in tables:
@@ -626,15 +712,35 @@ def _measured(tables: Sequence[LatencyTable], failures: str) -> dict[Layer, floa
     return {layer: float(np.exp(np.mean(values))) for layer, values in logs.items()}
 
 
-def _audited(tables: Sequence[LatencyTable]) -> list[tuple[Network, float]]:
-    """Return the networks of tables that were measured whole; one with a layer that failed says nothing of a sum."""
+def _deviation(measurement: Measurement) -> float:
+    """Return the standard deviation of log(ms) of another day's measurement."""
+    interval = measurement.across_runs
+    found = log_standard_error(interval.low_ms, interval.high_ms, interval.level)
+    return found if isfinite(found) else 0.0
+
+
+def _audited(tables: Sequence[LatencyTable], operators: frozenset[str]) -> list[tuple[Network, float]]:
+    """Return the networks of tables that were measured whole.
+
+    One with a layer that failed, or that was never reached and holds an operator like no other, says nothing of a sum.
+    """
     failed = {failure.layer.digest for table in tables for failure in table.failures}
-    return [
+    found = [
         (table.network(record), record.whole.median_ms)
         for table in tables
         for record in table.networks
         if record.whole is not None and not failed.intersection(part.layer for part in record.layers)
     ]
+    return [(n, ms) for n, ms in found if operators_in(item.layer for item in n.layers) <= operators]
+
+
+def _distinct(networks: Iterable[tuple[Network, float]]) -> list[tuple[Network, float]]:
+    """Return networks once each: copies in several tables would predict one another."""
+    found: dict[tuple[tuple[Layer, int], ...], tuple[Network, list[float]]] = {}
+    for network, ms in networks:
+        key = tuple((item.layer, item.count) for item in network.layers)
+        found.setdefault(key, (network, []))[1].append(float(np.log(ms)))
+    return [(network, float(np.exp(np.mean(logs)))) for network, logs in found.values()]
 
 
 def _source(table: LatencyTable, number: int, sources: Sequence[str]) -> TableSource:

@@ -9,7 +9,7 @@ neighbours on the same stair inform each other more than those across one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import log
 from typing import NamedTuple
@@ -23,9 +23,12 @@ from lut import Layer
 from predictors._features import FEATURES, TILES, WORK, describe
 
 __all__ = [
+    "CHUNK",
+    "PRIOR_COSTS",
     "LayerModel",
     "Numbers",
     "base_ms",
+    "cholesky",
     "covariance",
     "fit_layer_model",
     "noise_variance",
@@ -99,6 +102,8 @@ PRIOR_COSTS = np.array(
 )
 # How strongly costs are drawn there, in units of a layer whose whole latency such work would be.
 PULL = 0.1
+# Parts into which layers are dealt to be predicted by the others.
+FOLDS = 5
 
 
 class Numbers(NamedTuple):
@@ -127,8 +132,8 @@ class LayerModel:
         parameters: log of signal variance, three lengths, noise variance.
         weights: of the process's mean, shape ``(n,)``.
         offset: mean of the residual.
-        held_out: log(ms / prediction) of each layer by the others, shape ``(n,)``.
-        held_out_deviation: what the process expected of it, shape ``(n,)``.
+        held_out: log(ms / prediction) of each layer by a model that had no part of it, shape ``(n,)``.
+        held_out_deviation: what was expected of it, shape ``(n,)``.
         inflation: by what factor the process's own deviations are too small.
     """
 
@@ -211,15 +216,31 @@ def _kernel(distances: Sequence[Floats], parameters: Floats) -> Floats:
     return np.asarray(np.exp(parameters[0]) * (1 + root) * np.exp(-root))
 
 
-def fit_layer_model(numbers: Numbers, ms: Floats, *, noise: Floats | None = None) -> LayerModel:
-    """Fit the model.
+def fit_layer_model(numbers: Numbers, ms: Floats, *, seed: int = 0) -> LayerModel:
+    """Fit the model; what it says of itself comes from folds, each predicted by a model that had no part of it.
 
     Args:
         numbers: the measured layers.
         ms: their latencies, positive, shape ``(n,)``.
-        noise: standard errors of log(ms), shape ``(n,)``; none known by default.
+        seed: of the folds.
     """
-    del noise
+    count = len(ms)
+    held_out, deviation = np.zeros(count), np.ones(count)
+    order = np.random.default_rng(seed).permutation(count)
+    for fold in range(min(FOLDS, count)):
+        held = order[fold::FOLDS]
+        rest = np.setdiff1d(order, held)
+        part = _fitted(Numbers(numbers.work[rest], numbers.features[rest]), ms[rest])
+        predicted, deviation[held] = part.predict(Numbers(numbers.work[held], numbers.features[held]))
+        held_out[held] = np.log(ms[held] / predicted)
+    inflation = float(max(1.0, np.sqrt(np.mean((held_out / deviation) ** 2))))
+    return replace(
+        _fitted(numbers, ms), held_out=held_out, held_out_deviation=deviation * inflation, inflation=inflation
+    )
+
+
+def _fitted(numbers: Numbers, ms: Floats) -> LayerModel:
+    """Return a model that says nothing of its errors yet."""
     costs = _costs(numbers.work, ms)
     rows = numbers.features
     residual = np.log(ms) - np.log(base_ms(numbers.work, costs))
@@ -240,13 +261,9 @@ def fit_layer_model(numbers: Numbers, ms: Floats, *, noise: Floats | None = None
     found = minimize(misfit, _START, method="L-BFGS-B", bounds=_BOUNDS, options={"maxiter": 40})
     parameters = np.asarray(found.x)
     covariance = _kernel(distances, parameters) + np.exp(parameters[-1]) * identity
-    inverse = np.linalg.inv(covariance)
-    weights = inverse @ wanted
-    # Rasmussen & Williams 2006, eq. 5.12: what each layer is by the others, without fitting again.
-    held_out = weights / np.diag(inverse)
-    deviation = np.sqrt(1.0 / np.diag(inverse))
-    inflation = float(max(1.0, np.sqrt(np.mean((held_out / deviation) ** 2))))
-    return LayerModel(costs, rows, parameters, weights, offset, held_out, deviation, inflation)
+    weights = cho_solve(cho_factor(covariance), wanted)
+    none = np.zeros(len(ms))
+    return LayerModel(costs, rows, parameters, weights, offset, none, none, 1.0)
 
 
 def _costs(work: Floats, ms: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,17 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from predictors._power_law import ExtrapolationWarning
+
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["LatencyMLP"]
 
 Floats = NDArray[np.float64]
+
+# Of 1e-9 and 1e9 ms.
+LEAST_LOG, MOST_LOG = -20.72, 20.72
 
 
 class LatencyMLP(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -43,6 +49,8 @@ class LatencyMLP(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         mean_, scale_: of the features, shape ``(n_features,)``.
         log_mean_, log_scale_: of log(ms).
         epochs_: epochs after which each member was best.
+        valid_range_: (least, most) of each feature that was fitted, both of shape ``(n_features,)``; beyond them
+            ``predict`` warns.
         n_features_in_: features of a row.
     """
 
@@ -79,16 +87,17 @@ class LatencyMLP(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ValueError: NaN or infinity, a latency that is not positive, or a parameter out of range.
         """
-        if self.members < 1 or self.max_epochs < 1 or not 0 <= self.validation_fraction < 1:
+        if min(self.members, self.max_epochs, *self.hidden) < 1 or not 0 <= self.validation_fraction < 1:
             raise ValueError(
-                "members and max_epochs must be positive and validation_fraction within 0 … 1, got "
-                f"{self.members}, {self.max_epochs}, {self.validation_fraction}"
+                "members, max_epochs and hidden must be positive and validation_fraction within 0 … 1, got "
+                f"{self.members}, {self.max_epochs}, {self.hidden}, {self.validation_fraction}"
             )
         checked: tuple[Floats, Floats] = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
         table, ms = checked
         if np.any(ms <= 0):
             raise ValueError("latencies must be positive: their logarithm is fitted")
         logs = np.log(ms)
+        self.valid_range_ = (table.min(axis=0), table.max(axis=0))
         self.mean_ = table.mean(axis=0)
         deviation = table.std(axis=0)
         self.scale_ = np.where(deviation > 1e-12, deviation, 1.0)
@@ -152,14 +161,31 @@ class LatencyMLP(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def predict(self, X: ArrayLike) -> Floats:
         """Return latencies in ms, shape ``(n,)``, for features of shape ``(n, n_features)``.
 
+        Warns:
+            ExtrapolationWarning: a row has a feature outside ``valid_range_``.
+
         Raises:
             NotFittedError: ``fit`` was not called.
             ValueError: NaN, infinity, or another number of features.
         """
-        return np.asarray(np.exp(self.predict_log(X)[0]), dtype=np.float64)
+        logs = self.predict_log(X)[0]
+        table = np.asarray(X, dtype=np.float64)
+        low, high = self.valid_range_
+        outside = int(((table < low) | (table > high)).any(axis=1).sum())
+        if outside:
+            warnings.warn(
+                f"{outside} of {len(table)} rows have features outside the range that was fitted",
+                ExtrapolationWarning,
+                stacklevel=2,
+            )
+        # Far outside a straight line in log soon leaves what a latency can be: a table's bounds.
+        return np.asarray(np.exp(np.clip(logs, LEAST_LOG, MOST_LOG)), dtype=np.float64)
 
     def predict_log(self, X: ArrayLike) -> tuple[Floats, Floats]:
-        """Return the mean of log(ms) over the members and their standard deviation, both of shape ``(n,)``."""
+        """Return the mean of log(ms) over the members and their standard deviation, both of shape ``(n,)``.
+
+        Beyond ``valid_range_`` nothing is said.
+        """
         check_is_fitted(self)
         table: Floats = validate_data(self, X, dtype=np.float64, reset=False)
         values = np.broadcast_to((table - self.mean_) / self.scale_, (self.members, *table.shape))

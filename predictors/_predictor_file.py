@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from lut._files import file_error, read_bytes, write_atomically
 from lut._records import Device, Record, Setting
-from lut.errors import PredictorFormatError
+from lut.errors import LatencyLutError, PredictorFormatError
 from predictors._calibration import GROUPS, Calibration
 from predictors._correction import Correction
 from predictors._features import FEATURES, WORK
@@ -36,6 +36,7 @@ __all__ = ["FILE", "load_predictor", "save_predictor"]
 FORMAT: Literal["latency-lut-predictor"] = "latency-lut-predictor"
 VERSION: Literal[1] = 1
 FILE = "predictor.json"
+LARGEST_LOG = 50.0
 _SELF = b'"sha256": "'
 
 Ms: TypeAlias = Annotated[float, Meta(ge=1e-9, le=1e9, description="milliseconds")]
@@ -47,13 +48,13 @@ class ModelRecord(Record, frozen=True):
     The rest: see :class:`LayerModel` and :class:`Correction`, whose ``digests`` are ``corrected``.
     """
 
-    file: str
+    file: Annotated[str, Meta(pattern=r"^model-[0-9a-f]{12}\.safetensors$")]
     sha256: str
     work: tuple[str, ...]
     features: tuple[str, ...]
-    offset: float
-    inflation: float
-    stretch: float
+    offset: Annotated[float, Meta(ge=-50, le=50)]
+    inflation: Annotated[float, Meta(ge=1, le=1e6)]
+    stretch: Annotated[float, Meta(ge=1e-3, le=1e3)]
     corrected: tuple[str, ...]
 
 
@@ -78,6 +79,7 @@ class PredictorRecord(Record, frozen=True):
     kinds: dict[str, KindRange]
     failures: dict[str, str]
     measured_ms: dict[str, Ms]
+    deviations: dict[str, Annotated[float, Meta(ge=0, le=100)]]
 
 
 class _Header(msgspec.Struct):
@@ -134,13 +136,22 @@ def save_predictor(predictor: LatencyPredictor, folder: str | os.PathLike[str]) 
         kinds=dict(predictor.kinds),
         failures=dict(predictor.failures),
         measured_ms=dict(predictor.measured_ms),
+        deviations=dict(predictor.deviations),
     )
+    before = _arrays_of(place)
     write_atomically(place / name, arrays)
     write_atomically(place / FILE, _signed(record))
-    for other in place.glob("model-*.safetensors"):
-        if other.name != name:
-            with contextlib.suppress(OSError):
-                other.unlink()
+    if before is not None and before != name:
+        # The old predictor's own; whatever else lies in the folder is not ours.
+        with contextlib.suppress(OSError):
+            (place / before).unlink()
+
+
+def _arrays_of(place: Path) -> str | None:
+    """Return the arrays' file of the predictor that a folder holds; ``None`` where it holds none."""
+    with contextlib.suppress(LatencyLutError):
+        return _decoded(read_bytes(place / FILE), place / FILE).model.file
+    return None
 
 
 def _signed(record: PredictorRecord) -> bytes:
@@ -153,6 +164,8 @@ def load_predictor(folder: str | os.PathLike[str]) -> LatencyPredictor:
     place = Path(folder)
     path = place / FILE
     record = _decoded(read_bytes(path), path)
+    if record.deviations.keys() != record.measured_ms.keys():
+        raise PredictorFormatError(f"{path}: its deviations are not of the layers that were measured")
     model, correction = _arrays(record.model, place)
     common = {field.name for field in fields(LatencyPredictor)} & set(PredictorRecord.__struct_fields__)
     values = {name: getattr(record, name) for name in common}
@@ -189,20 +202,19 @@ def _arrays(record: ModelRecord, place: Path) -> tuple[LayerModel, Correction]:
     from safetensors.numpy import load
 
     path = place / record.file
-    if Path(record.file).name != record.file:
-        raise PredictorFormatError(f"{place / FILE}: its arrays lie outside its folder, at {record.file}")
     content = read_bytes(path)
     if hashlib.sha256(content).hexdigest() != record.sha256:
         raise PredictorFormatError(f"{path} was altered after it was written: its hash is another. Fit it again")
     try:
         arrays: dict[str, NDArray[np.float64]] = load(content)
-    except (SafetensorError, ValueError) as error:
-        raise PredictorFormatError(f"{path}: no safetensors file: {error}") from None
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise PredictorFormatError(f"{path}: no safetensors file of ours: {error}") from None
     wanted = {f"model.{name}": axes for name, axes in _MODEL.items()}
     wanted |= {f"correction.{name}": axes for name, axes in _CORRECTION.items()}
     for name, axes in wanted.items():
-        if name not in arrays or arrays[name].ndim != axes or not np.isfinite(arrays[name]).all():
-            raise PredictorFormatError(f"{path}: the array {name} is missing, of another shape or not finite")
+        array = arrays.get(name)
+        if array is None or array.ndim != axes or array.dtype != np.float64 or not np.isfinite(array).all():
+            raise PredictorFormatError(f"{path}: the array {name} is missing, of another shape or type, or not finite")
     model = LayerModel(
         **{name: arrays[f"model.{name}"] for name in _MODEL}, offset=record.offset, inflation=record.inflation
     )
@@ -218,6 +230,7 @@ def _arrays(record: ModelRecord, place: Path) -> tuple[LayerModel, Correction]:
 
 def _fits(model: LayerModel, correction: Correction) -> bool:
     networks, layers = correction.shares.shape
+    # Those of the process are logarithms.
     return (
         model.rows.shape == (len(model.weights), len(FEATURES))
         and model.costs.shape == (len(WORK),)
@@ -227,4 +240,6 @@ def _fits(model: LayerModel, correction: Correction) -> bool:
         and len(correction.digests) == len(correction.predicted) == len(correction.weights) == layers
         and correction.factor.shape == (networks, networks)
         and correction.variances.shape == (3,)
+        and bool((model.costs >= 0).all() and (correction.variances >= 0).all())
+        and bool((np.abs(model.parameters) < LARGEST_LOG).all() and (np.diag(correction.factor) > 0).all())
     )

@@ -58,9 +58,14 @@ def next_layers(
     Raises:
         UsageError: ``count`` is negative, there are no networks, or too many different layers.
     """
-    if count < 0 or not networks:
-        raise UsageError(f"a count that is not negative and at least one network are needed, got {count}, {networks!r}")
-    layers = list(dict.fromkeys(item.layer for network in networks for item in network.layers))
+    if count < 0 or not networks or not all(network.layers for network in networks):
+        raise UsageError(
+            f"a count that is not negative and networks that have layers are needed, got {count} and {len(networks)} "
+            "networks"
+        )
+    inner = [item.layer for network in networks for item in network.layers]
+    # What was measured elsewhere tells something of these networks' layers too.
+    layers = list(dict.fromkeys([*inner, *measured]))
     place = {layer: i for i, layer in enumerate(layers)}
     if len(layers) > MOST_CANDIDATES:
         raise UsageError(f"{len(layers)} different layers are too many to choose among; give fewer networks")
@@ -79,8 +84,7 @@ def next_layers(
         scale = _inflation(numbers.features, model)
         field *= scale[:, None] * scale[None, :]
     for layer in measured:
-        if layer in place:
-            _condition(field, place[layer], noise)
+        _condition(field, place[layer], noise)
     allowed = np.array([layer not in measured and (among is None or layer in among) for layer in layers])
     chosen: list[Layer] = []
     told = weights @ field

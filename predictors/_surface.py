@@ -39,19 +39,20 @@ def fit_surface(options: Sequence[Floats], ms: Floats) -> Surface:
 
     Args:
         options: the widths of each of the array's axes, none to two.
-        ms: the array, one axis per entry of ``options``.
+        ms: the array, one axis per entry of ``options``; where it is 0 no layer stands, and the law is not held to it.
     """
-    if not options or ms.size == 1:
-        value = float(np.mean(ms))
+    stands = ms.ravel() > 0
+    if not options or stands.sum() <= 1:
+        value = float(ms.ravel()[stands].mean()) if stands.any() else 0.0
         return Surface(0.0, 1.0, 0.0, 0.0, value, 0.0)
     if len(options) == 1:
         x, columns = options[0], []
     else:
         grid = np.meshgrid(*options, indexing="ij")
         x, columns = (grid[0] * grid[1]).ravel(), [grid[0].ravel(), grid[1].ravel()]
-    wanted = ms.ravel()
-    # Where no layer stands, nothing is to be fitted relatively.
-    weights = 1.0 / np.maximum(wanted, 1e-3 * max(float(wanted.max()), 1e-12))
+    wanted = ms.ravel()[stands]
+    x, columns = x[stands], [column[stands] for column in columns]
+    weights = 1.0 / wanted
     best: tuple[float, float, Floats] | None = None
     for alpha in ALPHAS:
         power = (x / x.max()) ** alpha

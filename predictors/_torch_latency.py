@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TorchLatency"]
 
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 _When = tuple[tuple[int, tuple[int, ...]], ...]
 
 
@@ -64,7 +66,7 @@ class TorchLatency:
         Raises:
             UsageError: another shape or type, or an index that its decision does not have.
         """
-        if choices.ndim != 2 or choices.shape[1] != len(self._sizes) or choices.is_floating_point():
+        if choices.ndim != 2 or choices.shape[1] != len(self._sizes) or choices.dtype not in INTEGERS:
             raise UsageError(
                 f"{self.compiled.space}: networks are integers of shape (n, {len(self._sizes)}), got {choices.dtype} "
                 f"of shape {tuple(choices.shape)}"
@@ -120,6 +122,7 @@ class TorchLatency:
             p.append(given.to(self.device, self.dtype))
         if of == "law":
             return self._expected_law(p)
+        self._check_joint(joint or {})
         total = torch.zeros(p[0].shape[:-1], dtype=self.dtype, device=self.device) + self.compiled.constant_ms
         for stack in self._stacks:
             gates = self._gates(stack.when, lambda d, options: p[d][..., list(options)].sum(-1))
@@ -127,16 +130,24 @@ class TorchLatency:
             total = total + (values if gates is None else values * gates).sum(-1)
         return total
 
+    def _check_joint(self, joint: Mapping[tuple[int, int], torch.Tensor]) -> None:
+        for pair, given in joint.items():
+            if len(pair) != 2 or not 0 <= pair[0] < pair[1] < len(self._sizes):
+                raise UsageError(f"joint names pairs of decisions in increasing order, such as (0, 1), got {pair}")
+            wanted = (self._sizes[pair[0]], self._sizes[pair[1]])
+            if tuple(given.shape[-2:]) != wanted:
+                raise UsageError(f"the joint probability of {pair} is of {wanted} options, got {tuple(given.shape)}")
+
     def _means(
         self, stack: _Stack, p: Sequence[torch.Tensor], joint: Mapping[tuple[int, int], torch.Tensor]
     ) -> torch.Tensor:
         """Return each term's expectation, shape ``(…, terms)``."""
         if stack.ms.ndim == 1:
             return stack.ms
-        first = torch.stack([_given(p, d[0], when) for d, when in zip(stack.decisions, stack.when, strict=True)], -2)
+        first = torch.stack([p[decisions[0]] for decisions in stack.decisions], -2)
         if stack.ms.ndim == 2:
             return (first * stack.ms).sum(-1)
-        second = torch.stack([_given(p, d[1], when) for d, when in zip(stack.decisions, stack.when, strict=True)], -2)
+        second = torch.stack([p[decisions[1]] for decisions in stack.decisions], -2)
         product = (torch.einsum("...ti,tij->...tj", first, stack.ms) * second).sum(-1)
         if not joint:
             return product
@@ -188,6 +199,9 @@ class _Law:
         axes = [term.decisions.index(d) for d in (*self.others, *self.widths)]
         ms = term.ms.transpose(axes)
         options = [np.array(compiled.choices[d].options, dtype=np.float64) for d in self.widths]
+        # Where no layer stands, a law says nothing: it counts with the probability that one does.
+        stands = ms > 0
+        self.stands = None if stands.all() else torch.as_tensor(stands, dtype=dtype, device=device)
         rows = ms.reshape(-1, *ms.shape[len(self.others) :])
         fitted = np.array([fit_surface(options, row).as_row() for row in rows])
         shape = (*ms.shape[: len(self.others)], fitted.shape[1])
@@ -205,23 +219,19 @@ class _Law:
             value = k * product**alpha + b
             if len(self.widths) == 2:
                 value = value + c * x + d * means[self.widths[1]][shape]
-        for other in reversed(self.others):
-            weights = p[other]
-            for _ in range(value.ndim - weights.ndim):
-                weights = weights.unsqueeze(-2)
-            value = (value * weights).sum(-1)
+        if self.stands is not None and self.widths:
+            found = self.stands
+            for width in reversed(self.widths):
+                # (…, others, widths left, options) against (…, 1 …, options).
+                chance = p[width]
+                ones = [1] * (found.ndim - 1) if found is self.stands else [1] * (found.ndim - chance.ndim)
+                found = (found * chance.reshape(*chance.shape[:-1], *ones, chance.shape[-1])).sum(-1)
+            value = value * found
+        for left in range(len(self.others), 0, -1):
+            weights = p[self.others[left - 1]]
+            # (…, options) against (…, options of those before, options).
+            value = (value * weights.reshape(*weights.shape[:-1], *[1] * (left - 1), weights.shape[-1])).sum(-1)
         return value
-
-
-def _given(p: Sequence[torch.Tensor], decision: int, when: _When) -> torch.Tensor:
-    """Return a decision's probabilities; where a condition is about it, of those options that hold, given that."""
-    for gate, options in when:
-        if gate == decision:
-            mask = torch.zeros_like(p[decision])
-            mask[..., list(options)] = 1.0
-            kept = p[decision] * mask
-            return kept / kept.sum(-1, keepdim=True).clamp_min(torch.finfo(kept.dtype).tiny)
-    return p[decision]
 
 
 def _is_in(column: torch.Tensor, options: Sequence[int]) -> torch.Tensor:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from lut import Device, Layer, Network, Setting, UsageError
+from lut._records import Ended, SamplingRecord
 from predictors import LatencyPredictor
+from predictors._latency_predictor import LEAST_LAYERS, operators_in
 from predictors._sampling import next_layers
 
 __all__ = ["Adaptive", "Sampler"]
@@ -65,7 +67,13 @@ class Sampler:
         self.opened: set[int] = set(range(len(entries), len(entries) + len(wholes)))
         self.opened.update(self._number[layer] for layer in next_layers(aim.networks, count=FIRST))
         self.error: float | None = None
+        self.ended: Ended = "out of time"
         self.done = False
+
+    @property
+    def record(self) -> SamplingRecord:
+        """What the table says of how its layers were chosen."""
+        return SamplingRecord(target_error=self._aim.target_error, error=self.error, ended=self.ended)
 
     @property
     def open_layers(self) -> int:
@@ -102,27 +110,30 @@ class Sampler:
             if first + i in ms and not broken.intersection(item.layer for item in network.layers)
         ]
         tell("fitting")
-        covered = LatencyPredictor.operators_in(measured)
+        covered = operators_in(measured)
         known = [
             (network, value)
             for network, value in whole
-            if LatencyPredictor.operators_in(item.layer for item in network.layers) <= covered
+            if operators_in(item.layer for item in network.layers) <= covered
         ]
-        predictor = LatencyPredictor.from_latencies(device, setting, measured, networks=known, seed=self._seed)
-        if len(known) >= LEAST_NETWORKS:
-            self.error = predictor.held_out_networks.mape
-            if self.error is not None and self.error <= self._aim.target_error:
-                self.done = True
-                return
+        model = None
+        if len(measured) >= LEAST_LAYERS:
+            predictor = LatencyPredictor.from_latencies(device, setting, measured, networks=known, seed=self._seed)
+            model = predictor.model
+            if len(known) >= LEAST_NETWORKS:
+                self.error = predictor.held_out_networks.mape
+                if self.error is not None and self.error <= self._aim.target_error:
+                    self.ended, self.done = "met", True
+                    return
         tell("choosing layers")
         chosen = next_layers(
             self._aim.networks,
             count=max(LEAST, round(GROWTH * self.open_layers)),
             measured={*measured, *broken},
-            model=predictor.model,
+            model=model,
         )
         # Layers that were chosen and could not be measured are not chosen again.
         new = {self._number[layer] for layer in chosen} - self.opened
         if not new:
-            self.done = True
+            self.ended, self.done = "nothing left", True
         self.opened |= new

@@ -7,7 +7,7 @@ import errno
 import os
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import entry_points
 from math import exp, log
@@ -242,7 +242,7 @@ def profile_plan(
                 networks,
                 reference,
                 new_reference=new_reference,
-                chosen=None if sampler is None else sampler.opened,
+                sampler=sampler,
             )
             content = table.to_json()
             # The visits are given up only for a file that can be read again.
@@ -307,9 +307,9 @@ def _assemble(
     reference: Path,
     *,
     new_reference: bool = False,
-    chosen: Collection[int] | None = None,
+    sampler: Sampler | None = None,
 ) -> LatencyTable:
-    """Return the table of a session's visits; ``chosen`` are the entries that were to be measured, all by default."""
+    """Return the table of a session's visits; ``sampler`` chose the entries that were to be measured, if not all."""
     ready = result.ready
     protocol = msgspec.structs.replace(plan.protocol, target_precision=result.target_precision)
     sorted_visits = sort_visits(result.visits, protocol.first_look, final=True)
@@ -352,6 +352,7 @@ def _assemble(
         processes=result.processes,
         resumed=result.resumed,
         spread=judgement.spread,
+        sampling=None if sampler is None else sampler.record,
     )
     notes = {note.entry: note for note in result.implementations}
     failed = {failure.entry: failure for failure in result.failures}
@@ -363,7 +364,7 @@ def _assemble(
             failure = failed[entry]
             reason: Any = failure.reason if failure.reason in ("out_of_memory", "timeout", "crashed") else "error"
             failures.append(Failure(layer=layer, reason=reason, message=failure.message[:2000], session=0))
-        elif found is None and chosen is not None and entry not in chosen:
+        elif found is None and sampler is not None and entry not in sampler.opened:
             # Of the many that could have been chosen, those that the table's networks name are all that anyone asks of.
             if layer.digest in named:
                 not_measured.append(NotMeasured(layer=layer, reason=NOT_CHOSEN))

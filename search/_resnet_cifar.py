@@ -74,12 +74,12 @@ class ResNetCifar:
     @property
     def choices(self) -> tuple[Decision, ...]:
         """Width of the stem, then per stage its number of blocks and the two widths of each block."""
-        decisions = [Decision("stem", tuple(range(1, self.widest(STAGES[0]) + 1)))]
+        decisions = [Decision("stem", tuple(range(1, self.widest(STAGES[0]) + 1)), kind="width")]
         for s, stage in enumerate(STAGES, start=1):
             widths = tuple(range(1, self.widest(stage) + 1))
             decisions.append(Decision(f"stage{s}.blocks", tuple(range(1, self._blocks + 1)), kind="depth"))
             for b in range(1, self._blocks + 1):
-                decisions += [Decision(f"stage{s}.block{b}.conv{c}", widths) for c in (1, 2)]
+                decisions += [Decision(f"stage{s}.block{b}.conv{c}", widths, kind="width") for c in (1, 2)]
         return tuple(decisions)
 
     def sample(self, rng: random.Random) -> tuple[int, ...]:

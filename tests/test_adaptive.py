@@ -101,7 +101,7 @@ def test_a_layer_that_fails_is_a_failure_and_not_chosen_again(tmp_path: Path) ->
     table = sample(tmp_path, 0.004, adaptive=aim, fake={"misbehave": {aim.layers[first].digest: "raise"}})
     assert [failure.layer for failure in table.failures] == [aim.layers[first]]
     assert len(table) >= FIRST
-    LatencyPredictor.fit(table, failures="leave out")
+    LatencyPredictor.fit(table, failures="skip")
 
 
 def test_an_interrupted_run_goes_on_with_what_it_had_chosen(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def fit_predictor(
         str,
         typer.Option(
             "--failures",
-            metavar="refuse|'leave out'",
+            metavar="refuse|skip",
             help="What becomes of layers that could not be measured: nothing is fitted, or the others are.",
         ),
     ] = "refuse",
@@ -53,8 +53,8 @@ def fit_predictor(
     from lut import LatencyTable, UsageError
     from predictors._latency_predictor import LatencyPredictor
 
-    if failures not in ("refuse", "leave out"):
-        raise UsageError(f"--failures is refuse or 'leave out', got {failures!r}")
+    if failures not in ("refuse", "skip"):
+        raise UsageError(f"--failures is refuse or skip, got {failures!r}")
     console = Console(stderr=json, highlight=False)
     began = time.monotonic()
     loaded = [LatencyTable.load(path) for path in tables]

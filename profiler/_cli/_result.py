@@ -96,8 +96,13 @@ def _print_sampled(console: Console, table: LatencyTable, output: Path) -> None:
 
     whole = sum(network.whole is not None for network in table.networks)
     console.print(f"\nsampled for prediction: {count_layers(len(table))} and {whole} whole networks")
+    sampling = table.sessions[-1].sampling
+    if sampling is not None and sampling.ended != "met":
+        why = "the time was up" if sampling.ended == "out of time" else "no layer was left to measure"
+        last = "it could not be judged" if sampling.error is None else f"it was {sampling.error:.1%} at the last look"
+        console.print(f"the target error of {sampling.target_error:.1%} was not met: {why}, and {last}", style="yellow")
     try:
-        predictor = LatencyPredictor.fit(table, failures="leave out")
+        predictor = LatencyPredictor.fit(table, failures="skip")
     except LatencyLutError as error:
         console.print(f"no predictor can be fitted to this: {error}", style="yellow")
         return
@@ -187,6 +192,7 @@ def print_json(
         "measuring_s": session.measuring_s if session else 0.0,
         "widths": [selection_json(selection) for selection in selections],
         "audit": table.audit,
+        "sampling": session.sampling if session else None,
         "networks": networks_json(table),
         "gains": gains_json(gains),
     }

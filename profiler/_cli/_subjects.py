@@ -25,7 +25,7 @@ __all__ = ["Work", "sampled", "swept", "work_of_layers", "work_of_model", "work_
 LAYERS_A_SECOND = 5.0
 
 # Networks whose layers adaptive sampling chooses from: enough to know where a space spends its time.
-DESIGN = 40
+DESIGN = 20
 
 # Of a space's random vectors, those that give a network twice are passed over, but not for ever.
 MOST_TRIES = 100
@@ -83,10 +83,12 @@ def sampled(name: str, *, expand: float, audit: int, target_error: float, seed: 
 
     space = load_space(name, expand=expand)
     rng = random.Random(f"{seed}-sampling")  # noqa: S311 - a sample, no secret
-    networks = _different(space, getattr(space, "sample_quick", space.sample), audit + DESIGN, rng)
-    adaptive = Adaptive(tuple(networks[audit:]), target_error)
+    # Those that are never run may be as deep as the space has them; wholes are visited again and again.
+    design = _different(space, space.sample, DESIGN, rng)
+    wholes = _different(space, getattr(space, "sample_quick", space.sample), audit, rng)
+    adaptive = Adaptive(tuple(design), target_error)
     adaptive.check(audit)
-    return Work(adaptive.layers, (), tuple(subject_of(network) for network in networks[:audit]), adaptive=adaptive)
+    return Work(adaptive.layers, (), tuple(subject_of(network) for network in wholes), adaptive=adaptive)
 
 
 def _different(

@@ -92,6 +92,8 @@ def predict_latency(
         raise UsageError("give a network: either --model FILE.py:FACTORY (or FILE.onnx), or --space with --choices")
     if (space is None) != (choices is None):
         raise UsageError("--space and --choices go together: a space, and which network of it")
+    if space is not None and input_shape is not None:
+        raise UsageError("--input is about a --model; a network of a --space has its own")
     if not 0 < level < 1:
         raise UsageError(f"--level lies between 0 and 1, such as 0.9, got {level}")
     console = make_console(stderr=json)
@@ -132,6 +134,8 @@ def _of_model(model: str, input_text: str | None, loaded: LatencyPredictor, *, s
         raise UsageError(
             f"--input: the predictor is of batch {setting.batch}, and this network's input has batch {work.batch}"
         )
+    if work.dtype is not None and work.dtype != setting.dtype:
+        raise UsageError(f"--model {model}: it computes in {work.dtype}, and the predictor is of {setting.dtype}")
     return work.subjects[0].network
 
 
@@ -158,9 +162,10 @@ def _of_space(name: str, choices: str, *, expand: float, seed: int) -> Network:
 
 
 def _print(console: Console, loaded: LatencyPredictor, found: NetworkPrediction, *, verbose: bool) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
-    console.print(f"[bold]{loaded.device.model}[/], {loaded.setting}\n")
+    console.print(f"[bold]{escape(loaded.device.model)}[/], {escape(str(loaded.setting))}\n")
     grid = Table(box=None, pad_edge=False)
     grid.add_column("layer", overflow="fold")
     grid.add_column("operators", overflow="fold")
@@ -171,8 +176,8 @@ def _print(console: Console, loaded: LatencyPredictor, found: NetworkPrediction,
     for row in shown:
         known = row["origin"] if row["origin"] == "measured" else f"{row['origin']} ±{row['deviation']:.0%}"
         grid.add_row(
-            row["name"],
-            row["layer"],
+            escape(row["name"]),
+            escape(row["layer"]),
             str(row["count"]),
             format_ms(row["contribution_ms"]),
             f"{row['count'] * row['contribution_ms'] / found.ms:.1%}",
@@ -192,16 +197,18 @@ def _print(console: Console, loaded: LatencyPredictor, found: NetworkPrediction,
         console.print(f"  {row['name']}: {'; '.join(row['outside'])}", style="yellow", markup=False)
     if len(outside) > EXAMPLES and not verbose:
         console.print(f"  … and {len(outside) - EXAMPLES} more: --verbose", style="yellow")
-    text = f"\n{found.name}: [bold]{format_ms(found.ms)} ms[/]"
+    text = f"\n{escape(found.name)}: [bold]{format_ms(found.ms)} ms[/]"
     if found.low_ms is not None and found.high_ms is not None:
         text += f", between {format_ms(found.low_ms)} and {format_ms(found.high_ms)} at {found.level:.0%}"
     console.print(text)
     rest = ", the rest predicted" if found.coverage < 1 else ""
     console.print(f"{found.coverage:.0%} of it is of measured layers{rest}")
     if found.outside:
+        less = "" if found.low_ms is None else ", so the interval promises less"
         console.print(
-            f"unlike the networks that the interval rests on, so it promises less: {'; '.join(found.outside)}",
+            f"unlike the networks that were measured whole{less}: {'; '.join(found.outside)}",
             style="yellow",
+            markup=False,
         )
     if (why := loaded.no_interval(found.level)) is not None:
         console.print(f"no interval: {why}", style="yellow")
