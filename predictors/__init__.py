@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from predictors._sampling import next_layers
     from predictors._stairs import StairInterpolator
     from predictors._torch_latency import TorchLatency
-    from predictors._transfer import DeviceTransfer, LayerTransfer, TransferPrediction, choose_probes, transfer_tables
+    from predictors._transfer import (
+        DeviceTransfer,
+        LayerTransfer,
+        TransferPrediction,
+        TransferPrior,
+        choose_probes,
+        learn_prior,
+        transfer_tables,
+    )
     from predictors._widths import MeasuredCurve, WidthChoice, WidthSelection, hardware_aware_widths, measured_curves
 
 __all__ = [
@@ -34,6 +42,7 @@ __all__ = [
     "StairInterpolator",
     "TorchLatency",
     "TransferPrediction",
+    "TransferPrior",
     "WidthChange",
     "WidthChoice",
     "WidthGain",
@@ -41,6 +50,7 @@ __all__ = [
     "choose_probes",
     "feature_matrix",
     "hardware_aware_widths",
+    "learn_prior",
     "measured_curves",
     "next_layers",
     "transfer_tables",
@@ -65,6 +75,7 @@ _HOMES = {
     "StairInterpolator": "predictors._stairs",
     "TorchLatency": "predictors._torch_latency",
     "TransferPrediction": "predictors._transfer",
+    "TransferPrior": "predictors._transfer",
     "WidthChange": "predictors._gains",
     "WidthChoice": "predictors._widths",
     "WidthGain": "predictors._gains",
@@ -72,6 +83,7 @@ _HOMES = {
     "choose_probes": "predictors._transfer",
     "feature_matrix": "predictors._features",
     "hardware_aware_widths": "predictors._widths",
+    "learn_prior": "predictors._transfer",
     "measured_curves": "predictors._widths",
     "next_layers": "predictors._sampling",
     "transfer_tables": "predictors._transfer",

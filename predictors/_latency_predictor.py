@@ -525,6 +525,7 @@ class LatencyPredictor:
         Raises:
             UsageError: the space does not say which decisions fix its layers (``structure()``), or says it wrongly.
             UnknownOperatorError: a layer of the space has an operator that no measured layer has.
+            PredictorError: a layer of the space is known to fail on this device; leave its options out of the space.
         """
         from predictors._compiled import compile_space
 
