@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from predictors._gains import WidthChange, WidthGain, width_gains
     from predictors._latency_predictor import HeldOut, LatencyPredictor, LayerPrediction, NetworkPrediction
     from predictors._mlp import LatencyMLP
-    from predictors._power_law import ExtrapolationWarning, PowerLaw
+    from predictors._power_law import PowerLaw
+    from predictors._ranges import ExtrapolationWarning
     from predictors._sampling import next_layers
     from predictors._stairs import StairInterpolator
     from predictors._torch_latency import TorchLatency
@@ -62,7 +63,7 @@ _HOMES = {
     "CompiledLatency": "predictors._compiled",
     "CurveTableModel": "predictors._curve_table",
     "DeviceTransfer": "predictors._transfer",
-    "ExtrapolationWarning": "predictors._power_law",
+    "ExtrapolationWarning": "predictors._ranges",
     "HeldOut": "predictors._latency_predictor",
     "LatencyCurve": "predictors._curve_table",
     "LatencyMLP": "predictors._mlp",

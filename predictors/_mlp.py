@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from predictors._power_law import ExtrapolationWarning
+from predictors._ranges import warn_outside
 
 if TYPE_CHECKING:
     import torch
@@ -169,15 +168,7 @@ class LatencyMLP(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: NaN, infinity, or another number of features.
         """
         logs = self.predict_log(X)[0]
-        table = np.asarray(X, dtype=np.float64)
-        low, high = self.valid_range_
-        outside = int(((table < low) | (table > high)).any(axis=1).sum())
-        if outside:
-            warnings.warn(
-                f"{outside} of {len(table)} rows have features outside the range that was fitted",
-                ExtrapolationWarning,
-                stacklevel=2,
-            )
+        warn_outside(np.asarray(X, dtype=np.float64), *self.valid_range_, "rows")
         # Far outside a straight line in log soon leaves what a latency can be: a table's bounds.
         return np.asarray(np.exp(np.clip(logs, LEAST_LOG, MOST_LOG)), dtype=np.float64)
 

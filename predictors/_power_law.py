@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Literal
 
 import numpy as np
@@ -11,15 +10,13 @@ from scipy.optimize import least_squares, minimize_scalar
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted
 
-__all__ = ["ExtrapolationWarning", "PowerLaw"]
+from predictors._ranges import channels_of, warn_outside
+
+__all__ = ["PowerLaw"]
 
 # Huber's constant: 95 % efficiency for normal residuals (Huber 1964), in units of their standard deviation.
 HUBER_THRESHOLD = 1.345
 MAD_TO_SIGMA = 1.4826
-
-
-class ExtrapolationWarning(UserWarning):
-    """A prediction was asked for outside the range of channels that the law was fitted to."""
 
 
 class PowerLaw(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -66,7 +63,7 @@ class PowerLaw(RegressorMixin, BaseEstimator):  # type: ignore[misc]
                 for ``alpha="auto"``); counts that are not positive.
         """
         alpha, bounds = self._checked_parameters()
-        x = _channels(X)
+        x = channels_of(X, "PowerLaw")
         ms = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y").ravel()
         check_consistent_length(x, ms)
         different = np.unique(x).size
@@ -100,15 +97,9 @@ class PowerLaw(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: NaN, infinity, more than one feature, or counts that are not positive.
         """
         check_is_fitted(self)
-        x = _channels(X)
+        x = channels_of(X, "PowerLaw")
         low, high = self.valid_range_
-        outside = int(np.sum((x < low) | (x > high)))
-        if outside:
-            warnings.warn(
-                f"{outside} of {x.size} channel counts lie outside the fitted range {low:g} … {high:g}",
-                ExtrapolationWarning,
-                stacklevel=2,
-            )
+        warn_outside(x, low, high, "channel counts")
         return np.asarray(self.k_ * x**self.alpha_ + self.b_, dtype=np.float64)
 
     def _checked_parameters(self) -> tuple[float | None, tuple[float, float]]:
@@ -129,19 +120,6 @@ class PowerLaw(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.input_tags.positive_only = True
         return tags
-
-
-def _channels(X: ArrayLike) -> NDArray[np.float64]:
-    """Return channel counts of shape (n,), checked."""
-    values = np.asarray(X)
-    if values.ndim == 1:
-        values = values.reshape(-1, 1)
-    values = check_array(values, dtype=np.float64, input_name="X")
-    if values.shape[1] != 1:
-        raise ValueError(f"X has {values.shape[1]} features, but PowerLaw is expecting 1 feature: the channel count")
-    if np.any(values <= 0):
-        raise ValueError("Negative values in data passed to PowerLaw: channel counts must be positive")
-    return np.asarray(values[:, 0], dtype=np.float64)
 
 
 def _fit_line(x: NDArray[np.float64], ms: NDArray[np.float64], alpha: float, loss: str) -> tuple[float, float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted
 
-from predictors._power_law import ExtrapolationWarning
+from predictors._ranges import channels_of, warn_outside
 
 __all__ = ["StairInterpolator"]
 
@@ -88,7 +87,7 @@ class StairInterpolator(RegressorMixin, BaseEstimator):  # type: ignore[misc]
                 or latencies that are not positive.
         """
         tiles = self._checked_tiles()
-        x = _channels(X)
+        x = channels_of(X, "StairInterpolator")
         ms = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y").ravel()
         check_consistent_length(x, ms)
         if np.any(ms <= 0):
@@ -122,15 +121,9 @@ class StairInterpolator(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: NaN, infinity, more than one feature, or counts that are not positive.
         """
         check_is_fitted(self)
-        x = _channels(X)
+        x = channels_of(X, "StairInterpolator")
         low, high = self.valid_range_
-        outside = int(np.sum((x < low) | (x > high)))
-        if outside:
-            warnings.warn(
-                f"{outside} of {x.size} channel counts lie outside the measured range {low:g} … {high:g}",
-                ExtrapolationWarning,
-                stacklevel=2,
-            )
+        warn_outside(x, low, high, "channel counts")
         tiles = np.asarray(self.tiles, dtype=np.float64)
         return blend(candidates(self.widths_, self.latencies_ms_, np.clip(x, low, high), tiles), self.weights_)
 
@@ -214,18 +207,3 @@ def _share(
     # Exactly at a knot the tread is measured, and a tile of 1 pads nothing, not even half a channel.
     knot = (x == low) | (x == high)
     return np.where(knot[None, :] | (tile == 1), plain[None, :], share)
-
-
-def _channels(X: ArrayLike) -> NDArray[np.float64]:
-    """Return channel counts of shape (n,), checked."""
-    values = np.asarray(X)
-    if values.ndim == 1:
-        values = values.reshape(-1, 1)
-    values = check_array(values, dtype=np.float64, input_name="X")
-    if values.shape[1] != 1:
-        raise ValueError(
-            f"X has {values.shape[1]} features, but StairInterpolator is expecting 1 feature: the channel count"
-        )
-    if np.any(values <= 0):
-        raise ValueError("Negative values in data passed to StairInterpolator: channel counts must be positive")
-    return np.asarray(values[:, 0], dtype=np.float64)

@@ -72,7 +72,7 @@ def test_outside_the_range_that_it_saw_it_says_so() -> None:
     x = np.random.default_rng(0).uniform(0, 1, (60, 2))
     model = small(members=1).fit(x, np.exp(x[:, 0]))
     model.predict(x)
-    with pytest.warns(ExtrapolationWarning, match="2 of 3 rows have features outside the range"):
+    with pytest.warns(ExtrapolationWarning, match="2 of 3 rows lie outside the fitted range"):
         model.predict([[0.5, 0.5], [0.5, 1.5], [-0.5, 0.5]])
 
 

@@ -14,7 +14,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from predictors._curve_table import CurveTableModel, LatencyCurve, inner_widths, relative_power_law
-from predictors._power_law import ExtrapolationWarning
+from predictors._ranges import ExtrapolationWarning
 from predictors._stairs import StairInterpolator
 
 DATA = Path(os.environ.get("LATENCY_LUT_DATA", Path(__file__).parents[2] / "shared" / "data")) / "v100-conv-curves"
@@ -109,7 +109,7 @@ def test_two_points_give_the_line_between_them() -> None:
 
 def test_outside_the_range_it_warns_and_stays() -> None:
     stairs = StairInterpolator().fit(WIDTHS, WIDTHS)
-    with pytest.warns(ExtrapolationWarning, match="2 of 3 channel counts lie outside the measured range 8 … 256"):
+    with pytest.warns(ExtrapolationWarning, match="2 of 3 channel counts lie outside the fitted range 8 … 256"):
         said = stairs.predict([[4.0], [16.0], [300.0]])
     assert said.tolist() == [8.0, 16.0, 256.0]
     with warnings.catch_warnings():
