@@ -342,3 +342,18 @@ def test_wrong_options_are_exit_code_2(main: Main) -> None:
     assert main("predict-latency")[0] == 2
     assert main("predict-latency", *ASK, "--choices", "random", "--seed", "-1")[0] == 2
     assert main("fit-predictor", "t.json", "--colour", "red")[0] == 2
+
+
+def test_the_example_searches_under_a_budget(made: Path) -> None:
+    example = Path(__file__).parent.parent / "examples" / "budget_search.py"
+
+    def run(budget: str) -> subprocess.CompletedProcess[str]:
+        call = [sys.executable, str(example), "t.json", budget]
+        return subprocess.run(call, cwd=made, capture_output=True, text=True, timeout=120, check=False)
+
+    found = run("1000")
+    assert found.returncode == 0, found.stderr
+    assert "1,000,000 of 1,000,000 networks take at most 1000.0 ms" in found.stdout
+    none = run("1e-6")
+    assert none.returncode == 1
+    assert "none of 1,000,000 networks takes" in none.stderr
