@@ -102,6 +102,8 @@ PRIOR_COSTS = np.array(
 )
 # How strongly costs are drawn there, in units of a layer whose whole latency such work would be.
 PULL = 0.1
+# Layers that the process's parameters are fitted to; it is then conditioned on all.
+MOST_FITTED = 250
 # Parts into which layers are dealt to be predicted by the others.
 FOLDS = 5
 
@@ -251,24 +253,33 @@ def _fitted(numbers: Numbers, ms: Floats) -> LayerModel:
     residual = np.log(ms) - np.log(base_ms(numbers.work, costs))
     offset = float(np.mean(residual))
     wanted = residual - offset
+    parameters = _parameters(rows, wanted)
+    weights = cho_solve(
+        cho_factor(covariance(rows, rows, parameters) + noise_variance(parameters) * np.eye(len(ms))), wanted
+    )
+    none = np.zeros(len(ms))
+    return LayerModel(costs, rows, parameters, weights, offset, none, none, 1.0)
+
+
+def _parameters(rows: Floats, wanted: Floats) -> Floats:
+    """Return the process's parameters of largest posterior probability."""
+    if len(rows) > MOST_FITTED:
+        # Five numbers do not get better by more layers, and each trial costs their cube.
+        some = np.random.default_rng(0).permutation(len(rows))[:MOST_FITTED]
+        rows, wanted = rows[some], wanted[some]
     distances = [_distances(rows, rows, sort) for sort in _SORTS]
-    identity = np.eye(len(ms))
+    identity = np.eye(len(rows))
 
     def misfit(parameters: Floats) -> float:
-        covariance = _kernel(distances, parameters) + np.exp(parameters[-1]) * identity
         try:
-            factor = cho_factor(covariance)
+            factor = cho_factor(_kernel(distances, parameters) + np.exp(parameters[-1]) * identity)
         except np.linalg.LinAlgError:
             return 1e12
         fit = 0.5 * float(wanted @ cho_solve(factor, wanted)) + float(np.log(np.diag(factor[0])).sum())
         return fit + 0.5 * float((((parameters - _START) / _PRIOR_DEVIATION) ** 2).sum())
 
     found = minimize(misfit, _START, method="L-BFGS-B", bounds=_BOUNDS, options={"maxiter": 40})
-    parameters = np.asarray(found.x)
-    covariance = _kernel(distances, parameters) + np.exp(parameters[-1]) * identity
-    weights = cho_solve(cho_factor(covariance), wanted)
-    none = np.zeros(len(ms))
-    return LayerModel(costs, rows, parameters, weights, offset, none, none, 1.0)
+    return np.asarray(found.x, dtype=np.float64)
 
 
 def _costs(work: Floats, ms: Floats) -> Floats:

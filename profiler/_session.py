@@ -188,10 +188,7 @@ def run_session(
                 # Every layer that was chosen has had its first look: time to choose more.
                 tell("judging")
                 known = {entry: found.median_ms for entry, found in settle(sorted_visits).layers.items()}
-                began_choosing = clock()
                 sampler.extend(ready.device, ready.setting, known, failed, tell)
-                # Thinking is not measuring.
-                deadline += clock() - began_choosing
                 if sampler.done:
                     break
                 continue
