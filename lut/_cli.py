@@ -10,7 +10,7 @@ import typer
 from lut._console import format_ms, make_app, run_command
 from lut._diff import compare_tables
 from lut._network_text import audit_line, sum_line
-from lut._records import FLAGS, Measurement
+from lut._records import FLAGS, NOT_CHOSEN, Measurement
 from lut._table import LatencyTable
 from lut.errors import LatencyLutError, UsageError
 
@@ -98,6 +98,8 @@ def _show_table(console: Console, table: LatencyTable, contains: str, limit: int
         f"{len(table)} layers measured, {converged} converged; {len(table.failures)} failed, "
         f"{len(table.not_measured)} not measured"
     )
+    if passed := sum(entry.reason == NOT_CHOSEN for entry in table.not_measured):
+        console.print(f"{passed} of those not measured are for a predictor to say: fit-predictor")
     for network in table.networks[:limit]:
         console.print(f"{network.name}: {sum_line(table, network)}", markup=False)
     if table.audit is not None:
@@ -108,7 +110,7 @@ def _show_table(console: Console, table: LatencyTable, contains: str, limit: int
         console.print(f"… and {len(found) - limit} more: --limit {len(found)} shows all, --contains TEXT picks some")
     for failure in table.failures:
         console.print(f"failed: {failure.layer}: {failure.reason}: {failure.message}", style="red")
-    for entry in table.not_measured[:limit]:
+    for entry in [entry for entry in table.not_measured if entry.reason != NOT_CHOSEN][:limit]:
         console.print(f"not measured: {entry.layer}: {entry.reason}", style="yellow")
 
 

@@ -8,9 +8,10 @@ if TYPE_CHECKING:
     from predictors._curve_table import CurveTableModel, LatencyCurve
     from predictors._features import feature_matrix
     from predictors._gains import WidthChange, WidthGain, width_gains
-    from predictors._latency_predictor import HeldOut, LatencyPredictor, LayerPrediction, NetworkPrediction
+    from predictors._latency_predictor import LatencyPredictor
     from predictors._mlp import LatencyMLP
     from predictors._power_law import PowerLaw
+    from predictors._predictions import HeldOut, LayerPrediction, NetworkPrediction
     from predictors._ranges import ExtrapolationWarning
     from predictors._sampling import next_layers
     from predictors._stairs import StairInterpolator
@@ -64,14 +65,14 @@ _HOMES = {
     "CurveTableModel": "predictors._curve_table",
     "DeviceTransfer": "predictors._transfer",
     "ExtrapolationWarning": "predictors._ranges",
-    "HeldOut": "predictors._latency_predictor",
+    "HeldOut": "predictors._predictions",
     "LatencyCurve": "predictors._curve_table",
     "LatencyMLP": "predictors._mlp",
     "LatencyPredictor": "predictors._latency_predictor",
-    "LayerPrediction": "predictors._latency_predictor",
+    "LayerPrediction": "predictors._predictions",
     "LayerTransfer": "predictors._transfer",
     "MeasuredCurve": "predictors._widths",
-    "NetworkPrediction": "predictors._latency_predictor",
+    "NetworkPrediction": "predictors._predictions",
     "PowerLaw": "predictors._power_law",
     "StairInterpolator": "predictors._stairs",
     "TorchLatency": "predictors._torch_latency",

@@ -13,6 +13,8 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from predictors._folds import folds
+
 __all__ = ["FORMS", "GROUPS", "UNCALIBRATED", "Calibration", "Form", "fit_calibration", "group_of_kind"]
 
 Floats = NDArray[np.float64]
@@ -102,8 +104,7 @@ def fit_calibration(terms: Floats, whole_ms: Floats) -> Calibration:
         if form == "sum" or count < 3 or count < NETWORKS_PER_PARAMETER * _free(form):
             continue
         errors = np.empty(count)
-        for fold in range(min(FOLDS, count)):
-            held = np.arange(count) % FOLDS == fold
+        for held in folds(np.arange(count), FOLDS):
             solution = _solve(form, columns[~held], whole_ms[~held])
             errors[held] = np.log(whole_ms[held] / np.maximum(columns[held] @ solution, 1e-12))
         score = _score(errors)

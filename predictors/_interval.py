@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lut import UsageError
 
-__all__ = ["Conformal", "fit_conformal", "least_networks"]
+__all__ = ["Conformal", "check_level", "fit_conformal", "least_networks"]
 
 Floats = NDArray[np.float64]
 
@@ -63,9 +63,14 @@ def least_networks(level: float) -> int:
     Raises:
         UsageError: the level is not between 0 and 1.
     """
+    check_level(level)
+    return max(1, ceil(level / (1 - level) - 1e-9))
+
+
+def check_level(level: float) -> None:
+    """Raise :class:`~lut.UsageError` unless a level lies between 0 and 1."""
     if not 0 < level < 1:
         raise UsageError(f"a level lies between 0 and 1, such as 0.9, got {level}")
-    return max(1, ceil(level / (1 - level) - 1e-9))
 
 
 def fit_conformal(errors: Floats, variances: Floats) -> Conformal:

@@ -9,38 +9,40 @@ from functools import cached_property
 from math import exp, isfinite
 from statistics import NormalDist
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 
-from lut import LatencyTable, Layer, Measurement, Network, SearchSpace, TableError, UsageError
+from lut import LatencyTable, Layer, Network, SearchSpace, TableError, UsageError
 from lut._audit import kendall_tau
 from lut._records import Device, Setting
-from lut._statistics import log_standard_error
 from lut._table import refuse_unlike
 from lut.errors import PredictorError, UnknownOperatorError
 from predictors._calibration import GROUPS, UNCALIBRATED, Calibration, fit_calibration, group_of_kind
 from predictors._correction import Correction, fit_correction
-from predictors._features import FEATURES, WORK, Described, describe, operators_of
-from predictors._interval import Conformal, fit_conformal, least_networks
+from predictors._evidence import audited, deviation_of, distinct, latencies_of, operators_in, source_of
+from predictors._features import WORK, Described, describe
+from predictors._folds import folds
+from predictors._interval import Conformal, check_level, fit_conformal, least_networks
 from predictors._layer_model import LayerModel, Numbers, fit_layer_model
+from predictors._predictions import (
+    RANGED,
+    RANGED_COLUMNS,
+    HeldOut,
+    KindRange,
+    LayerPrediction,
+    NetworkPrediction,
+    TableSource,
+    held_out,
+    ranges_of,
+)
 
 if TYPE_CHECKING:
     from predictors._compiled import CompiledLatency
 
-__all__ = [
-    "LEAST_LAYERS",
-    "HeldOut",
-    "KindRange",
-    "LatencyPredictor",
-    "LayerPrediction",
-    "NetworkPrediction",
-    "TableSource",
-    "operators_in",
-]
+__all__ = ["DEFAULT_LEVEL", "LEAST_LAYERS", "LatencyPredictor"]
 
 Floats = NDArray[np.float64]
 
@@ -58,103 +60,6 @@ REACH = 1.5
 # Parts into which networks are dealt to be predicted by the others.
 FOLDS = 10
 WEIGHTS = WORK.index("weights")
-# The dimensions of which a prediction says whether they lie outside what was measured.
-RANGED = ("log2 in_channels", "log2 out_channels", "log2 height×width out", "log2 kernel area", "log2 stride")
-_RANGED = [FEATURES.index(name) for name in RANGED]
-
-
-class TableSource(NamedTuple):
-    """A table that a predictor was fitted to: its name, the hash of its content, and how much it held."""
-
-    name: str
-    sha256: str
-    layers: int
-    networks: int
-
-
-class KindRange(NamedTuple):
-    """What was measured of a kind of layer: the least and the largest of each dimension of ``RANGED``."""
-
-    low: Annotated[tuple[float, ...], Meta(min_length=len(RANGED), max_length=len(RANGED))]
-    high: Annotated[tuple[float, ...], Meta(min_length=len(RANGED), max_length=len(RANGED))]
-
-
-class HeldOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Errors on what had no part in the fit, as shares; ``None`` where there was too little to tell.
-
-    ``within``: share of the networks within ±5 %.
-    """
-
-    count: int
-    mape: float | None
-    median: float | None
-    worst: float | None
-    within: float | None = None
-    kendall_tau: float | None = None
-
-
-@dataclass(frozen=True)
-class LayerPrediction:
-    """A layer of a network.
-
-    Args:
-        name: in the network.
-        layer: what it is.
-        count: how often it occurs there.
-        ms: of one occurrence, as a table would hold it.
-        contribution_ms: of one occurrence to the network, after calibration.
-        origin: ``measured``, ``predicted``, or ``outside``: predicted beyond what was measured.
-        deviation: standard deviation of log(ms); of a measured one, that of another day's measurement.
-        outside: in what respect it is outside.
-        low_ms: where an interval for its latency begins, if one was asked for; ``None`` where too few layers were
-            measured to promise one.
-        high_ms: where it ends.
-        level: the probability with which it holds the latency.
-    """
-
-    name: str
-    layer: Layer
-    count: int
-    ms: float
-    contribution_ms: float
-    origin: Literal["measured", "predicted", "outside"]
-    deviation: float
-    outside: tuple[str, ...] = ()
-    low_ms: float | None = None
-    high_ms: float | None = None
-    level: float | None = None
-
-
-@dataclass(frozen=True)
-class NetworkPrediction:
-    """What a network takes.
-
-    Args:
-        name: the network's.
-        ms: the calibrated sum of its layers.
-        low_ms: where the interval begins; ``None`` where too few whole networks were measured to promise one.
-        high_ms: where it ends.
-        level: the probability with which it holds a measurement of the network, as those that it rests on were made.
-        coverage: share of the latency that comes from measured layers.
-        layers: in the network's order.
-        outside: in what respect it is unlike the networks that the interval rests on, which then promises less.
-    """
-
-    name: str
-    ms: float
-    low_ms: float | None
-    high_ms: float | None
-    level: float
-    coverage: float
-    layers: tuple[LayerPrediction, ...]
-    outside: tuple[str, ...] = ()
-
-    def __float__(self) -> float:
-        return self.ms
-
-    def of_origin(self, origin: str) -> tuple[LayerPrediction, ...]:
-        """Return the layers that were ``measured``, ``predicted`` or ``outside``."""
-        return tuple(layer for layer in self.layers if layer.origin == origin)
 
 
 class _Known(NamedTuple):
@@ -245,9 +150,9 @@ class LatencyPredictor:
             refuse_unlike(
                 given[0], other, across=(), what="fit a predictor to", advice="A predictor is of one: fit one for each"
             )
-        latencies = _measured(given, failures)
-        deviations = {layer: _deviation(m) for table in given for layer, m in table.items()}
-        origins = tuple(_source(table, i, sources) for i, table in enumerate(given))
+        latencies = latencies_of(given, failures)
+        deviations = {layer: deviation_of(m) for table in given for layer, m in table.items()}
+        origins = tuple(source_of(table, i, sources) for i, table in enumerate(given))
         twice = [origin.name for i, origin in enumerate(origins) if origin.sha256 in {o.sha256 for o in origins[:i]}]
         if twice:
             raise UsageError(f"{twice[0]} is the same table as one before it; give each once")
@@ -256,7 +161,7 @@ class LatencyPredictor:
             given[0].device,
             given[0].setting,
             latencies,
-            networks=[*_audited(given, operators_in(latencies)), *networks],
+            networks=[*audited(given, operators_in(latencies)), *networks],
             deviations=deviations,
             failures=failed,
             tables=origins,
@@ -321,13 +226,13 @@ class LatencyPredictor:
             deviations={layer.digest: float(deviations.get(layer, 0.0)) for layer in layers},
             failures={layer.digest: reason for layer, reason in failures.items()},
             operators=frozenset().union(*(d.operators for d in described)),
-            kinds=_kinds(described),
+            kinds=ranges_of(described),
             model=model,
             calibration=UNCALIBRATED,
             correction=_no_correction(model),
             conformal=fit_conformal(np.empty(0), np.empty(0)),
-            held_out_layers=_held_out(model.held_out),
-            held_out_networks=_held_out(np.empty(0)),
+            held_out_layers=held_out(model.held_out),
+            held_out_networks=held_out(np.empty(0)),
             seed=seed,
         )
         with threadpool_limits(1):
@@ -342,23 +247,21 @@ class LatencyPredictor:
         Raises:
             PredictorError: as :meth:`predict`.
         """
-        wholes = _distinct(networks)
+        wholes = distinct(networks)
         if not wholes:
             return replace(
                 self,
                 calibration=UNCALIBRATED,
                 correction=_no_correction(self.model),
                 conformal=fit_conformal(np.empty(0), np.empty(0)),
-                held_out_networks=_held_out(np.empty(0)),
+                held_out_networks=held_out(np.empty(0)),
             )
         fitted = self._fitted(wholes)
         whole_ms = np.array([value for _, value in wholes])
         predicted, variances = np.empty(len(wholes)), np.empty(len(wholes))
-        order = np.random.default_rng(self.seed).permutation(len(wholes))
-        for fold in range(min(FOLDS, len(wholes))):
-            held = set(order[fold::FOLDS].tolist())
-            part = self._fitted([whole for i, whole in enumerate(wholes) if i not in held])
-            for i in held:
+        for held in folds(np.random.default_rng(self.seed).permutation(len(wholes)), FOLDS):
+            part = self._fitted([whole for whole, out in zip(wholes, held, strict=True) if not out])
+            for i in np.flatnonzero(held):
                 network = wholes[i][0]
                 predicted[i] = part.latency_ms(network)
                 variances[i] = part._variance(network, part._parts(network))
@@ -368,7 +271,7 @@ class LatencyPredictor:
             fitted,
             conformal=fit_conformal(left, variances),
             held_out_networks=msgspec.structs.replace(
-                _held_out(left), within=float(np.mean(np.abs(np.expm1(-left)) <= 0.05)), kendall_tau=tau
+                held_out(left), within=float(np.mean(np.abs(np.expm1(-left)) <= 0.05)), kendall_tau=tau
             ),
         )
 
@@ -492,10 +395,9 @@ class LatencyPredictor:
         it is conformal: measured layers that had no part in the fit lay inside with this probability.
         """
         (part,) = self._look_up([layer], unknown)
+        check_level(level)
         if part.origin == "measured":
-            half: float | None = NormalDist().inv_cdf(0.5 + level / 2) * part.deviation if 0 < level < 1 else None
-            if half is None:
-                raise UsageError(f"a level lies between 0 and 1, such as 0.9, got {level}")
+            half: float | None = NormalDist().inv_cdf(0.5 + level / 2) * part.deviation
         else:
             scores = fit_conformal(self.model.held_out, self.model.held_out_deviation**2)
             quantile = scores.quantile(level)
@@ -641,7 +543,7 @@ class LatencyPredictor:
         if kind is None:
             return ("no layer of this kind was measured",)
         found = []
-        for name, i, low, high in zip(RANGED, _RANGED, kind.low, kind.high, strict=True):
+        for name, i, low, high in zip(RANGED, RANGED_COLUMNS, kind.low, kind.high, strict=True):
             value = numbers.features[i]
             if not low - 1e-9 <= value <= high + 1e-9:
                 what = name.removeprefix("log2 ")
@@ -674,11 +576,6 @@ class LatencyPredictor:
         )
 
 
-def operators_in(layers: Iterable[Layer]) -> frozenset[str]:
-    """Return the operators of layers: what a predictor fitted to them knows."""
-    return frozenset().union(*(operators_of(layer) for layer in layers))
-
-
 def _check_network(network: Network) -> None:
     if not network.layers:
         raise UsageError(f"network {network.name!r} has no layers")
@@ -688,82 +585,3 @@ def _no_correction(model: LayerModel) -> Correction:
     width = model.rows.shape[1]
     none = np.empty(0)
     return fit_correction(np.empty((0, 0)), none, np.empty((0, width)), (), none, model)
-
-
-def _measured(tables: Sequence[LatencyTable], failures: str) -> dict[Layer, float]:
-    """Return the layers of tables and their latencies in ms; of several tables, their mean in log."""
-    if failures not in ("refuse", "skip"):
-        raise UsageError(f"failures is 'refuse' or 'skip', got {failures!r}")
-    failed = [failure for table in tables for failure in table.failures]
-    if failed and failures == "refuse":
-        first = failed[0]
-        raise TableError(
-            f"{len(failed)} layer{'s' * (len(failed) > 1)} could not be measured, {first.layer} for one "
-            f"({first.reason}: {first.message}). Measure again, or fit to the others: --failures skip"
-        )
-    logs: dict[Layer, list[float]] = {}
-    for table in tables:
-        for layer, measurement in table.items():
-            ms = measurement.median_ms
-            if not (isfinite(ms) and ms > 0):
-                raise TableError(f"{layer} ({layer.digest}): a latency is a positive number of ms, got {ms}")
-            logs.setdefault(layer, []).append(float(np.log(ms)))
-    if not logs:
-        raise TableError("a predictor cannot be fitted to an empty table: no layer of it was measured")
-    return {layer: float(np.exp(np.mean(values))) for layer, values in logs.items()}
-
-
-def _deviation(measurement: Measurement) -> float:
-    """Return the standard deviation of log(ms) of another day's measurement."""
-    interval = measurement.across_runs
-    found = log_standard_error(interval.low_ms, interval.high_ms, interval.level)
-    return found if isfinite(found) else 0.0
-
-
-def _audited(tables: Sequence[LatencyTable], operators: frozenset[str]) -> list[tuple[Network, float]]:
-    """Return the networks of tables that were measured whole.
-
-    One with a layer that failed, or that was never reached and holds an operator like no other, says nothing of a sum.
-    """
-    failed = {failure.layer.digest for table in tables for failure in table.failures}
-    found = [
-        (table.network(record), record.whole.median_ms)
-        for table in tables
-        for record in table.networks
-        if record.whole is not None and not failed.intersection(part.layer for part in record.layers)
-    ]
-    return [(n, ms) for n, ms in found if operators_in(item.layer for item in n.layers) <= operators]
-
-
-def _distinct(networks: Iterable[tuple[Network, float]]) -> list[tuple[Network, float]]:
-    """Return networks once each: copies in several tables would predict one another."""
-    found: dict[tuple[tuple[Layer, int], ...], tuple[Network, list[float]]] = {}
-    for network, ms in networks:
-        key = tuple((item.layer, item.count) for item in network.layers)
-        found.setdefault(key, (network, []))[1].append(float(np.log(ms)))
-    return [(network, float(np.exp(np.mean(logs)))) for network, logs in found.values()]
-
-
-def _source(table: LatencyTable, number: int, sources: Sequence[str]) -> TableSource:
-    import hashlib
-
-    name = sources[number] if number < len(sources) else f"table {number + 1}"
-    whole = sum(record.whole is not None for record in table.networks)
-    return TableSource(name, hashlib.sha256(table.to_json()).hexdigest(), len(table), whole)
-
-
-def _kinds(described: Sequence[Described]) -> dict[str, KindRange]:
-    rows: dict[str, list[list[float]]] = {}
-    for each in described:
-        rows.setdefault(each.kind, []).append([each.features[i] for i in _RANGED])
-    return {
-        kind: KindRange(tuple(map(min, zip(*values, strict=True))), tuple(map(max, zip(*values, strict=True))))
-        for kind, values in rows.items()
-    }
-
-
-def _held_out(errors: Floats) -> HeldOut:
-    if not len(errors):
-        return HeldOut(0, None, None, None)
-    relative = np.abs(np.expm1(-errors))
-    return HeldOut(len(errors), *(float(f"{f(relative):.4g}") for f in (np.mean, np.median, np.max)))

@@ -21,6 +21,7 @@ from scipy.optimize import minimize, nnls
 
 from lut import Layer
 from predictors._features import FEATURES, TILES, WORK, describe
+from predictors._folds import folds
 
 __all__ = [
     "CHUNK",
@@ -233,11 +234,8 @@ def fit_layer_model(numbers: Numbers, ms: Floats, *, seed: int = 0) -> LayerMode
     """
     count = len(ms)
     held_out, deviation = np.zeros(count), np.ones(count)
-    order = np.random.default_rng(seed).permutation(count)
-    for fold in range(min(FOLDS, count)):
-        held = order[fold::FOLDS]
-        rest = np.setdiff1d(order, held)
-        part = _fitted(Numbers(numbers.work[rest], numbers.features[rest]), ms[rest])
+    for held in folds(np.random.default_rng(seed).permutation(count), FOLDS):
+        part = _fitted(Numbers(numbers.work[~held], numbers.features[~held]), ms[~held])
         predicted, deviation[held] = part.predict(Numbers(numbers.work[held], numbers.features[held]))
         held_out[held] = np.log(ms[held] / predicted)
     inflation = float(max(1.0, np.sqrt(np.mean((held_out / deviation) ** 2))))

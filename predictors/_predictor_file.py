@@ -28,8 +28,9 @@ from predictors._calibration import GROUPS, Calibration
 from predictors._correction import Correction
 from predictors._features import FEATURES, WORK
 from predictors._interval import Conformal
-from predictors._latency_predictor import RANGED, HeldOut, KindRange, LatencyPredictor, TableSource
+from predictors._latency_predictor import LatencyPredictor
 from predictors._layer_model import LayerModel
+from predictors._predictions import RANGED, HeldOut, KindRange, TableSource
 
 __all__ = ["FILE", "load_predictor", "save_predictor"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from predictors._latency_predictor import DEFAULT_LEVEL, HeldOut, LatencyPredictor
+from predictors._latency_predictor import DEFAULT_LEVEL, LatencyPredictor
+from predictors._predictions import HeldOut
 
 __all__ = ["held_out_lines"]
 

@@ -221,17 +221,17 @@ class _Law:
                 value = value + c * x + d * means[self.widths[1]][shape]
         if self.stands is not None and self.widths:
             found = self.stands
-            for width in reversed(self.widths):
-                # (…, others, widths left, options) against (…, 1 …, options).
-                chance = p[width]
-                ones = [1] * (found.ndim - 1) if found is self.stands else [1] * (found.ndim - chance.ndim)
-                found = (found * chance.reshape(*chance.shape[:-1], *ones, chance.shape[-1])).sum(-1)
+            for left in range(len(self.widths), 0, -1):
+                found = _weighed(found, p[self.widths[left - 1]], len(self.others) + left - 1)
             value = value * found
         for left in range(len(self.others), 0, -1):
-            weights = p[self.others[left - 1]]
-            # (…, options) against (…, options of those before, options).
-            value = (value * weights.reshape(*weights.shape[:-1], *[1] * (left - 1), weights.shape[-1])).sum(-1)
+            value = _weighed(value, p[self.others[left - 1]], left - 1)
         return value
+
+
+def _weighed(value: torch.Tensor, weights: torch.Tensor, before: int) -> torch.Tensor:
+    """Return the sum over the last axis, weighed: ``(…, ``before`` axes, options)`` with weights ``(…, options)``."""
+    return (value * weights.reshape(*weights.shape[:-1], *[1] * before, weights.shape[-1])).sum(-1)
 
 
 def _is_in(column: torch.Tensor, options: Sequence[int]) -> torch.Tensor:

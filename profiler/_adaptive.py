@@ -8,7 +8,8 @@ from typing import NamedTuple
 from lut import Device, Layer, Network, Setting, UsageError
 from lut._records import Ended, SamplingRecord
 from predictors import LatencyPredictor
-from predictors._latency_predictor import LEAST_LAYERS, operators_in
+from predictors._evidence import operators_in
+from predictors._latency_predictor import LEAST_LAYERS
 from predictors._sampling import next_layers
 
 __all__ = ["Adaptive", "Sampler"]

@@ -85,22 +85,28 @@ def sampled(name: str, *, expand: float, audit: int, target_error: float, seed: 
     rng = random.Random(f"{seed}-sampling")  # noqa: S311 - a sample, no secret
     # Those that are never run may be as deep as the space has them; wholes are visited again and again.
     design = _different(space, space.sample, DESIGN, rng)
-    wholes = _different(space, getattr(space, "sample_quick", space.sample), audit, rng)
+    wholes = _different(space, getattr(space, "sample_quick", space.sample), audit, rng, apart=design)
     adaptive = Adaptive(tuple(design), target_error)
     adaptive.check(audit)
     return Work(adaptive.layers, (), tuple(subject_of(network) for network in wholes), adaptive=adaptive)
 
 
 def _different(
-    space: SearchSpace, sample: Callable[[random.Random], Sequence[int]], count: int, rng: random.Random
+    space: SearchSpace,
+    sample: Callable[[random.Random], Sequence[int]],
+    count: int,
+    rng: random.Random,
+    *,
+    apart: Sequence[Network] = (),
 ) -> list[Network]:
-    """Return so many different networks of a space."""
+    """Return so many different networks of a space, none of them among ``apart``."""
+    taken = {network.layers for network in apart}
     found: dict[Any, Network] = {}
     for _ in range(count * MOST_TRIES):
         if len(found) == count:
             break
         network = space.decode(sample(rng))
-        if network.layers not in found:
+        if network.layers not in found and network.layers not in taken:
             found[network.layers] = type(network)(name=f"{space.name} {len(found) + 1}", layers=network.layers)
     if len(found) < count:
         raise UsageError(f"{count} networks were asked for, and the space {space.name} gave only {len(found)}")

@@ -1,0 +1,144 @@
+"""What a predictor says, of layers and networks and of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from lut import Layer
+from predictors._features import FEATURES, Described
+
+__all__ = [
+    "RANGED",
+    "RANGED_COLUMNS",
+    "HeldOut",
+    "KindRange",
+    "LayerPrediction",
+    "NetworkPrediction",
+    "TableSource",
+    "held_out",
+    "ranges_of",
+]
+
+# The dimensions of which a prediction says whether they lie outside what was measured.
+RANGED = ("log2 in_channels", "log2 out_channels", "log2 height×width out", "log2 kernel area", "log2 stride")
+RANGED_COLUMNS = [FEATURES.index(name) for name in RANGED]
+
+
+class TableSource(NamedTuple):
+    """A table that a predictor was fitted to: its name, the hash of its content, and how much it held."""
+
+    name: str
+    sha256: str
+    layers: int
+    networks: int
+
+
+class KindRange(NamedTuple):
+    """What was measured of a kind of layer: the least and the largest of each dimension of ``RANGED``."""
+
+    low: Annotated[tuple[float, ...], Meta(min_length=len(RANGED), max_length=len(RANGED))]
+    high: Annotated[tuple[float, ...], Meta(min_length=len(RANGED), max_length=len(RANGED))]
+
+
+class HeldOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Errors on what had no part in the fit, as shares; ``None`` where there was too little to tell.
+
+    ``within``: share of the networks within ±5 %.
+    """
+
+    count: int
+    mape: float | None
+    median: float | None
+    worst: float | None
+    within: float | None = None
+    kendall_tau: float | None = None
+
+
+@dataclass(frozen=True)
+class LayerPrediction:
+    """A layer of a network.
+
+    Args:
+        name: in the network.
+        layer: what it is.
+        count: how often it occurs there.
+        ms: of one occurrence, as a table would hold it.
+        contribution_ms: of one occurrence to the network, after calibration.
+        origin: ``measured``, ``predicted``, or ``outside``: predicted beyond what was measured.
+        deviation: standard deviation of log(ms); of a measured one, that of another day's measurement.
+        outside: in what respect it is outside.
+        low_ms: where an interval for its latency begins, if one was asked for; ``None`` where too few layers were
+            measured to promise one.
+        high_ms: where it ends.
+        level: the probability with which it holds the latency.
+    """
+
+    name: str
+    layer: Layer
+    count: int
+    ms: float
+    contribution_ms: float
+    origin: Literal["measured", "predicted", "outside"]
+    deviation: float
+    outside: tuple[str, ...] = ()
+    low_ms: float | None = None
+    high_ms: float | None = None
+    level: float | None = None
+
+
+@dataclass(frozen=True)
+class NetworkPrediction:
+    """What a network takes.
+
+    Args:
+        name: the network's.
+        ms: the calibrated sum of its layers.
+        low_ms: where the interval begins; ``None`` where too few whole networks were measured to promise one.
+        high_ms: where it ends.
+        level: the probability with which it holds a measurement of the network, as those that it rests on were made.
+        coverage: share of the latency that comes from measured layers.
+        layers: in the network's order.
+        outside: in what respect it is unlike the networks that the interval rests on, which then promises less.
+    """
+
+    name: str
+    ms: float
+    low_ms: float | None
+    high_ms: float | None
+    level: float
+    coverage: float
+    layers: tuple[LayerPrediction, ...]
+    outside: tuple[str, ...] = ()
+
+    def __float__(self) -> float:
+        return self.ms
+
+    def of_origin(self, origin: str) -> tuple[LayerPrediction, ...]:
+        """Return the layers that were ``measured``, ``predicted`` or ``outside``."""
+        return tuple(layer for layer in self.layers if layer.origin == origin)
+
+
+def ranges_of(described: Sequence[Described]) -> dict[str, KindRange]:
+    """Return what was measured of each kind of layer."""
+    rows: dict[str, list[list[float]]] = {}
+    for each in described:
+        rows.setdefault(each.kind, []).append([each.features[i] for i in RANGED_COLUMNS])
+    return {
+        kind: KindRange(tuple(map(min, zip(*values, strict=True))), tuple(map(max, zip(*values, strict=True))))
+        for kind, values in rows.items()
+    }
+
+
+def held_out(errors: NDArray[np.float64]) -> HeldOut:
+    """Return the figures of errors, log(truth / prediction), shape ``(n,)``."""
+    if not len(errors):
+        return HeldOut(0, None, None, None)
+    relative = np.abs(np.expm1(-errors))
+    return HeldOut(len(errors), *(float(f"{f(relative):.4g}") for f in (np.mean, np.median, np.max)))
