@@ -15,6 +15,7 @@ from lut.errors import InterruptedRunError
 from predictors import LatencyPredictor
 from profiler import TargetSpec, profile
 from profiler._adaptive import FIRST, LEAST_NETWORKS, Adaptive, Sampler
+from profiler._cli._subjects import _different
 from profiler._journal import journal_path
 from profiler._session import Progress
 from search import ResNetCifar
@@ -51,6 +52,11 @@ def test_it_stops_as_soon_as_held_out_networks_are_predicted_well(tmp_path: Path
     assert table.sampled
     assert {entry.reason for entry in table.not_measured} == {NOT_CHOSEN}
     assert all(network.whole is not None for network in table.networks)
+    sampling = table.sessions[0].sampling
+    assert sampling is not None
+    assert (sampling.target_error, sampling.ended) == (0.5, "met")
+    assert sampling.error is not None
+    assert sampling.error <= 0.5
     # Nothing of it is a sum that was never held against a network: loading does not warn.
     loaded = LatencyTable.load(tmp_path / "t.json")
     assert loaded.to_json() == table.to_json()
@@ -92,7 +98,35 @@ def _all_layers(made: tuple[Network, ...], tmp_path: Path) -> LatencyTable:
 def test_the_budget_ends_it_where_the_aim_is_out_of_reach(tmp_path: Path) -> None:
     table = sample(tmp_path, 0.001, fake={"sigma": 0.2}, time_budget_s=3.0)
     assert len(table) >= FIRST
-    assert table.sessions[0].measuring_s < 60
+    sampling = table.sessions[0].sampling
+    assert sampling is not None
+    assert sampling.ended != "met"
+    assert sampling.error is None or sampling.error > 0.001
+
+
+def test_a_device_that_runs_no_layer_gives_failures_and_no_crash(tmp_path: Path) -> None:
+    aim = Adaptive(networks(2, 2), 0.5)
+    broken = {layer.digest: "raise" for layer in aim.layers}
+    table = sample(tmp_path, 0.5, adaptive=aim, fake={"misbehave": broken}, time_budget_s=20.0)
+    assert not len(table)
+    assert {failure.layer for failure in table.failures} == set(aim.layers)
+    assert table.sessions[0].sampling is not None
+    assert table.sessions[0].sampling.ended == "nothing left"
+
+
+def test_networks_that_are_measured_whole_are_none_that_layers_are_chosen_from() -> None:
+    # Two widths of the stem, one of everything else: two networks.
+    space = ResNetCifar(expand=0.125, depth=8)
+
+    def draw(rng: random.Random) -> tuple[int, ...]:
+        return (rng.randrange(2), *(0 for _ in space.choices[1:]))
+
+    design = _different(space, draw, 1, random.Random(0))
+    for seed in range(10):
+        (whole,) = _different(space, draw, 1, random.Random(seed), apart=design)
+        assert whole.layers != design[0].layers
+    with pytest.raises(UsageError, match="2 networks were asked for, and the space resnet-cifar gave only 1"):
+        _different(space, draw, 2, random.Random(0), apart=design)
 
 
 def test_a_layer_that_fails_is_a_failure_and_not_chosen_again(tmp_path: Path) -> None:

@@ -12,10 +12,14 @@ from typing import Any
 
 import pytest
 from _predictors import resnet_table
+from rich.console import Console
 from test_cli import command
 
-from lut import LatencyTable
+from lut import LatencyTable, Network, NotMeasured, UsageError, conv_norm_act
+from lut._records import NOT_CHOSEN
 from predictors import LatencyPredictor
+from profiler._cli import _subjects, predict_latency
+from profiler._whole import Subject
 from search import ResNetCifar
 
 MODEL = """
@@ -357,3 +361,32 @@ def test_the_example_searches_under_a_budget(made: Path) -> None:
     none = run("1e-6")
     assert none.returncode == 1
     assert "none of 1,000,000 networks takes" in none.stderr
+
+
+def test_a_network_of_another_data_type_is_refused(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network("half", ())
+    work = _subjects.Work((), (), (Subject(network, None),), 4, "float16")
+    monkeypatch.setattr(_subjects, "work_of_model", lambda *_, **__: work)
+    predictor = LatencyPredictor.load(made / "t")
+    with pytest.raises(UsageError, match="it computes in float16, and the predictor is of float32"):
+        predict_latency._of_model("net.onnx", None, predictor, seed=0, console=Console())
+
+
+def test_a_sampled_table_does_not_list_what_was_passed_over(made: Path, tmp_path: Path) -> None:
+    table = LatencyTable.from_json((made / "t.json").read_bytes())
+    passed = [
+        NotMeasured(
+            layer=conv_norm_act(8, 9, kernel_size=3, stride=1, activation=None, input_size=(5, 5)), reason=NOT_CHOSEN
+        )
+    ]
+    LatencyTable(
+        device=table.device,
+        setting=table.setting,
+        sessions=table.sessions,
+        measurements=table.values(),
+        not_measured=passed,
+        networks=table.networks,
+    ).save(tmp_path / "s.json")
+    shown = command(tmp_path, "lut", "show", "s.json").stdout
+    assert "1 of those not measured are for a predictor to say: fit-predictor" in shown
+    assert "8→9" not in shown
