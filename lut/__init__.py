@@ -4,6 +4,7 @@ from lut._constructors import chain, conv_norm_act, global_pool, linear, pooled_
 from lut._diff import LayerDifference, TableDifference, compare_tables
 from lut._layer import Layer, Node
 from lut._network import ChannelCurve, Decision, Network, NetworkLayer, SearchSpace, SpaceLayer
+from lut._network_file import NetworkFile, load_network, save_network
 from lut._records import Device, Failure, Interval, Measurement, NotMeasured, Session, Setting, Software, Visits
 from lut._table import LatencyTable
 from lut.errors import (
@@ -30,6 +31,7 @@ __all__ = [
     "Measurement",
     "MissingLayerError",
     "Network",
+    "NetworkFile",
     "NetworkLayer",
     "Node",
     "NotMeasured",
@@ -49,6 +51,8 @@ __all__ = [
     "conv_norm_act",
     "global_pool",
     "linear",
+    "load_network",
     "pooled_shortcut",
     "residual_add",
+    "save_network",
 ]

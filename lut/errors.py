@@ -18,7 +18,11 @@
     │   ├── DeviceBusyError                 another profile holds the device; names its process id
     │   ├── JournalError                    an interrupted run's journal does not fit this command
     │   └── LayerFailedError                a target could not run one layer; becomes a failure entry
+    ├── SearchError                         a search or a training failed
+    │   ├── DataError (ValueError)          a data set cannot be used; names the file or the class
+    │   └── CheckpointError (ValueError)    a checkpoint is damaged, or belongs to another run
     ├── IncompleteError                     exit code 3: not everything asked for was measured
+    │   └── BudgetError                     no network is within the budget; says how far away the closest is
     ├── StaleTableError                     exit code 3: a table no longer says what its device takes
     └── InterruptedRunError                 exit code 130: stopped by the user; says how to go on
 
@@ -29,6 +33,9 @@
 from __future__ import annotations
 
 __all__ = [
+    "BudgetError",
+    "CheckpointError",
+    "DataError",
     "DeviceBusyError",
     "FileAccessError",
     "IncompleteError",
@@ -41,6 +48,7 @@ __all__ = [
     "PredictorError",
     "PredictorFormatError",
     "ProfileError",
+    "SearchError",
     "StaleTableError",
     "TableError",
     "TableFormatError",
@@ -130,10 +138,30 @@ class LayerFailedError(ProfileError):
         self.reason = reason
 
 
+class SearchError(LatencyLutError):
+    """A search or a training failed."""
+
+
+class DataError(SearchError, ValueError):
+    """A data set cannot be used; the message names the file, the class or the size, and what was expected."""
+
+    exit_code = 2
+
+
+class CheckpointError(SearchError, ValueError):
+    """A checkpoint is damaged or belongs to another run; the message says how to start afresh."""
+
+    exit_code = 2
+
+
 class IncompleteError(LatencyLutError):
     """The work ended, and not everything that was asked for is there."""
 
     exit_code = 3
+
+
+class BudgetError(IncompleteError):
+    """No network is within the budget; the message says how far away the closest one is."""
 
 
 class StaleTableError(LatencyLutError):

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from predictors._compiled import CompiledLatency
+    from predictors._compiled import CompiledLatency, compile_madds
     from predictors._curve_table import CurveTableModel, LatencyCurve
     from predictors._features import feature_matrix
     from predictors._gains import WidthChange, WidthGain, width_gains
@@ -50,6 +50,7 @@ __all__ = [
     "WidthGain",
     "WidthSelection",
     "choose_probes",
+    "compile_madds",
     "feature_matrix",
     "hardware_aware_widths",
     "learn_prior",
@@ -83,6 +84,7 @@ _HOMES = {
     "WidthGain": "predictors._gains",
     "WidthSelection": "predictors._widths",
     "choose_probes": "predictors._transfer",
+    "compile_madds": "predictors._compiled",
     "feature_matrix": "predictors._features",
     "hardware_aware_widths": "predictors._widths",
     "learn_prior": "predictors._transfer",

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lut import Decision, Layer, Network, SpaceLayer, UsageError
+from lut import Decision, Layer, Network, SearchSpace, SpaceLayer, UsageError
 
 if TYPE_CHECKING:
     from predictors._torch_latency import TorchLatency
 
-__all__ = ["CompiledLatency", "Term", "compile_space"]
+__all__ = ["CompiledLatency", "Term", "compile_madds", "compile_space", "layers_of", "places_of"]
 
 Floats = NDArray[np.float64]
 
@@ -367,6 +367,59 @@ def compile_space(
     compiled = CompiledLatency(name, choices, constant, terms)
     _check(compiled, decode, sample, network_ms)
     return compiled
+
+
+def compile_madds(space: SearchSpace) -> CompiledLatency:
+    """Return a space's multiply-adds, in millions, in the form of its latencies: what searches that know no device use.
+
+    Raises:
+        UsageError: as :meth:`LatencyPredictor.compile`.
+    """
+    return compile_space(
+        space.name,
+        space.choices,
+        places_of(space),
+        lambda layers: np.array([layer.madds / 1e6 for layer in layers], dtype=np.float64),
+        decode=space.decode,
+        sample=space.sample,
+        network_ms=lambda network: network.madds / 1e6,
+    )
+
+
+def places_of(space: SearchSpace) -> Sequence[SpaceLayer]:
+    """Return where a space's layers stand.
+
+    Raises:
+        UsageError: the space does not say.
+    """
+    structure = getattr(space, "structure", None)
+    if structure is None:
+        raise UsageError(
+            f"the space {space.name} does not say which decisions fix its layers: it has no structure(). Ask for "
+            "its networks one by one: predictor.latency_ms(space.decode(vector))"
+        )
+    places: Sequence[SpaceLayer] = structure()
+    return places
+
+
+def layers_of(space: SearchSpace) -> tuple[Layer, ...]:
+    """Return every layer that networks of a space can have, each once.
+
+    Raises:
+        UsageError: the space does not say.
+    """
+    found: dict[Layer, None] = {}
+    known = set()
+    for place in places_of(space):
+        shape = tuple(len(space.choices[d].options) for d in place.decisions)
+        if (place.layer, shape) in known:
+            continue
+        known.add((place.layer, shape))
+        for at in np.ndindex(*shape):
+            layer = place.layer(*at)
+            if layer is not None:
+                found[layer] = None
+    return tuple(found)
 
 
 def _check_place(name: str, choices: Sequence[Decision], place: SpaceLayer) -> None:

@@ -28,6 +28,7 @@ from predictors._folds import folds
 from predictors._interval import Conformal, check_level, fit_conformal, least_networks
 from predictors._layer_model import LayerModel, Numbers, fit_layer_model
 from predictors._predictions import (
+    NO_SUCH_KIND,
     RANGED,
     RANGED_COLUMNS,
     HeldOut,
@@ -429,18 +430,12 @@ class LatencyPredictor:
             UnknownOperatorError: a layer of the space has an operator that no measured layer has.
             PredictorError: a layer of the space is known to fail on this device; leave its options out of the space.
         """
-        from predictors._compiled import compile_space
+        from predictors._compiled import compile_space, places_of
 
-        structure = getattr(space, "structure", None)
-        if structure is None:
-            raise UsageError(
-                f"the space {space.name} does not say which decisions fix its layers: it has no structure(). Ask for "
-                "its networks one by one: predictor.latency_ms(space.decode(vector))"
-            )
         return compile_space(
             space.name,
             space.choices,
-            structure(),
+            places_of(space),
             self.contributions,
             decode=space.decode,
             sample=space.sample,
@@ -541,7 +536,7 @@ class LatencyPredictor:
             return tuple(f"operator {name}" for name in strange)
         kind = self.kinds.get(numbers.kind)
         if kind is None:
-            return ("no layer of this kind was measured",)
+            return (NO_SUCH_KIND,)
         found = []
         for name, i, low, high in zip(RANGED, RANGED_COLUMNS, kind.low, kind.high, strict=True):
             value = numbers.features[i]

@@ -15,6 +15,7 @@ from lut import Layer
 from predictors._features import FEATURES, Described
 
 __all__ = [
+    "NO_SUCH_KIND",
     "RANGED",
     "RANGED_COLUMNS",
     "HeldOut",
@@ -29,6 +30,10 @@ __all__ = [
 # The dimensions of which a prediction says whether they lie outside what was measured.
 RANGED = ("log2 in_channels", "log2 out_channels", "log2 height×width out", "log2 kernel area", "log2 stride")
 RANGED_COLUMNS = [FEATURES.index(name) for name in RANGED]
+
+
+# Why a layer is outside: nothing like it was measured.
+NO_SUCH_KIND = "no layer of this kind was measured"
 
 
 class TableSource(NamedTuple):

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from profiler._compare import ComparedNetwork, NetworkComparison, Ratio, compare_networks
     from profiler._coreml import CoremlTarget
     from profiler._cpu import CpuTarget
     from profiler._cuda import CudaTarget
@@ -18,18 +19,22 @@ if TYPE_CHECKING:
     from profiler._target import Observation, Part, Target, TargetSpec, available_targets
 
 __all__ = [
+    "ComparedNetwork",
     "CoremlTarget",
     "CpuTarget",
     "CudaTarget",
     "FakeTarget",
+    "NetworkComparison",
     "Observation",
     "OnnxTarget",
     "Part",
     "Progress",
+    "Ratio",
     "Target",
     "TargetSpec",
     "available_targets",
     "build_module",
+    "compare_networks",
     "cpu_device",
     "layer_errors",
     "load_space",
@@ -39,18 +44,22 @@ __all__ = [
 
 # Resolved at first use (PEP 562): a command's --help should not wait for PyTorch.
 _HOMES = {
+    "ComparedNetwork": "profiler._compare",
     "CoremlTarget": "profiler._coreml",
     "CpuTarget": "profiler._cpu",
     "CudaTarget": "profiler._cuda",
     "FakeTarget": "profiler._fake",
+    "NetworkComparison": "profiler._compare",
     "Observation": "profiler._target",
     "OnnxTarget": "profiler._onnx",
     "Part": "profiler._target",
     "Progress": "profiler._session",
+    "Ratio": "profiler._compare",
     "Target": "profiler._target",
     "TargetSpec": "profiler._target",
     "available_targets": "profiler._target",
     "build_module": "profiler._modules",
+    "compare_networks": "profiler._compare",
     "cpu_device": "profiler._machine",
     "layer_errors": "profiler._process",
     "load_space": "profiler._profile",

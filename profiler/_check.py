@@ -43,8 +43,11 @@ __all__ = [
     "check",
     "choose",
     "compare",
+    "device_changes",
     "rebuildable",
     "record_like",
+    "setting_changes",
+    "setting_options",
     "spec_of",
 ]
 
@@ -203,16 +206,27 @@ def spec_of(table: LatencyTable, layers: Sequence[Layer], networks: Sequence[Net
             has no such options any more.
         TargetUnavailableError: a package that the target's module itself needs is not installed.
     """
-    setting = table.setting
     if table and not any(measurement.origin in MEASURED for measurement in table.values()):
         origins = {measurement.origin for measurement in table.values()}
         which = "; ".join(f"{origin}: {ORIGINS[origin]}" for origin in sorted(origins))
         raise UsageError(f"the table's latencies were not measured here ({which}): check it where they come from")
-    if setting.target == "coreml" and sys.platform != "darwin":
+    if table.setting.target == "coreml" and sys.platform != "darwin":
         raise UsageError("the table is of Core ML, which runs on Apple hardware only: check it there")
+    return setting_options(table.setting, layers, networks, what="the table")
+
+
+def setting_options(
+    setting: Setting, layers: Sequence[Layer] = (), networks: Sequence[Network] = (), *, what: str = "the setting"
+) -> TargetSpec:
+    """Return the target that measures in a setting, for layers and whole networks; ``what`` the setting is of.
+
+    Raises:
+        UsageError: the setting's target is not installed, or has no such options.
+        TargetUnavailableError: a package that the target's module itself needs is not installed.
+    """
     if setting.target not in (installed := available_targets()):
         raise UsageError(
-            f"the table is of the target {setting.target!r}, and only {', '.join(sorted(installed))} are installed here"
+            f"{what} is of the target {setting.target!r}, and only {', '.join(sorted(installed))} are installed here"
         )
     # What a target describes and does not take, it has one value of; whether it still is that one is seen later.
     known = inspect.signature(target_factory(installed[setting.target])).parameters
@@ -221,7 +235,8 @@ def spec_of(table: LatencyTable, layers: Sequence[Layer], networks: Sequence[Net
     try:
         return target_spec(setting.target, layers, networks, **common, **_options(setting))
     except UsageError as error:
-        raise UsageError(f"the table's setting ({setting}) cannot be had here: {error}") from None
+        of = "the setting" if what == "the setting" else f"{what}'s setting"
+        raise UsageError(f"{of} ({setting}) cannot be had here: {error}") from None
 
 
 def _options(setting: Setting) -> dict[str, Any]:
@@ -299,25 +314,32 @@ def record_like(table: LatencyTable, network: Network) -> NetworkRecord:
 
 def changes(table: LatencyTable, device: Device, setting: Setting, software: Software) -> tuple[Change, ...]:
     """Return what is not as in the table; its software is that of its latest session."""
-    found = []
-    for fields, decisive in ((Device.IDENTITY, True), (PROVENANCE, False)):
-        for name in fields:
-            was, now = getattr(table.device, name), getattr(device, name)
-            if was != now:
-                found.append(Change(name.replace("_", " "), _text(was), _text(now), decisive, device=decisive))
-    for name in Setting.__struct_fields__:
-        was, now = getattr(table.setting, name), getattr(setting, name)
-        if name == "options":
-            found += [
-                Change(option, _text(was.get(option)), _text(now.get(option)), decisive=True, device=True)
-                for option in sorted({*was, *now})
-                if was.get(option) != now.get(option)
-            ]
-        elif was != now:
-            found.append(Change(name.replace("_", " "), _text(was), _text(now), decisive=True, device=True))
+    found = [*device_changes(table.device, device), *setting_changes(table.setting, setting)]
     if table.sessions:
         found += _version_changes(table.sessions[-1].software, software)
     return tuple(found)
+
+
+def device_changes(was: Device, now: Device) -> Iterator[Change]:
+    """Yield what is another device's, and then what is only noted."""
+    for fields, decisive in ((Device.IDENTITY, True), (PROVENANCE, False)):
+        for name in fields:
+            before, after = getattr(was, name), getattr(now, name)
+            if before != after:
+                yield Change(name.replace("_", " "), _text(before), _text(after), decisive, device=decisive)
+
+
+def setting_changes(was: Setting, now: Setting) -> Iterator[Change]:
+    """Yield what is another setting's; all of it is decisive."""
+    for name in Setting.__struct_fields__:
+        before, after = getattr(was, name), getattr(now, name)
+        if name == "options":
+            for option in sorted({*before, *after}):
+                if before.get(option) != after.get(option):
+                    texts = _text(before.get(option)), _text(after.get(option))
+                    yield Change(option, *texts, decisive=True, device=True)
+        elif before != after:
+            yield Change(name.replace("_", " "), _text(before), _text(after), decisive=True, device=True)
 
 
 def _version_changes(was: Software, now: Software) -> Iterator[Change]:

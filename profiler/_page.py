@@ -9,13 +9,52 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 from plotly.io import to_html
+from plotly.offline import get_plotlyjs
 
 from predictors import MeasuredCurve
 
-__all__ = ["CHOSEN", "LAW", "MEASURED", "QUIET", "finish", "gaps", "html_plot", "html_table", "staircase"]
+__all__ = ["CHOSEN", "LAW", "MEASURED", "QUIET", "finish", "gaps", "html_page", "html_plot", "html_table", "staircase"]
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 MEASURED, LAW, CHOSEN, QUIET = "#0072B2", "#555555", "#D55E00", "#9ecae1"
+
+
+# A plot takes its width when it is drawn, which may be before the window, or the page's scroll bar, has its own.
+RESIZE = """<script>
+new ResizeObserver(() => document.querySelectorAll(".plotly-graph-div").forEach((plot) => Plotly.Plots.resize(plot)))
+  .observe(document.body);
+</script>"""
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; margin: 0 auto; max-width: 72rem; padding: 1rem; }
+h1 { font-size: 1.5rem; margin: .5rem 0; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .3rem; overflow-wrap: anywhere; }
+p { max-width: 46rem; } .scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; } th, td { padding: .2rem .7rem .2rem 0; text-align: right;
+border-bottom: 1px solid #e5e5e5; white-space: nowrap; } th:first-child, td:first-child { text-align: left; }
+table.named th:nth-child(2), table.named td:nth-child(2) { text-align: left; }
+table.facts td:first-child { min-width: 7rem; }
+table.facts th, table.facts td { text-align: left; white-space: normal; vertical-align: top; overflow-wrap: anywhere; }
+.warning { border-left: 4px solid #E69F00; background: #fff8e6; padding: .4rem .8rem; margin: .4rem 0; }
+.audit { border-left: 4px solid #009E73; background: #eefaf5; padding: .4rem .8rem; margin: .4rem 0; }
+.failure { border-left: 4px solid #D55E00; background: #fdf0ea; padding: .4rem .8rem; margin: .4rem 0;
+overflow-wrap: anywhere; }
+.unsure { color: #8a5a00; } .big { font-size: 1.1rem; }
+"""
+
+
+def html_page(title: str, heading: str, parts: Iterable[str]) -> str:
+    """Return a self-contained HTML page of parts, which are HTML already."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        # An empty icon, so that a browser does not go and look for one.
+        '<link rel="icon" href="data:,">'
+        f"<title>{escape(title)} – latency-lut</title><style>{STYLE}</style>"
+        f"<script>{get_plotlyjs()}</script></head><body>"
+        f"<h1>{escape(heading)}</h1>" + "\n".join(parts) + RESIZE + "</body></html>\n"
+    )
 
 
 def staircase(curve: MeasuredCurve) -> go.Figure:

@@ -35,6 +35,7 @@ from lut._records import (
     NOT_CHOSEN,
     Correction,
     NetworkRecord,
+    Protocol,
     RejectedVisit,
     SentinelTimeline,
     Session,
@@ -51,7 +52,7 @@ from profiler._session import Progress, SessionResult, Sorted, run_session, sort
 from profiler._target import TargetSpec, target_spec
 from profiler._visit import Implementation, LayerFailure, Visit
 from profiler._whole import Subject, record_of, subject_of
-from profiler._worker import ChildWorker, Worker
+from profiler._worker import ChildWorker, Ready, Worker
 
 __all__ = ["load_space", "profile", "profile_plan"]
 
@@ -155,14 +156,12 @@ def profile(
         spec = target_spec(target, entries, [s.network for s in subjects if s.whole is not None], **common, **options)
     else:
         spec = target
-    if layer_limit_s is None and spec.options.get("compile"):
-        layer_limit_s = COMPILE_LIMIT_S
+    if layer_limit_s is None:
+        layer_limit_s = limit_for(spec)
     protocol = make_protocol(
         precision=precision, time_budget_s=time_budget_s, quick=quick, seed=seed, layer_limit_s=layer_limit_s
     )
-    if spec.options.get("compile"):
-        # Every process compiles anew, for far longer than it measures.
-        protocol = msgspec.structs.replace(protocol, most_processes=2, rounds_per_process=LOOKS[2])
+    protocol = protocol_for(spec, protocol)
     wholes = tuple(subject.whole for subject in subjects if subject.whole is not None)
     sampling = ""
     if adaptive is not None:
@@ -191,6 +190,19 @@ def profile(
         )
 
 
+def limit_for(spec: TargetSpec) -> float | None:
+    """Return the seconds after which a layer of a target is given up, ``None`` where the protocol's do."""
+    return COMPILE_LIMIT_S if spec.options.get("compile") else None
+
+
+def protocol_for(spec: TargetSpec, protocol: Protocol) -> Protocol:
+    """Return the protocol as a target needs it."""
+    if spec.options.get("compile"):
+        # Every process compiles anew, for far longer than it measures.
+        return msgspec.structs.replace(protocol, most_processes=2, rounds_per_process=LOOKS[2])
+    return protocol
+
+
 def profile_plan(
     plan: Plan,
     *,
@@ -202,12 +214,29 @@ def profile_plan(
     reference: Path,
     new_reference: bool,
     keep: bool,
+    as_one: bool = False,
+    accept: Callable[[Ready], None] = lambda _: None,
     progress: Callable[[Progress], None],
 ) -> LatencyTable:
-    """Measure a plan and write its table; see :func:`profile`."""
+    """Measure a plan and write its table; see :func:`profile`.
+
+    Args:
+        plan: what to measure; it may be whole networks and no layer.
+        curves: channel sweeps among the layers.
+        networks: the table's; the plan's wholes come first, in order.
+        sampler: chooses which layers are measured.
+        output: where the table is written.
+        restart: discard an interrupted run's journal, and replace a finished table.
+        reference: file with the machines' reference speeds.
+        new_reference: take this session's.
+        keep: whether the journal of a run that is stopped is of use to anybody.
+        as_one: see :func:`~profiler._session.run_session`.
+        accept: told what a process measures on, before it begins; raises what the caller is to get instead.
+        progress: told where the session stands.
+    """
     if output.is_dir():
         raise file_error(output, "write", IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
-    if not plan.entries:
+    if not plan.size:
         raise UsageError("there is nothing to measure: no layers were given")
     journal = Journal(journal_path(output))
     with device_lock("machine"):
@@ -221,7 +250,7 @@ def profile_plan(
             spec = TargetSpec(plan.target, plan.options)
 
             def make_worker(process: int) -> Worker:
-                return ChildWorker(
+                worker = ChildWorker(
                     spec,
                     plan.entries,
                     plan.protocol,
@@ -230,10 +259,18 @@ def profile_plan(
                     journal=journal.path,
                     wholes=plan.wholes,
                 )
+                try:
+                    accept(worker.ready)
+                except BaseException:
+                    worker.close()
+                    raise
+                return worker
 
             if sampler is not None and resumed is not None:
                 sampler.reopen(visit.entry for visit in resumed.visits)
-            result = run_session(plan, make_worker, journal, resumed=resumed, sampler=sampler, progress=progress)
+            result = run_session(
+                plan, make_worker, journal, resumed=resumed, sampler=sampler, as_one=as_one, progress=progress
+            )
             table = _assemble(
                 plan,
                 result,

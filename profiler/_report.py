@@ -8,44 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
 from lut import LatencyTable
 from lut._console import format_ms
 from lut._records import FLAGS, REJECTION_CAUSES
 from predictors import WidthGain, WidthSelection
 from predictors._show import SURE_SHARE, law_line
-from profiler._page import CHOSEN, LAW, QUIET, finish, gaps, html_plot, html_table, staircase
+from profiler._page import CHOSEN, LAW, QUIET, finish, gaps, html_page, html_plot, html_table, staircase
 from profiler._report_network import networks_section
 from profiler._report_sweep import sweep_section
 
 __all__ = ["report_html", "report_path"]
 
-# A plot takes its width when it is drawn, which may be before the window, or the page's scroll bar, has its own.
-RESIZE = """<script>
-new ResizeObserver(() => document.querySelectorAll(".plotly-graph-div").forEach((plot) => Plotly.Plots.resize(plot)))
-  .observe(document.body);
-</script>"""
-
 SENTINEL_COLOURS = ("#0072B2", "#009E73", "#CC79A7")
-
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; margin: 0 auto; max-width: 72rem; padding: 1rem; }
-h1 { font-size: 1.5rem; margin: .5rem 0; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
-h3 { font-size: 1rem; margin: 1.5rem 0 .3rem; overflow-wrap: anywhere; }
-p { max-width: 46rem; } .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; } th, td { padding: .2rem .7rem .2rem 0; text-align: right;
-border-bottom: 1px solid #e5e5e5; white-space: nowrap; } th:first-child, td:first-child { text-align: left; }
-table.named th:nth-child(2), table.named td:nth-child(2) { text-align: left; }
-table.facts td:first-child { min-width: 7rem; }
-table.facts th, table.facts td { text-align: left; white-space: normal; vertical-align: top; overflow-wrap: anywhere; }
-.warning { border-left: 4px solid #E69F00; background: #fff8e6; padding: .4rem .8rem; margin: .4rem 0; }
-.audit { border-left: 4px solid #009E73; background: #eefaf5; padding: .4rem .8rem; margin: .4rem 0; }
-.failure { border-left: 4px solid #D55E00; background: #fdf0ea; padding: .4rem .8rem; margin: .4rem 0;
-overflow-wrap: anywhere; }
-.unsure { color: #8a5a00; } .big { font-size: 1.1rem; }
-"""
 
 
 def report_path(table: Path) -> Path:
@@ -68,15 +43,7 @@ def report_html(
     parts += [networks_section(table), sweep_section(gains, table)]
     parts += [_stage(selection) for selection in selections]
     parts += [_drift(table), _reliability(table), _provenance(table)]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        # An empty icon, so that a browser does not go and look for one.
-        '<link rel="icon" href="data:,">'
-        f"<title>{escape(title)} – latency-lut</title><style>{STYLE}</style>"
-        f"<script>{get_plotlyjs()}</script></head><body>"
-        f"<h1>{escape(title)}: {escape(table.device.model)}</h1>" + "\n".join(parts) + RESIZE + "</body></html>\n"
-    )
+    return html_page(title, f"{title}: {table.device.model}", parts)
 
 
 def _head(table: LatencyTable, selections: Sequence[WidthSelection]) -> str:

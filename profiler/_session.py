@@ -28,6 +28,10 @@ A_A_VISITS = 20
 PREFLIGHT_SHARE = 0.15
 # Visits that were spoiled, by one cause or another, before a layer's spoiled visits are taken after all.
 MOST_REJECTED = 12
+# Where all entries are measured equally long: processes that their medians come from at the least, and how many times
+# as long as it took to start a process measures before another takes its place.
+LEAST_PROCESSES = 3
+WORTH_STARTING = 2.0
 
 
 class Progress(NamedTuple):
@@ -97,6 +101,7 @@ def run_session(
     *,
     resumed: JournalContent | None = None,
     sampler: Sampler | None = None,
+    as_one: bool = False,
     clock: Callable[[], float] = time.monotonic,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> SessionResult:
@@ -108,6 +113,9 @@ def run_session(
         journal: where processes and preflight are noted; visits are journalled by the worker.
         resumed: what an interrupted run's journal holds.
         sampler: chooses which layers are measured; all are without one.
+        as_one: few entries that are to be compared: none is done before all are, so that all have the same rounds and
+            processes; the noise floor does not end it; and processes follow each other by the time that they have
+            measured, since such rounds are short.
         clock: seconds; the target's own for a simulated one.
         progress: told where the session stands, about twice a second.
 
@@ -131,11 +139,15 @@ def run_session(
     worker: Worker | None = None
     ready: Ready | None = None
     rounds = rounds_in_process = 0
+    started_at = starting_s = 0.0
     half_width_ms: dict[int, float] = {}
     closed: set[int] = set()
     looked: dict[int, int] = {}
     converged: set[int] = set()
-    target_precision = max(protocol.precision, preflight.noise_floor if preflight else 0.0)
+    # Networks are larger than the sentinel that the noise floor is taken from, and where few are to be compared, time
+    # alone decides what they cannot reach.
+    floored = not as_one
+    target_precision = max(protocol.precision, preflight.noise_floor if preflight and floored else 0.0)
 
     def tell(phase: str, extra: int = 0) -> None:
         now = clock()
@@ -179,9 +191,14 @@ def run_session(
                         looked[entry] = counts[entry]
                         if "converged" in found.flags:
                             converged.add(entry)
+                            if not as_one:
+                                closed.add(entry)
+                        elif as_one:
+                            converged.discard(entry)
+                        if counts[entry] >= protocol.most_visits:
                             closed.add(entry)
-                        elif counts[entry] >= protocol.most_visits:
-                            closed.add(entry)
+                if as_one and number - first_process >= min(LEAST_PROCESSES, protocol.most_processes):
+                    closed |= converged if converged.issuperset(open_entries) else set()
                 open_entries = [e for e in open_entries if e not in closed]
             waiting = [e for e in open_entries if counts[e] < protocol.first_look]
             if sampler is not None and ready is not None and not waiting and clock() < deadline:
@@ -211,6 +228,10 @@ def run_session(
                 break
 
             stale = rounds_in_process >= protocol.rounds_per_process
+            if as_one:
+                # What is quick is not to have all of its visits in one process.
+                enough = rounds_in_process > protocol.most_visits // (LEAST_PROCESSES + 1)
+                stale = stale and (enough or clock() - started_at >= WORTH_STARTING * starting_s)
             if worker is not None and stale and number - first_process < protocol.most_processes:
                 worker.close()
                 worker = None
@@ -223,6 +244,8 @@ def run_session(
                 if ready is None:
                     # Loading the framework is not measuring: a short budget is not to be over before it begins.
                     deadline += clock() - starting
+                started_at = clock()
+                starting_s = started_at - starting
                 ready = worker.ready
                 _check_machine(ready, resumed, journal, first=number == 0)
                 number += 1
@@ -235,13 +258,14 @@ def run_session(
                 visits += outcome.visits
                 failures += outcome.failures
                 preflight = _preflight(worker, outcome.visits, protocol.level, protocol.most_visits, load)
-                target_precision = max(protocol.precision, preflight.noise_floor)
+                target_precision = max(protocol.precision, preflight.noise_floor if floored else 0.0)
                 if journal is not None:
                     journal.append(PreflightDone(preflight))
                 if not outcome.alive:
                     worker.close()
                     worker = None
                     continue
+                started_at = clock()
 
             if sampler is not None and waiting:
                 # Those that wait for their first look, and as many of the others, so that all share one history.

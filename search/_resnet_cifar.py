@@ -1,86 +1,151 @@
-"""CIFAR ResNets whose every width and depth is searched: the global search space of HTAS (Table 1)."""
+"""CIFAR ResNets whose every width and depth is searched: the space of TAS, and of HTAS over expanded widths."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
+from typing import Literal, NamedTuple, TypeAlias
 
-from lut import (
-    ChannelCurve,
-    Decision,
-    Layer,
-    Network,
-    NetworkLayer,
-    SpaceLayer,
-    UsageError,
-    conv_norm_act,
-    global_pool,
-    linear,
-    pooled_shortcut,
-    residual_add,
+from lut import ChannelCurve, Decision, Layer, Network, SpaceLayer, UsageError
+from search._resnet_network import (
+    BOTTLENECK,
+    STAGES,
+    base_resnet,
+    block_layers,
+    classifier,
+    pool,
+    project,
+    resnet,
+    stem,
 )
+from search._tas_networks import published_networks
 
-__all__ = ["ResNetCifar", "resnet_cifar"]
+__all__ = ["ResNetCifar", "WidthGroup", "resnet_cifar", "resnet_cifar_bottleneck"]
 
-IMAGE_CHANNELS = 3
-CLASSES = 10
 # HTAS expands by 2, MorphNet by up to 4; beyond this a table of every width is no longer a matter of minutes.
 LARGEST_EXPAND = 16.0
 AUDITED_BLOCKS = 4
+BOTTLENECK_DEPTH = 164
+# Up to so many blocks TAS searches every number of them, beyond it every other one.
+EVERY_DEPTH = 3
 
 
-class Stage(NamedTuple):
-    """A stage of the base network: its feature maps' height and width, and their number."""
+class WidthGroup(NamedTuple):
+    """Convolutions that share their options: those of a stage; in bottlenecks the last ones are a group of their own.
 
+    ``size``: height and width of their feature maps; ``base``: the base network's width C.
+    """
+
+    name: str
     size: int
     base: int
 
 
-STAGES = (Stage(32, 16), Stage(16, 32), Stage(8, 64))
-
-
 class ResNetCifar:
-    """ResNet-20 … 110 for 32×32 images, with every convolution's width and every stage's depth free.
+    """ResNet-20 … 164 for 32×32 images, with every convolution's width and every stage's depth free. Final.
 
-    Blocks follow TAS (Dong & Yang, NeurIPS 2019), which HTAS searches in: two 3×3 convolutions and a sum; the shortcut
-    is the identity where the widths agree, a 1×1 convolution with norm where they differ, and 2×2 average pooling with
-    a 1×1 convolution where a stage begins with stride 2.
+    The networks are those of :func:`search._resnet_network.resnet`.
 
     Args:
-        expand: HTAS's *e*; a layer of a stage with base width C has 1 … ⌊e·C⌋ channels.
-        depth: layers of the deepest network, 6n+2.
+        expand: HTAS's *e*; a convolution of base width C has at most ⌊e·C⌋ channels.
+        depth: layers of the base network: 6n+2, or 9n+2 with bottlenecks.
+        bottleneck: blocks of three convolutions; by default those of depth 164 alone are.
+        widths: the options of each of :attr:`groups`, in increasing order; by default 1 … ⌊e·C⌋.
+        depths: blocks that a stage may keep: ``all`` from 1 on, or TAS's: 1, 2, 3 of three, else odd numbers and all.
+        classes: outputs of the classifier.
 
     Raises:
-        UsageError: ``depth`` is not 6n+2, or ``expand`` leaves no width or is above 16.
+        UsageError: ``depth`` fits no such network, ``expand`` leaves no width or is above 16, or ``widths`` are not as
+            they should be.
     """
 
-    name = "resnet-cifar"
-
-    def __init__(self, *, expand: float = 2.0, depth: int = 110) -> None:
+    def __init__(
+        self,
+        *,
+        expand: float = 2.0,
+        depth: int = 110,
+        bottleneck: bool | None = None,
+        widths: Sequence[Sequence[int]] | None = None,
+        depths: Literal["all", "tas"] = "all",
+        classes: int = 10,
+    ) -> None:
+        self.bottleneck = depth == BOTTLENECK_DEPTH if bottleneck is None else bottleneck
+        convs = 3 if self.bottleneck else 2
         if not 1 / STAGES[0].base <= expand <= LARGEST_EXPAND:
             raise UsageError(f"expand must be between 1/16 and {LARGEST_EXPAND:g}, got {expand}")
-        if depth < 8 or (depth - 2) % 6:
-            raise UsageError(f"a CIFAR ResNet has 6n+2 layers (20, 32, 56, 110, …), got depth {depth}")
+        if depth < 3 * convs + 2 or (depth - 2) % (3 * convs):
+            known = "9n+2 layers (164, …)" if self.bottleneck else "6n+2 layers (20, 32, 56, 110, …)"
+            raise UsageError(
+                f"a CIFAR ResNet{' of bottlenecks' if self.bottleneck else ''} has {known}, got depth {depth}"
+            )
+        if depths not in ("all", "tas"):
+            raise UsageError(f"depths is 'all' or 'tas', got {depths!r}")
+        if classes < 2:
+            raise UsageError(f"a classifier has at least 2 classes, got {classes}")
+        self.name = "resnet-cifar-bottleneck" if self.bottleneck else "resnet-cifar"
         self.expand = expand
         self.depth = depth
-        self._blocks = (depth - 2) // 6
+        self.classes = classes
+        self.blocks = (depth - 2) // (3 * convs)
+        self._convs = convs
+        self.widths = self._checked(widths)
+        kept = range(1, self.blocks + 1)
+        if depths == "tas" and self.blocks > EVERY_DEPTH:
+            self.depths = tuple(n for n in kept if n % 2 or n == self.blocks)
+        else:
+            self.depths = tuple(kept)
 
-    def widest(self, stage: Stage) -> int:
-        """Return the largest width of a stage: ⌊e·C⌋."""
-        return int(stage.base * self.expand + 1e-9)
-
-    @property
-    def choices(self) -> tuple[Decision, ...]:
-        """Width of the stem, then per stage its number of blocks and the two widths of each block."""
-        decisions = [Decision("stem", tuple(range(1, self.widest(STAGES[0]) + 1)), kind="width")]
+    @cached_property
+    def groups(self) -> tuple[WidthGroup, ...]:
+        """The convolutions that share their options, in the order of ``widths``."""
+        found = []
         for s, stage in enumerate(STAGES, start=1):
-            widths = tuple(range(1, self.widest(stage) + 1))
-            decisions.append(Decision(f"stage{s}.blocks", tuple(range(1, self._blocks + 1)), kind="depth"))
-            for b in range(1, self._blocks + 1):
-                decisions += [Decision(f"stage{s}.block{b}.conv{c}", widths, kind="width") for c in (1, 2)]
+            found.append(WidthGroup(f"stage {s}", stage.size, stage.base))
+            if self.bottleneck:
+                found.append(WidthGroup(f"stage {s}, last", stage.size, BOTTLENECK * stage.base))
+        return tuple(found)
+
+    def _checked(self, widths: Sequence[Sequence[int]] | None) -> tuple[tuple[int, ...], ...]:
+        if widths is None:
+            return tuple(tuple(range(1, self.widest(group.base) + 1)) for group in self.groups)
+        if len(widths) != len(self.groups):
+            raise UsageError(f"{self.name} has {len(self.groups)} groups of widths, got {len(widths)}")
+        for group, options in zip(self.groups, widths, strict=True):
+            if not options or list(options) != sorted(set(options)) or options[0] < 1:
+                raise UsageError(f"{group.name}: widths are positive and increase, got {list(options)}")
+            if options[-1] > self.widest(group.base):
+                raise UsageError(
+                    f"{group.name}: {options[-1]} channels are more than {self.widest(group.base)}, {self.expand:g} "
+                    f"times its base width"
+                )
+        return tuple(tuple(options) for options in widths)
+
+    def widest(self, base: int) -> int:
+        """Return the largest width of convolutions with base width C: ⌊e·C⌋."""
+        return int(base * self.expand + 1e-9)
+
+    def group_of(self, stage: int, conv: int) -> int:
+        """Return the number of the group that a block's convolution is in; both count from 1."""
+        if not self.bottleneck:
+            return stage - 1
+        return 2 * (stage - 1) + (conv == self._convs)
+
+    @cached_property
+    def choices(self) -> tuple[Decision, ...]:
+        """Width of the stem, then per stage its number of blocks and the widths of each block."""
+        decisions = [Decision("stem", self.widths[0], kind="width")]
+        for s in range(1, len(STAGES) + 1):
+            decisions.append(Decision(f"stage{s}.blocks", self.depths, kind="depth"))
+            for b in range(1, self.blocks + 1):
+                for c in range(1, self._convs + 1):
+                    options = self.widths[self.group_of(s, c)]
+                    decisions.append(Decision(f"stage{s}.block{b}.conv{c}", options, kind="width"))
         return tuple(decisions)
+
+    @cached_property
+    def _number(self) -> dict[str, int]:
+        return {decision.name: i for i, decision in enumerate(self.choices)}
 
     def sample(self, rng: random.Random) -> tuple[int, ...]:
         """Return a random vector of option indices, each option equally likely."""
@@ -89,18 +154,18 @@ class ResNetCifar:
     def sample_measured(self, rng: random.Random) -> tuple[int, ...]:
         """Return a random vector whose network is made of :meth:`layers` alone, for an audit of their sums.
 
-        Widths are those of the coarse grid, and stages have at most ``AUDITED_BLOCKS`` blocks: more of the same layers
-        would take longer and tell nothing new.
+        Widths are those of the coarse grid, as far as there are any among the options, and stages have at most
+        ``AUDITED_BLOCKS`` blocks: more of the same layers would take longer and tell nothing new.
         """
+        grids = {options: set(_grid(self.widest(g.base))) for g, options in zip(self.groups, self.widths, strict=True)}
         vector = []
         for decision in self.choices:
             options: Sequence[int] = range(len(decision.options))
-            if decision.name.endswith("blocks"):
+            if decision.kind == "depth":
                 options = options[:AUDITED_BLOCKS]
             else:
-                stage = STAGES[0] if decision.name == "stem" else STAGES[int(decision.name[len("stage")]) - 1]
-                grid = _grid(self.widest(stage))
-                options = [index for index in options if decision.options[index] in grid]
+                grid = grids[decision.options]
+                options = [index for index in options if decision.options[index] in grid] or options
             vector.append(rng.choice(options))
         return tuple(vector)
 
@@ -125,30 +190,20 @@ class ResNetCifar:
             if not 0 <= index < len(decision.options):
                 raise UsageError(f"{decision.name} has {len(decision.options)} options, got index {index}")
         values = iter([decision.options[index] for index, decision in zip(vector, choices, strict=True)])
-        return Network(name=self.name, layers=tuple(self._network_layers(values)))
-
-    def _network_layers(self, values: Iterator[int]) -> Iterator[NetworkLayer]:
-        channels = next(values)
-        before = "stem"
-        yield NetworkLayer("stem", _conv(IMAGE_CHANNELS, channels, STAGES[0].size))
-        for s, stage in enumerate(STAGES, start=1):
+        stem_channels = next(values)
+        stages = []
+        for _ in STAGES:
             kept = next(values)
-            widths = [(next(values), next(values)) for _ in range(self._blocks)]
-            for b, (inner, outer) in enumerate(widths[:kept], start=1):
-                name = f"stage{s}.block{b}"
-                stride = 2 if b == 1 and s > 1 else 1
-                size = stage.size * stride
-                yield NetworkLayer(f"{name}.conv1", _conv(channels, inner, size, stride=stride))
-                yield NetworkLayer(f"{name}.conv2", _conv(inner, outer, stage.size, activation=False))
-                skip = before
-                if stride == 2 or channels != outer:
-                    skip = f"{name}.shortcut"
-                    make = _down if stride == 2 else _project
-                    yield NetworkLayer(skip, make(channels, outer, size), inputs=(before,))
-                yield NetworkLayer(f"{name}.add", _add(outer, stage.size), inputs=(f"{name}.conv2", skip))
-                channels, before = outer, f"{name}.add"
-        yield NetworkLayer("pool", _pool(channels))
-        yield NetworkLayer("classifier", _classifier(channels))
+            stages.append([[next(values) for _ in range(self._convs)] for _ in range(self.blocks)][:kept])
+        return resnet(stem_channels, stages, classes=self.classes, name=self.name, bottleneck=self.bottleneck)
+
+    def base_network(self) -> Network:
+        """Return the network whose widths and depths the space varies: ResNet-20, -32 …"""
+        return base_resnet(self.blocks, classes=self.classes, name=f"ResNet-{self.depth}", bottleneck=self.bottleneck)
+
+    def published(self) -> Mapping[str, Callable[[], Network]]:
+        """Return what makes the networks of this kind that papers published, by name; bases among them."""
+        return published_networks(self.bottleneck)
 
     def structure(self) -> tuple[SpaceLayer, ...]:
         """Return every place of a network, with the decisions that fix its layer.
@@ -156,36 +211,59 @@ class ResNetCifar:
         Where a stage begins, the input's width is that of the last block kept in the stage before: one place for each
         block that may be that one.
         """
-        number = {decision.name: i for i, decision in enumerate(self.choices)}
-        stem = number["stem"]
-        places = [_place("stem", (stem,), _stem)]
+        number = self._number
+        places = [self._place("stem", (number["stem"],), stem)]
         # Decisions that may fix the input's width, each with what must hold for that.
-        sources: list[tuple[int, _When]] = [(stem, ())]
+        sources: list[tuple[int, _When]] = [(number["stem"], ())]
         for s, stage in enumerate(STAGES, start=1):
             blocks = number[f"stage{s}.blocks"]
-            for b in range(1, self._blocks + 1):
+            for b in range(1, self.blocks + 1):
                 name = f"stage{s}.block{b}"
-                inner, outer = number[f"{name}.conv1"], number[f"{name}.conv2"]
-                kept: _When = ((blocks, tuple(range(b - 1, self._blocks))),) if b > 1 else ()
-                stride = 2 if b == 1 and s > 1 else 1
-                places += _block_places(name, sources, inner, outer, kept, _block(stage.size, stride))
-                sources = [(outer, kept)]
-            sources = [(number[f"stage{s}.block{b}.conv2"], ((blocks, (b - 1,)),)) for b in range(1, self._blocks + 1)]
+                convs = [number[f"{name}.conv{c}"] for c in range(1, self._convs + 1)]
+                kept: _When = ()
+                if b > 1:
+                    kept = ((blocks, tuple(i for i, count in enumerate(self.depths) if count >= b)),)
+                make = block_layers(stage.size, 2 if b == 1 and s > 1 else 1, self.bottleneck)
+                places += [
+                    self._place(f"{name}.conv{c + 1}", (convs[c - 1], convs[c]), make.convs[c], kept)
+                    for c in range(1, self._convs)
+                ]
+                places.append(self._place(f"{name}.add", (convs[-1],), make.add, kept))
+                for source, when in sources:
+                    # What must hold for the input's block to be there holds wherever a later one of its stage is.
+                    condition = kept or when
+                    places.append(self._place(f"{name}.conv1", (source, convs[0]), make.convs[0], condition))
+                    places.append(self._place(f"{name}.shortcut", (source, convs[-1]), make.shortcut, condition))
+                sources = [(convs[-1], kept)]
+            sources = [
+                (number[f"stage{s}.block{count}.conv{self._convs}"], ((blocks, (i,)),))
+                for i, count in enumerate(self.depths)
+            ]
+        classify = _classifier(self.classes)
         for source, when in sources:
-            places.append(_place("pool", (source,), _pool, when))
-            places.append(_place("classifier", (source,), _classifier, when))
+            places.append(self._place("pool", (source,), pool, when))
+            places.append(self._place("classifier", (source,), classify, when))
         return tuple(places)
 
+    def _place(
+        self, name: str, decisions: tuple[int, ...], make: Callable[..., Layer | None], when: _When = ()
+    ) -> SpaceLayer:
+        options = tuple(self.choices[d].options for d in decisions)
+        return SpaceLayer(name, decisions, _by_option(make, options), when)
+
     def curves(self) -> tuple[ChannelCurve, ...]:
-        """Return HTAS's three sweeps: 3×3 conv + norm + ReLU, base width in, 1 … ⌊e·base⌋ out."""
-        return tuple(
-            ChannelCurve(
-                name=f"stage {s}",
-                base_channels=stage.base,
-                layers=tuple(_conv(stage.base, width, stage.size) for width in range(1, self.widest(stage) + 1)),
-            )
-            for s, stage in enumerate(STAGES, start=1)
-        )
+        """Return HTAS's sweeps, one per group: base width in, 1 … ⌊e·base⌋ out, with norm and ReLU.
+
+        3×3 convolutions; for a bottleneck's last ones 1×1.
+        """
+        found = []
+        for s, stage in enumerate(STAGES):
+            make = block_layers(stage.size, 1, False).convs[0]
+            found.append(_curve(self.groups[self.group_of(s + 1, 1)], stage.base, make, self))
+            if self.bottleneck:
+                last = block_layers(stage.size, 1, True).convs[0]
+                found.append(_curve(self.groups[self.group_of(s + 1, self._convs)], stage.base, last, self))
+        return tuple(found)
 
     def layers(self) -> tuple[Layer, ...]:
         """Return the curves' layers and the support set, each layer once.
@@ -193,19 +271,9 @@ class ResNetCifar:
         The support set is a coarse grid of widths, from 1 to the widest, for every other layer of the space, so that
         each layer of each network lies on the grid or between its points.
         """
-        layers = [layer for curve in self.curves() for layer in curve.layers]
-        grids = [_grid(self.widest(stage)) for stage in STAGES]
-        layers += [_conv(IMAGE_CHANNELS, width, STAGES[0].size) for width in grids[0]]
-        for stage, grid in zip(STAGES, grids, strict=True):
-            layers += [_conv(i, o, stage.size, activation=act) for i in grid for o in grid for act in (True, False)]
-            layers += [_project(i, o, stage.size) for i in grid for o in grid]
-            layers += [_add(width, stage.size) for width in grid]
-        for before, below, above in zip(STAGES, grids, grids[1:], strict=False):
-            layers += [_conv(i, o, before.size, stride=2) for i in below for o in above]
-            layers += [_down(i, o, before.size) for i in below for o in above]
-        layers += [_pool(width) for width in grids[-1]]
-        layers += [linear(width, CLASSES, bias=True) for width in grids[-1]]
-        return tuple(dict.fromkeys(layers))
+        found = [layer for curve in self.curves() for layer in curve.layers]
+        found += _support(self)
+        return tuple(dict.fromkeys(found))
 
 
 def resnet_cifar(expand: float = 2.0) -> ResNetCifar:
@@ -213,104 +281,51 @@ def resnet_cifar(expand: float = 2.0) -> ResNetCifar:
     return ResNetCifar(expand=expand)
 
 
+def resnet_cifar_bottleneck(expand: float = 2.0) -> ResNetCifar:
+    """Make the space of depth 164; the entry point behind ``profile-device --space resnet-cifar-bottleneck``."""
+    return ResNetCifar(expand=expand, depth=BOTTLENECK_DEPTH)
+
+
 _When: TypeAlias = tuple[tuple[int, tuple[int, ...]], ...]
 
 
-def _place(name: str, decisions: tuple[int, ...], make: Callable[..., Layer | None], when: _When = ()) -> SpaceLayer:
-    return SpaceLayer(name, decisions, _by_option(make), when)
-
-
-@lru_cache(maxsize=256)
-def _by_option(make: Callable[..., Layer | None]) -> Callable[..., Layer | None]:
-    """Return what takes option indices instead of widths: the option of index i is the width i + 1."""
-    return lambda *options: make(*(option + 1 for option in options))
-
-
-class _Block(NamedTuple):
-    """What makes a block's layers from its widths."""
-
-    first: Callable[..., Layer | None]
-    second: Callable[..., Layer | None]
-    shortcut: Callable[..., Layer | None]
-    add: Callable[..., Layer | None]
+@lru_cache(maxsize=512)
+def _by_option(make: Callable[..., Layer | None], options: tuple[tuple[int, ...], ...]) -> Callable[..., Layer | None]:
+    """Return what takes option indices instead of widths; one object for all alike."""
+    return lambda *indices: make(*(widths[index] for widths, index in zip(options, indices, strict=True)))
 
 
 @lru_cache(maxsize=64)
-def _block(size: int, stride: int) -> _Block:
-    """Return what all blocks of a stage share, so that a predictor makes their layers once."""
-    before = size * stride
-
-    def shortcut(i: int, o: int) -> Layer | None:
-        if stride == 2:
-            return _down(i, o, before)
-        return _project(i, o, size) if i != o else None
-
-    return _Block(
-        first=lambda i, o: _conv(i, o, before, stride=stride),
-        second=lambda i, o: _conv(i, o, size, activation=False),
-        shortcut=shortcut,
-        add=lambda o: _add(o, size),
-    )
+def _classifier(classes: int) -> Callable[[int], Layer]:
+    return lambda channels: classifier(channels, classes)
 
 
-def _stem(out_channels: int) -> Layer:
-    return _conv(IMAGE_CHANNELS, out_channels, STAGES[0].size)
+def _curve(group: WidthGroup, base: int, make: Callable[[int, int], Layer], space: ResNetCifar) -> ChannelCurve:
+    widths = range(1, space.widest(group.base) + 1)
+    return ChannelCurve(name=group.name, base_channels=group.base, layers=tuple(make(base, width) for width in widths))
 
 
-def _block_places(
-    name: str, sources: Sequence[tuple[int, _When]], inner: int, outer: int, kept: _When, make: _Block
-) -> list[SpaceLayer]:
-    """Return the places of a block, whose input's width is one of ``sources``."""
-    places = [
-        _place(f"{name}.conv2", (inner, outer), make.second, kept),
-        _place(f"{name}.add", (outer,), make.add, kept),
-    ]
-    for source, when in sources:
-        # What must hold for the input's block to be there holds wherever a later one of the same stage is.
-        condition = kept or when
-        places.append(_place(f"{name}.conv1", (source, inner), make.first, condition))
-        places.append(_place(f"{name}.shortcut", (source, outer), make.shortcut, condition))
-    return places
+def _support(space: ResNetCifar) -> Iterator[Layer]:
+    inner = [_grid(space.widest(stage.base)) for stage in STAGES]
+    outer = [_grid(space.widest(BOTTLENECK * stage.base)) for stage in STAGES] if space.bottleneck else inner
+    yield from (stem(width) for width in inner[0])
+    for s, stage in enumerate(STAGES):
+        # What blocks take: the stage's own widths, and before its first block the stem's or the last stage's.
+        entries = [(outer[s], 1), (outer[s - 1], 2) if s else (inner[0], 1)]
+        for entering, stride in dict.fromkeys(entries):
+            block = block_layers(stage.size, stride, space.bottleneck)
+            widths = [entering, *[inner[s]] * (len(block.convs) - 1), outer[s]]
+            for make, taken, given in zip(block.convs, widths, widths[1:], strict=False):
+                yield from (make(i, o) for i in taken for o in given)
+            if stride == 1:
+                yield from (project(i, o, stage.size, not space.bottleneck) for i in entering for o in outer[s])
+            else:
+                yield from (layer for i in entering for o in outer[s] if (layer := block.shortcut(i, o)) is not None)
+            yield from (block.add(width) for width in outer[s])
+    yield from (pool(width) for width in outer[-1])
+    yield from (classifier(width, space.classes) for width in outer[-1])
 
 
 def _grid(widest: int) -> tuple[int, ...]:
     """Return 1, the widest, and the quarters between: few points, and both ends of every width that can occur."""
     return tuple(sorted({1, *(max(1, widest * quarter // 4) for quarter in (1, 2, 3, 4))}))
-
-
-# A search meets the same layers in network after network: made once, they are checked and hashed once.
-@lru_cache(maxsize=1 << 16)
-def _conv(in_channels: int, out_channels: int, size: int, *, stride: int = 1, activation: bool = True) -> Layer:
-    return conv_norm_act(
-        in_channels,
-        out_channels,
-        kernel_size=3,
-        stride=stride,
-        activation="relu" if activation else None,
-        input_size=(size, size),
-    )
-
-
-@lru_cache(maxsize=1 << 16)
-def _project(in_channels: int, out_channels: int, size: int) -> Layer:
-    return conv_norm_act(in_channels, out_channels, kernel_size=1, stride=1, activation=None, input_size=(size, size))
-
-
-@lru_cache(maxsize=1 << 16)
-def _down(in_channels: int, out_channels: int, size: int) -> Layer:
-    return pooled_shortcut(in_channels, out_channels, input_size=(size, size))
-
-
-@lru_cache(maxsize=1 << 10)
-def _add(channels: int, size: int) -> Layer:
-    return residual_add(channels, activation="relu", input_size=(size, size))
-
-
-@lru_cache(maxsize=1 << 10)
-def _pool(channels: int) -> Layer:
-    return global_pool(channels, input_size=(STAGES[-1].size, STAGES[-1].size))
-
-
-@lru_cache(maxsize=1 << 10)
-def _classifier(channels: int) -> Layer:
-    return linear(channels, CLASSES, bias=True)

@@ -1,0 +1,32 @@
+"""The command ``search-architecture`` and what its subcommands share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lut._console import make_app, run_command
+
+if TYPE_CHECKING:
+    import typer
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command."""
+    run_command(_app)
+
+
+def _app() -> typer.Typer:
+    from search._commands.describe import describe
+    from search._commands.htas import htas
+    from search._commands.spaces import spaces
+
+    app = make_app(
+        no_args_is_help=True,
+        help="Find the network that a device runs within a latency budget, and say what is known of any network.",
+    )
+    app.command()(htas)
+    app.command()(describe)
+    app.command()(spaces)
+    return app

@@ -1,0 +1,182 @@
+"""``search-architecture describe``: a network's layers, its size, and what it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lut._console import format_ms
+
+if TYPE_CHECKING:
+    from lut import Network, SearchSpace
+    from predictors import LatencyPredictor, NetworkPrediction
+
+__all__ = ["describe", "find_network"]
+
+
+def describe(
+    space: Annotated[str, typer.Argument(metavar="SPACE", help="An installed space; `spaces` lists them.")],
+    network: Annotated[
+        str,
+        typer.Argument(
+            metavar="NETWORK",
+            help="A published network's name, a network file, option indices such as 3,0,7, or random (see --seed).",
+        ),
+    ],
+    predictor: Annotated[
+        Path | None, typer.Option("--predictor", metavar="FOLDER", help="Also say what it takes on its device.")
+    ] = None,
+    expand: Annotated[
+        float, typer.Option("--expand", help="Of the space: its widest layer, in multiples of the base width.")
+    ] = 2.0,
+    level: Annotated[
+        float, typer.Option("--level", help="The interval holds the latency with this probability.")
+    ] = 0.9,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of a random network.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Describe a network of a space: its layers, parameters, multiply-adds and, with --predictor, its latency.
+
+    Multiply-adds are counted as the space's paper counts them: of convolutions and linear layers.
+
+    Example: search-architecture describe resnet-cifar tas-c10-r32 --predictor predictor/
+    """
+    import msgspec
+
+    from lut import UsageError
+    from predictors import LatencyPredictor
+    from profiler import load_space
+
+    if not 0 < level < 1:
+        raise UsageError(f"--level lies between 0 and 1, such as 0.9, got {level}")
+    opened = load_space(space, expand=expand)
+    found = find_network(opened, network, seed=seed)
+    loaded = LatencyPredictor.load(predictor) if predictor is not None else None
+    prediction = loaded.predict(found, level=level) if loaded is not None else None
+    content = _content(opened, found, prediction, loaded)
+    if json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
+        return
+    _print(content)
+
+
+def find_network(space: SearchSpace, text: str, *, seed: int) -> Network:
+    """Return the network that a text names: see :func:`describe`.
+
+    Raises:
+        UsageError: it names none.
+        FileAccessError: a file cannot be read.
+        TableFormatError: a file is no network's.
+    """
+    import random
+
+    import msgspec
+
+    from lut import UsageError, load_network
+
+    published: dict[str, Any] = dict(getattr(space, "published", dict)())
+    if text in published:
+        made: Network = published[text]()
+        return made
+    if text == "random":
+        return space.decode(space.sample(random.Random(seed)))  # noqa: S311 - a sample, no secret
+    if text.endswith(".json"):
+        return load_network(text)
+    try:
+        vector = msgspec.json.decode(f"[{text}]".encode(), type=list[int])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        names = f"; published networks: {', '.join(sorted(published))}" if published else ""
+        raise UsageError(
+            f"{text!r} is no network of {space.name}: give a file.json, {len(space.choices)} option indices, random, "
+            f"or a name{names}"
+        ) from None
+    return space.decode(vector)
+
+
+def _content(
+    space: SearchSpace,
+    network: Network,
+    prediction: NetworkPrediction | None,
+    predictor: LatencyPredictor | None,
+) -> dict[str, Any]:
+    count = getattr(space, "count_madds", None)
+    parts = prediction.layers if prediction is not None else (None,) * len(network.layers)
+    content: dict[str, Any] = {
+        "space": space.name,
+        "network": network.name,
+        "parameters": network.parameters,
+        "madds": count(network) if count is not None else network.madds,
+        "layers": [
+            {
+                "name": item.name,
+                "layer": str(item.layer),
+                "output": list(item.layer.output_shape),
+                "count": item.count,
+                "parameters": item.layer.parameters,
+                "madds": item.layer.madds,
+                **({} if part is None else {"ms": part.contribution_ms, "origin": part.origin}),
+            }
+            for item, part in zip(network.layers, parts, strict=True)
+        ],
+    }
+    if prediction is not None and predictor is not None:
+        content["latency"] = {
+            "device": predictor.device.model,
+            "setting": str(predictor.setting),
+            "ms": prediction.ms,
+            "low_ms": prediction.low_ms,
+            "high_ms": prediction.high_ms,
+            "level": prediction.level,
+            "no_interval": predictor.no_interval(prediction.level),
+            "coverage": prediction.coverage,
+            "outside": list(prediction.outside),
+        }
+    return content
+
+
+def _print(content: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    latency = content.get("latency")
+    grid = Table(box=None, pad_edge=False)
+    grid.add_column("layer", overflow="fold")
+    grid.add_column("operators", overflow="fold")
+    for column in ("output", "parameters", "M madds", *(("ms",) if latency else ())):
+        grid.add_column(column, justify="right", no_wrap=True)
+    for row in content["layers"]:
+        cells = [
+            escape(row["name"]) + (f" ×{row['count']}" if row["count"] > 1 else ""),
+            escape(row["layer"]),
+            "×".join(map(str, row["output"])),
+            f"{row['parameters']:,}",
+            f"{row['madds'] / 1e6:.3f}",
+        ]
+        if latency:
+            cells.append(format_ms(row["ms"]) + ("" if row["origin"] == "measured" else "~"))
+        grid.add_row(*cells)
+    console.print(grid)
+    if latency and any(row["origin"] != "measured" for row in content["layers"]):
+        console.print("~ predicted, not measured")
+    console.print(
+        f"\n[bold]{escape(content['network'])}[/]: {len(content['layers'])} layers, "
+        f"{content['parameters'] / 1e6:.4f} M parameters, {content['madds'] / 1e6:.2f} M multiply-adds"
+    )
+    if latency is None:
+        return
+    interval = ""
+    if latency["low_ms"] is not None:
+        interval = (
+            f", between {format_ms(latency['low_ms'])} and {format_ms(latency['high_ms'])} at {latency['level']:.0%}"
+        )
+    console.print(
+        f"{escape(latency['device'])}, {escape(latency['setting'])}: [bold]{format_ms(latency['ms'])} ms[/]{interval}"
+    )
+    if latency["no_interval"]:
+        console.print(f"no interval: {latency['no_interval']}", style="yellow", markup=False)
+    for text in latency["outside"]:
+        console.print(f"unlike the networks that were measured whole: {text}", style="yellow", markup=False)

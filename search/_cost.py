@@ -1,0 +1,294 @@
+"""What a search pays for: a network's latency, expected in the loss and bounded by a budget; multiply-adds to compare.
+
+Sources: HTAS eq. 6–8 (linear, f(E[x]) of the fitted law), TAS's code (signed logarithm around a target).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lut import TableError, UsageError
+from lut.errors import BudgetError
+from predictors import CompiledLatency, LatencyPredictor, NetworkPrediction, compile_madds
+from predictors._compiled import layers_of
+from predictors._predictions import NO_SUCH_KIND
+from search._resnet_cifar import ResNetCifar
+
+__all__ = [
+    "CostKind",
+    "NetworkCost",
+    "Penalty",
+    "band_penalty",
+    "check_budget",
+    "derive",
+    "make_cost",
+    "smallest",
+    "unlike_layers",
+]
+
+# law: Σ f(E[x]) of HTAS; table: the exact expectation over the predictor's values; madds: multiply-adds, the baseline.
+CostKind: TypeAlias = Literal["law", "table", "madds"]
+# linear: λ·E (HTAS eq. 6); band: TAS's signed logarithm around the budget.
+Penalty: TypeAlias = Literal["linear", "band"]
+# Rounds of a coordinate search; each round changes every decision to its best, and it stops where nothing changes.
+MOST_ROUNDS = 50
+# Halvings of the interval in which the price of a millisecond is sought.
+HALVINGS = 40
+# Where the price of a millisecond is sought: beyond this, probability means nothing beside latency.
+HIGHEST_PRICE = 1e6
+# Lacking layers that an error names.
+NAMED = 3
+# Networks whose prediction is kept: a search asks for the same few again and again.
+MOST_KEPT = 4096
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """What networks of a space cost, as a search needs it. Final; made by :func:`make_cost`.
+
+    Args:
+        space: the space.
+        predictor: of latencies.
+        latency: the space's latencies, in ms.
+        charged: what the loss charges for: the same, or the space's multiply-adds in millions.
+        kind: what expectation of it the loss takes.
+        level: of the predictions' intervals.
+        upper: whether a budget is for the interval's upper end, or for the prediction itself.
+    """
+
+    space: ResNetCifar
+    predictor: LatencyPredictor
+    latency: CompiledLatency
+    charged: CompiledLatency
+    kind: CostKind
+    level: float
+    upper: bool
+    _kept: dict[tuple[int, ...], NetworkPrediction] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def unit(self) -> str:
+        """Of what the loss charges for."""
+        return "M multiply-adds" if self.kind == "madds" else "ms"
+
+    def expected(self, probabilities: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return what the loss charges for a distribution over networks: ms, or millions of multiply-adds.
+
+        Args:
+            probabilities: one tensor per decision of the space, of shape ``(options,)``.
+        """
+        # Multiply-adds are products of widths, so TAS's E[C_in]·E[C_out] is their expectation.
+        of = "law" if self.kind == "law" else "table"
+        found: torch.Tensor = self.charged.expected_latency(probabilities, of=of)
+        return found
+
+    def predict(self, vector: Sequence[int]) -> NetworkPrediction:
+        """Return what a network takes, with its interval."""
+        key = tuple(int(index) for index in vector)
+        if key not in self._kept:
+            if len(self._kept) >= MOST_KEPT:
+                self._kept.clear()
+            self._kept[key] = self.predictor.predict(self.space.decode(key), level=self.level)
+        return self._kept[key]
+
+    def bound_ms(self, vector: Sequence[int]) -> float:
+        """Return what a budget must hold: the upper end of the network's interval, or its predicted latency."""
+        found = self.predict(vector)
+        if not self.upper:
+            return found.ms
+        assert found.high_ms is not None
+        return found.high_ms
+
+    def current(self, vector: Sequence[int]) -> float:
+        """Return what the loss charges for one network; for a latency it is the bound."""
+        if self.kind == "madds":
+            return float(self.charged.latency(np.asarray(vector))[0])
+        return self.bound_ms(vector)
+
+
+def make_cost(
+    space: ResNetCifar,
+    predictor: LatencyPredictor,
+    *,
+    kind: CostKind = "law",
+    level: float = 0.9,
+    bound: Literal["upper", "predicted"] = "upper",
+) -> NetworkCost:
+    """Compile a space's latencies.
+
+    Args:
+        space: the space.
+        predictor: of its device.
+        kind: what the loss charges for.
+        level: of the interval whose upper end a budget is for.
+        bound: ``upper``, or ``predicted`` for a budget of the prediction itself.
+
+    Raises:
+        UsageError: another ``kind`` or ``bound``, or the predictor gives no interval of this level.
+        PredictorError: as :meth:`LatencyPredictor.compile`.
+    """
+    if kind not in ("law", "table", "madds"):
+        raise UsageError(f"the cost is law, table or madds, got {kind!r}")
+    if bound not in ("upper", "predicted"):
+        raise UsageError(f"the bound is upper or predicted, got {bound!r}")
+    if bound == "upper" and (why := predictor.no_interval(level)) is not None:
+        raise UsageError(
+            f"a budget is for the upper end of an interval, and {why}. Measure a table with --audit 20, or more, "
+            "ask for a lower --level, or for --bound predicted"
+        )
+    latency = predictor.compile(space)
+    charged = compile_madds(space) if kind == "madds" else latency
+    return NetworkCost(space, predictor, latency, charged, kind, level, bound == "upper")
+
+
+def unlike_layers(cost: NetworkCost) -> tuple[str, ...]:
+    """Return what is to be said of layers that lie outside what was measured.
+
+    Raises:
+        TableError: layers of some kind were not measured at all; names them, and the command that measures them.
+    """
+    layers = layers_of(cost.space)
+    cost.predictor.contributions(layers)
+    known = [(layer, cost.predictor.predict_layer(layer)) for layer in layers]
+    lacking = [layer for layer, part in known if part.outside == (NO_SUCH_KIND,)]
+    if lacking:
+        setting = cost.predictor.setting
+        names = "; ".join(map(str, lacking[:NAMED]))
+        more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
+        raise TableError(
+            f"the predictor's tables lack {len(lacking)} of the space's {len(layers)} layers, and any like them: "
+            f"{names}{more}. Measure them: profile-device --target {setting.target} --batch {setting.batch} --space "
+            f"{cost.space.name} --expand {cost.space.expand:g}"
+        )
+    outside = [(layer, part.outside) for layer, part in known if part.origin == "outside"]
+    if not outside:
+        return ()
+    layer, why = outside[0]
+    text = f"{len(outside)} of the space's {len(layers)} layers lie outside what was measured, such as {layer}: "
+    return (text + "; ".join(why),)
+
+
+def band_penalty(expected: torch.Tensor, current: float, *, target: float, tolerance: float) -> torch.Tensor:
+    """Return TAS's cost: −log E below ``target − tolerance``, +log E above ``target``, nothing between.
+
+    Args:
+        expected: E, differentiable.
+        current: what the most probable network takes; it alone decides the sign.
+        target: in the unit of both.
+        tolerance: likewise; TAS: 0.05 of the base network's.
+    """
+    if current < target - tolerance:
+        return -torch.log(expected)
+    if current > target:
+        return torch.log(expected)
+    return torch.zeros_like(expected)
+
+
+def smallest(cost: NetworkCost) -> tuple[int, ...]:
+    """Return the vector of the fastest network that a coordinate search from the narrowest finds."""
+    zeros = [np.zeros(len(decision.options)) for decision in cost.space.choices]
+    return _cheapest(cost, zeros, 1.0, np.zeros(len(zeros), dtype=np.int64))
+
+
+def check_budget(cost: NetworkCost, budget_ms: float) -> tuple[int, ...]:
+    """Return a network within the budget, the fastest one.
+
+    Raises:
+        BudgetError: the fastest network is slower.
+    """
+    vector = smallest(cost)
+    if not 0 < budget_ms < inf:
+        raise UsageError(f"a budget is a positive number of ms, got {budget_ms}")
+    if cost.bound_ms(vector) > budget_ms:
+        found = cost.predict(vector)
+        bound = f", up to {cost.bound_ms(vector):.4g} ms at {cost.level:.0%}" if cost.upper else ""
+        raise BudgetError(
+            f"no network of {cost.space.name} is within {budget_ms:g} ms: the fastest takes {found.ms:.4g} ms{bound}"
+        )
+    return vector
+
+
+def derive(cost: NetworkCost, probabilities: Sequence[NDArray[np.float64]], budget_ms: float) -> tuple[int, ...]:
+    """Return the most probable network whose bound is within the budget, as far as local search finds it.
+
+    The most probable network itself, if it is within. Otherwise a price on each millisecond is sought, by halving, at
+    which the best network by log-probability minus price · latency is just within; then single decisions are improved
+    as long as the budget holds.
+
+    Args:
+        cost: what networks take.
+        probabilities: one array per decision, of shape ``(options,)``.
+        budget_ms: the budget.
+
+    Raises:
+        BudgetError: no network is within.
+    """
+    logs = [np.log(np.maximum(p, 1e-30)) for p in probabilities]
+    best = np.array([int(p.argmax()) for p in logs])
+    if cost.bound_ms(best.tolist()) <= budget_ms:
+        return tuple(best.tolist())
+    within = np.array(check_budget(cost, budget_ms))
+    low, high = 0.0, HIGHEST_PRICE
+    start = best
+    for _ in range(HALVINGS):
+        # Prices of very different sizes are tried, so halve the exponent.
+        price = float(np.sqrt(max(low, 1e-6) * high))
+        vector = np.array(_cheapest(cost, logs, price, start))
+        if cost.bound_ms(vector.tolist()) <= budget_ms:
+            high = price
+            if _score(logs, vector) > _score(logs, within):
+                within = vector
+        else:
+            low = price
+        if high / max(low, 1e-6) < 1.01:
+            break
+    return _improved(cost, logs, within, budget_ms)
+
+
+def _score(logs: Sequence[NDArray[np.float64]], vector: NDArray[np.int64]) -> float:
+    return float(sum(own[index] for own, index in zip(logs, vector, strict=True)))
+
+
+def _cheapest(
+    cost: NetworkCost, logs: Sequence[NDArray[np.float64]], price: float, start: NDArray[np.int64]
+) -> tuple[int, ...]:
+    """Return the best vector by log-probability − price · latency that a coordinate search from ``start`` finds."""
+    vector = np.array(start)
+    for _ in range(MOST_ROUNDS):
+        before = vector.copy()
+        for d, own in enumerate(logs):
+            rows = np.repeat(vector[None], len(own), axis=0)
+            rows[:, d] = np.arange(len(own))
+            vector[d] = int(np.argmax(own - price * cost.latency.latency(rows)))
+        if (vector == before).all():
+            break
+    return tuple(vector.tolist())
+
+
+def _improved(
+    cost: NetworkCost, logs: Sequence[NDArray[np.float64]], vector: NDArray[np.int64], budget_ms: float
+) -> tuple[int, ...]:
+    """Return a vector with single decisions made more probable as long as the bound is within the budget."""
+    vector = np.array(vector)
+    for _ in range(MOST_ROUNDS):
+        moves = [
+            (own[option] - own[vector[d]], d, option)
+            for d, own in enumerate(logs)
+            for option in range(len(own))
+            if own[option] > own[vector[d]] + 1e-9
+        ]
+        for _, d, option in sorted(moves, reverse=True):
+            tried = vector.copy()
+            tried[d] = option
+            if cost.bound_ms(tried.tolist()) <= budget_ms:
+                vector = tried
+                break
+        else:
+            break
+    return tuple(vector.tolist())

@@ -1,0 +1,199 @@
+"""The same space searched by evolution: shared weights judge networks, pymoo breeds them under the budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lut import UsageError
+from lut.errors import SearchError, TargetUnavailableError
+from search._architecture import draw_uniform
+from search._cost import NetworkCost, check_budget, derive
+from search._data import ImageData
+from search._htas import found_network
+from search._search_settings import SearchEpoch, SearchProgress, SearchResult, SearchSettings
+from search._shared_weights import SharedWeights, batches, run_digest, run_epochs
+from search._training import epoch_generator
+
+__all__ = ["EvolutionSettings", "search_evolution"]
+
+
+class EvolutionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How networks are bred, by pymoo's genetic algorithm: ``population`` networks, so many ``generations`` of them.
+
+    Raises:
+        UsageError: fewer than 2 networks, or no generation.
+    """
+
+    population: int = 24
+    generations: int = 10
+
+    def __post_init__(self) -> None:
+        if self.population < 2 or self.generations < 1:
+            raise UsageError(
+                f"evolution: at least 2 networks and 1 generation, got {self.population} and {self.generations}"
+            )
+
+
+def search_evolution(
+    cost: NetworkCost,
+    data: ImageData,
+    settings: SearchSettings,
+    evolution: EvolutionSettings,
+    *,
+    seed: int,
+    budget_ms: float,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    progress: Callable[[SearchProgress], None] = lambda _: None,
+    bred: Callable[[int, int, float], None] = lambda *_: None,
+) -> SearchResult:
+    """Search widths and depths by evolution.
+
+    Shared weights are trained on networks drawn uniformly, one a step. Then networks are bred for the accuracy that
+    they have with these weights and norm statistics of their own, on the validation half, under the budget as a
+    constraint.
+
+    Args:
+        cost: of the space's networks.
+        data: as for :func:`search_htas`.
+        settings: its recipe is that of the shared weights; what is about gradients has no part here.
+        evolution: how networks are bred.
+        seed: of everything.
+        budget_ms: a limit on the result's latency (its bound).
+        device: PyTorch's name of where to train.
+        checkpoint: of the shared weights' training.
+        progress: told where that stands.
+        bred: told the generation, of how many, and the best accuracy within the budget.
+
+    Raises:
+        BudgetError: no network is within the budget.
+        TargetUnavailableError: pymoo is not installed.
+        SearchError: the loss is no number.
+    """
+    try:
+        import pymoo  # noqa: F401
+    except ImportError:
+        raise TargetUnavailableError("--strategy evolution needs pymoo: pip install -e '.[search]'") from None
+    fastest = check_budget(cost, budget_ms)
+    began = time.monotonic()
+    shared = SharedWeights(cost, data, settings, seed=seed, device=device)
+    run = run_digest(cost, data, settings, seed, None, "evolution")
+    history, _ = run_epochs(shared, _uniform_epoch(shared), checkpoint=checkpoint, run=run, progress=progress)
+    judged: dict[tuple[int, ...], float] = {}
+
+    def accuracy(vector: tuple[int, ...]) -> float:
+        if vector not in judged:
+            judged[vector] = shared.accuracy(vector)
+        return judged[vector]
+
+    rng = np.random.default_rng(seed)
+    first = [fastest]
+    while len(first) < evolution.population:
+        # The network nearest to random tastes that the budget allows: spread over it, and none beyond.
+        tastes = [rng.dirichlet(np.ones(len(decision.options))) for decision in cost.space.choices]
+        first.append(derive(cost, tastes, budget_ms))
+    _breed(cost, np.array(first), accuracy, budget_ms, evolution, seed=seed, bred=bred)
+    within = [vector for vector in judged if cost.bound_ms(vector) <= budget_ms]
+    best = max(within, key=lambda vector: (judged[vector], -cost.bound_ms(vector)))
+    return SearchResult(
+        vector=best,
+        network=found_network(cost, best),
+        prediction=cost.predict(best),
+        history=tuple(history),
+        from_epoch=len(history),
+        seconds=time.monotonic() - began,
+        evaluated=len(judged),
+    )
+
+
+def _uniform_epoch(shared: SharedWeights) -> Any:
+    """Return what trains the shared weights for an epoch, each step on one network drawn uniformly."""
+    cost, settings = shared.cost, shared.settings
+
+    def epoch(number: int, tau: float, lr: Callable[[float], float], tell: Callable[[float], None]) -> SearchEpoch:
+        began = time.monotonic()
+        generator = epoch_generator(shared.seed, "shared", number)
+        losses = []
+        own = batches(shared.parts[0], settings.recipe.batch_size, generator)
+        for step, part in enumerate(own):
+            drawn = draw_uniform(cost.space.choices, generator)
+            losses.append(shared.weight_step(part, drawn, lr(step / len(own)), generator))
+            if not isfinite(losses[-1]):
+                raise SearchError(f"the loss is no number in epoch {number}: lower the learning rate")
+            tell((step + 1) / len(own))
+        vector = shared.net.argmax()
+        with torch.no_grad():
+            expected = float(cost.expected(shared.net.probabilities()))
+        return SearchEpoch(
+            epoch=number,
+            tau=tau,
+            lr=lr(0.0),
+            weight_loss=sum(losses) / len(losses),
+            logits_loss=None,
+            expected=expected,
+            ms=cost.predict(vector).ms,
+            bound_ms=cost.bound_ms(vector),
+            accuracy=shared.accuracy(vector),
+            vector=vector,
+            seconds=time.monotonic() - began,
+        )
+
+    return epoch
+
+
+def _breed(
+    cost: NetworkCost,
+    first: NDArray[np.int64],
+    accuracy: Callable[[tuple[int, ...]], float],
+    budget_ms: float,
+    evolution: EvolutionSettings,
+    *,
+    seed: int,
+    bred: Callable[[int, int, float], None],
+) -> None:
+    """Run pymoo's genetic algorithm from a first population of vectors."""
+    from pymoo.algorithms.soo.nonconvex.ga import GA
+    from pymoo.core.problem import Problem
+    from pymoo.operators.crossover.ux import UX
+    from pymoo.operators.mutation.pm import PM
+    from pymoo.operators.repair.rounding import RoundingRepair
+    from pymoo.optimize import minimize
+
+    sizes = np.array([len(decision.options) for decision in cost.space.choices])
+    best = [0.0]
+
+    class Networks(Problem):  # type: ignore[misc]
+        """Vectors of option indices; the objective is the error, the constraint the bound over the budget."""
+
+        def __init__(self) -> None:
+            super().__init__(n_var=len(sizes), n_obj=1, n_ieq_constr=1, xl=0, xu=sizes - 1, vtype=int)
+
+        def _evaluate(self, x: Any, out: dict[str, Any], *_: Any, **__: Any) -> None:
+            rows = [tuple(int(v) for v in row) for row in x]
+            over = np.array([cost.bound_ms(row) / budget_ms - 1 for row in rows])
+            # A network beyond the budget is not worth an evaluation: its error does not count.
+            right = np.array([accuracy(row) if o <= 0 else 0.0 for row, o in zip(rows, over, strict=True)])
+            best[0] = max(best[0], float(right.max()))
+            out["F"], out["G"] = 1 - right[:, None], over[:, None]
+
+    def tell(algorithm: Any) -> None:
+        bred(int(algorithm.n_iter), evolution.generations, best[0])
+
+    algorithm = GA(
+        pop_size=evolution.population,
+        sampling=first,
+        crossover=UX(prob=0.9),
+        mutation=PM(prob=1.0, prob_var=1 / len(sizes), eta=3.0, vtype=float, repair=RoundingRepair()),
+        eliminate_duplicates=True,
+        repair=RoundingRepair(),
+    )
+    minimize(Networks(), algorithm, ("n_gen", evolution.generations), seed=seed, callback=tell, verbose=False)

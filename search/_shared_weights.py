@@ -1,0 +1,260 @@
+"""Shared weights in training, epoch by epoch, from a checkpoint on where there is one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import TypeAlias, final
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as f
+
+from lut import UsageError
+from search._architecture import Architecture, fixed, temperature
+from search._augment import augment, prepare
+from search._checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from search._cost import NetworkCost
+from search._data import ImageData, halves
+from search._recipe import Recipe, learning_rate
+from search._search_settings import SearchEpoch, SearchProgress, SearchSettings
+from search._supernet import SuperResNet, own_statistics
+from search._training import epoch_generator
+
+__all__ = ["SharedWeights", "batches", "check_classes", "run_digest", "run_epochs"]
+
+# Training batches from which a network's own norm statistics are taken.
+STATISTICS_BATCHES = 4
+MOST_PROGRESS_S = 0.2
+
+
+def check_classes(classes: int, data: ImageData) -> None:
+    """Raise unless a space's networks tell as many classes apart as the data has."""
+    if len(data.classes) != classes:
+        raise UsageError(f"the space's networks tell {classes} classes apart, and {data.name} has {len(data.classes)}")
+
+
+def batches(indices: torch.Tensor, size: int, generator: torch.Generator | None = None) -> list[torch.Tensor]:
+    """Return indices in batches of ``size``, shuffled where there is a generator; a small rest is left out.
+
+    A norm needs more than one value; a last batch of at least half the size is kept.
+    """
+    if generator is not None:
+        indices = indices[torch.randperm(len(indices), generator=generator)]
+    parts = list(torch.split(indices, size))
+    if len(parts) > 1 and 2 * len(parts[-1]) < size:
+        parts.pop()
+    return parts
+
+
+@final
+class SharedWeights:
+    """The shared weights in training: what both strategies use.
+
+    Args:
+        cost: of the space's networks.
+        data: half of its training images are for the weights, the other half for choosing among networks.
+        settings: of the search.
+        seed: of everything.
+        device: PyTorch's name of where to train.
+
+    Raises:
+        UsageError: classes of data and space differ, or the precision is float16.
+    """
+
+    def __init__(self, cost: NetworkCost, data: ImageData, settings: SearchSettings, *, seed: int, device: str) -> None:
+        check_classes(cost.space.classes, data)
+        if settings.recipe.precision == "float16":
+            raise UsageError("search: shared weights are trained in float32 or bfloat16")
+        self.cost, self.data, self.settings, self.device = cost, data, settings, torch.device(device)
+        self.seed = seed
+        self.recipe = settings.recipe
+        self.net = SuperResNet(cost.space, seed=seed).to(self.device)
+        if self.recipe.channels_last:
+            self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.parts = halves(data, seed)
+        self.images = data.train_images.to(self.device)
+        self.labels = data.train_labels.to(self.device)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "weights": torch.optim.SGD(
+                list(self.net.weights()),
+                lr=self.recipe.lr,
+                momentum=self.recipe.momentum,
+                nesterov=self.recipe.nesterov,
+                weight_decay=self.recipe.weight_decay,
+            )
+        }
+
+    def _forward(self, images: torch.Tensor, drawn: Architecture) -> torch.Tensor:
+        if self.recipe.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            scores: torch.Tensor = self.net(images, drawn)
+        return scores.float()
+
+    def loss(self, indices: torch.Tensor, drawn: Architecture, generator: torch.Generator) -> torch.Tensor:
+        """Return the cross-entropy of augmented training images."""
+        images = augment(
+            self.images[indices.to(self.device)],
+            self.data.mean,
+            self.data.std,
+            recipe=self.recipe,
+            mirrored=self.data.mirrored,
+            generator=generator,
+        )
+        labels = self.labels[indices.to(self.device)]
+        return f.cross_entropy(self._forward(images, drawn), labels, label_smoothing=self.recipe.label_smoothing)
+
+    def weight_step(self, indices: torch.Tensor, drawn: Architecture, lr: float, generator: torch.Generator) -> float:
+        """Update the weights by one batch; returns its loss."""
+        optimizer = self.optimizers["weights"]
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(indices, drawn, generator)
+        torch.autograd.backward(loss)
+        for logits in self.net.logits:
+            logits.grad = None
+        optimizer.step()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def accuracy(self, vector: Sequence[int]) -> float:
+        """Return a network's share right of validation images, with the shared weights and its own norm statistics."""
+        drawn = fixed(vector)
+        generator = epoch_generator(self.seed, "statistics", 0)
+        with own_statistics(self.net):
+            self.net.train()
+            for part in batches(self.parts[0], self.recipe.batch_size, generator)[:STATISTICS_BATCHES]:
+                at = part.to(self.device)
+                self._forward(prepare(self.images[at], self.data.mean, self.data.std), drawn)
+            self.net.eval()
+            validation = self.parts[1][: self.settings.validated]
+            return self._right(validation, drawn) / len(validation)
+
+    def _right(self, indices: torch.Tensor, drawn: Architecture) -> int:
+        """Return how many training images, not augmented, are classified right."""
+        count = 0
+        for part in batches(indices, 512):
+            at = part.to(self.device)
+            images = prepare(self.images[at], self.data.mean, self.data.std)
+            count += int((self._forward(images, drawn).argmax(1) == self.labels[at]).sum())
+        return count
+
+
+# Trains one epoch: its number from 1, τ, the learning rate by the share of it that is done, whom to tell that share.
+EpochStep: TypeAlias = Callable[[int, float, Callable[[float], float], Callable[[float], None]], SearchEpoch]
+
+
+def run_epochs(
+    shared: SharedWeights,
+    epoch: EpochStep,
+    *,
+    checkpoint: Path | None,
+    run: str,
+    progress: Callable[[SearchProgress], None],
+) -> tuple[list[SearchEpoch], list[list[NDArray[np.float64]]]]:
+    """Run or finish all epochs; returns their history, and the logits after each of them."""
+    settings = shared.settings
+    total = settings.recipe.total_epochs
+    history: list[SearchEpoch] = []
+    states: list[list[NDArray[np.float64]]] = []
+    done = 0
+    if checkpoint is not None and (saved := load_checkpoint(checkpoint, run=run)) is not None:
+        done = saved.epoch
+        history = msgspec.convert(saved.values["history"], list[SearchEpoch])
+        weights = {name[4:]: value for name, value in saved.tensors.items() if name.startswith("net.")}
+        shared.net.load_state_dict(weights)
+        for name, optimizer in shared.optimizers.items():
+            restore_optimizer(optimizer, name, saved.tensors)
+        states = [
+            [saved.tensors[f"logits.{i}"][n].double().numpy() for i in range(len(shared.net.logits))]
+            for n in range(done)
+        ]
+    tell = _teller(progress, total, done)
+    for number in range(done + 1, total + 1):
+        tau = temperature(
+            (number - 1) / max(1, total - 1),
+            start=settings.tau_start,
+            end=settings.tau_end,
+            schedule=settings.tau_schedule,
+        )
+        shared.net.train()
+        last = history[-1] if history else None
+        rate = partial(_rate, settings.recipe, number - 1)
+        history.append(epoch(number, tau, rate, partial(_tell, tell, number - 1, last)))
+        states.append([logits.detach().double().cpu().numpy().copy() for logits in shared.net.logits])
+        if checkpoint is not None:
+            tensors = {f"net.{name}": value for name, value in shared.net.state_dict().items()}
+            for name, optimizer in shared.optimizers.items():
+                tensors |= optimizer_tensors(optimizer, name)
+            for i in range(len(shared.net.logits)):
+                tensors[f"logits.{i}"] = torch.from_numpy(np.stack([state[i] for state in states]))
+            save_checkpoint(
+                checkpoint, run=run, epoch=number, tensors=tensors, values={"history": msgspec.to_builtins(history)}
+            )
+        tell(number, history[-1])
+    return history, states
+
+
+def _rate(recipe: Recipe, done: int, share: float) -> float:
+    return learning_rate(recipe, done + share)
+
+
+def _tell(tell: Callable[[float, SearchEpoch | None], None], done: int, last: SearchEpoch | None, share: float) -> None:
+    tell(done + share, last)
+
+
+def _teller(
+    progress: Callable[[SearchProgress], None], total: int, done: int
+) -> Callable[[float, SearchEpoch | None], None]:
+    """Return what reports a search's standing, given the epochs done, a fraction included, and the last one."""
+    began, told = time.monotonic(), [0.0]
+
+    def tell(epochs: float, last: SearchEpoch | None) -> None:
+        now = time.monotonic()
+        if now - told[0] < MOST_PROGRESS_S and epochs < total:
+            return
+        told[0] = now
+        elapsed, fresh = now - began, epochs - done
+        left = elapsed / fresh * (total - epochs) if fresh > 0 else None
+        progress(
+            SearchProgress(
+                min(total, int(epochs) + 1),
+                total,
+                epochs / total,
+                elapsed,
+                left,
+                last.bound_ms if last else None,
+                last.accuracy if last else None,
+            )
+        )
+
+    return tell
+
+
+def run_digest(
+    cost: NetworkCost,
+    data: ImageData,
+    settings: SearchSettings,
+    seed: int,
+    budget_ms: float | None,
+    strategy: str,
+) -> str:
+    """Return a digest of all that a search's course depends on."""
+    parts = {
+        "strategy": strategy,
+        "settings": settings,
+        "space": [cost.space.name, cost.space.depth, cost.space.classes, cost.space.widths, cost.space.depths],
+        "cost": [cost.kind, cost.level, cost.upper],
+        "tables": [table.sha256 for table in cost.predictor.tables],
+        "data": data.digest,
+        "seed": seed,
+        "budget_ms": budget_ms,
+    }
+    return sha256(msgspec.json.encode(parts)).hexdigest()[:16]
