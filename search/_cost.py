@@ -5,7 +5,7 @@ Sources: HTAS eq. 6–8 (linear, f(E[x]) of the fitted law), TAS's code (signed 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Literal, TypeAlias
@@ -41,8 +41,10 @@ Penalty: TypeAlias = Literal["linear", "band"]
 MOST_ROUNDS = 50
 # Halvings of the interval in which the price of a millisecond is sought.
 HALVINGS = 40
-# Where the price of a millisecond is sought: beyond this, probability means nothing beside latency.
-HIGHEST_PRICE = 1e6
+# Where the price of a millisecond is sought: beyond the highest, probability means nothing beside latency.
+LOWEST_PRICE, HIGHEST_PRICE, CLOSE_PRICES = 1e-6, 1e6, 1.01
+# What counts as more probable, in log, and how many changes are tried at a time.
+LEAST_GAIN, MOST_TRIED = 1e-9, 2000
 # Lacking layers that an error names.
 NAMED = 3
 # Networks whose prediction is kept: a search asks for the same few again and again.
@@ -187,7 +189,7 @@ def band_penalty(expected: torch.Tensor, current: float, *, target: float, toler
         return -torch.log(expected)
     if current > target:
         return torch.log(expected)
-    return torch.zeros_like(expected)
+    return 0.0 * expected
 
 
 def smallest(cost: NetworkCost) -> tuple[int, ...]:
@@ -217,9 +219,10 @@ def check_budget(cost: NetworkCost, budget_ms: float) -> tuple[int, ...]:
 def derive(cost: NetworkCost, probabilities: Sequence[NDArray[np.float64]], budget_ms: float) -> tuple[int, ...]:
     """Return the most probable network whose bound is within the budget, as far as local search finds it.
 
-    The most probable network itself, if it is within. Otherwise a price on each millisecond is sought, by halving, at
-    which the best network by log-probability minus price · latency is just within; then single decisions are improved
-    as long as the budget holds.
+    The most probable network itself, if it is within. Otherwise the better, by log-probability, of two that are: the
+    one that is left when decisions of the most probable one are given up, those first that lose least for what they
+    save; and the best one by log-probability minus price · latency at the price at which it is just within. Then
+    decisions are improved, one or two at a time, as long as the budget holds.
 
     Args:
         cost: what networks take.
@@ -233,22 +236,66 @@ def derive(cost: NetworkCost, probabilities: Sequence[NDArray[np.float64]], budg
     best = np.array([int(p.argmax()) for p in logs])
     if cost.bound_ms(best.tolist()) <= budget_ms:
         return tuple(best.tolist())
-    within = np.array(check_budget(cost, budget_ms))
-    low, high = 0.0, HIGHEST_PRICE
-    start = best
+    fastest = np.array(check_budget(cost, budget_ms))
+    found = [fastest, *_given_up(cost, logs, best, budget_ms), *_priced(cost, logs, best, budget_ms)]
+    return _improved(cost, logs, max(found, key=lambda vector: _score(logs, vector)), budget_ms)
+
+
+def _neighbours(
+    logs: Sequence[NDArray[np.float64]], vector: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return all vectors that differ in one decision, shape ``(n, decisions)``, and their gains in log-probability."""
+    rows, gains = [], []
+    for d, own in enumerate(logs):
+        others = np.delete(np.arange(len(own)), vector[d])
+        changed = np.repeat(vector[None], len(others), axis=0)
+        changed[:, d] = others
+        rows.append(changed)
+        gains.append(own[others] - own[vector[d]])
+    return np.concatenate(rows), np.concatenate(gains)
+
+
+def _given_up(
+    cost: NetworkCost, logs: Sequence[NDArray[np.float64]], vector: NDArray[np.int64], budget_ms: float
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the network within the budget that giving up decisions one by one leads to, if it leads to one."""
+    vector = vector.copy()
+    for _ in range(sum(map(len, logs))):
+        bound = cost.bound_ms(vector.tolist())
+        if bound <= budget_ms:
+            yield vector
+            return
+        rows, gains = _neighbours(logs, vector)
+        now = float(cost.latency.latency(vector)[0])
+        saved = now - cost.latency.latency(rows)
+        # What must go, in predicted ms: the interval is about as wide, in log, for neighbours.
+        excess = now * (1 - budget_ms / bound)
+        useful = np.flatnonzero(saved > 0)
+        if not useful.size:
+            return
+        enough = useful[saved[useful] >= excess]
+        if enough.size:
+            vector = rows[enough[np.argmax(gains[enough])]]
+        else:
+            vector = rows[useful[np.argmax(gains[useful] / saved[useful])]]
+
+
+def _priced(
+    cost: NetworkCost, logs: Sequence[NDArray[np.float64]], start: NDArray[np.int64], budget_ms: float
+) -> Iterator[NDArray[np.int64]]:
+    """Yield networks within the budget that are best at some price of a millisecond."""
+    low, high = LOWEST_PRICE, HIGHEST_PRICE
     for _ in range(HALVINGS):
         # Prices of very different sizes are tried, so halve the exponent.
-        price = float(np.sqrt(max(low, 1e-6) * high))
+        price = float(np.sqrt(low * high))
         vector = np.array(_cheapest(cost, logs, price, start))
         if cost.bound_ms(vector.tolist()) <= budget_ms:
             high = price
-            if _score(logs, vector) > _score(logs, within):
-                within = vector
+            yield vector
         else:
             low = price
-        if high / max(low, 1e-6) < 1.01:
+        if high / low < CLOSE_PRICES:
             break
-    return _improved(cost, logs, within, budget_ms)
 
 
 def _score(logs: Sequence[NDArray[np.float64]], vector: NDArray[np.int64]) -> float:
@@ -274,18 +321,23 @@ def _cheapest(
 def _improved(
     cost: NetworkCost, logs: Sequence[NDArray[np.float64]], vector: NDArray[np.int64], budget_ms: float
 ) -> tuple[int, ...]:
-    """Return a vector with single decisions made more probable as long as the bound is within the budget."""
-    vector = np.array(vector)
+    """Return a vector with decisions made more probable, singly or against another's, while the budget holds."""
     for _ in range(MOST_ROUNDS):
-        moves = [
-            (own[option] - own[vector[d]], d, option)
-            for d, own in enumerate(logs)
-            for option in range(len(own))
-            if own[option] > own[vector[d]] + 1e-9
+        rows, gains = _neighbours(logs, vector)
+        saved = float(cost.latency.latency(vector)[0]) - cost.latency.latency(rows)
+        better = np.flatnonzero(gains > LEAST_GAIN)
+        worse = np.flatnonzero((gains <= 0) & (saved > 0))
+        # One that gains alone, or with one that pays for it; the two change different decisions, and together they save
+        # about the sum.
+        pairs = [(gains[i], i, None) for i in better]
+        pairs += [
+            (gains[i] + gains[j], i, j)
+            for i in better
+            for j in worse
+            if gains[i] + gains[j] > LEAST_GAIN and not ((rows[i] != vector) & (rows[j] != vector)).any()
         ]
-        for _, d, option in sorted(moves, reverse=True):
-            tried = vector.copy()
-            tried[d] = option
+        for _, i, j in sorted(pairs, key=lambda pair: -pair[0])[:MOST_TRIED]:
+            tried = rows[i] if j is None else np.where(rows[j] != vector, rows[j], rows[i])
             if cost.bound_ms(tried.tolist()) <= budget_ms:
                 vector = tried
                 break

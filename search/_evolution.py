@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from math import isfinite
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lut import UsageError
-from lut.errors import SearchError, TargetUnavailableError
-from search._architecture import draw_uniform
+from lut.errors import TargetUnavailableError
 from search._cost import NetworkCost, check_budget, derive
 from search._data import ImageData
 from search._htas import found_network
-from search._search_settings import SearchEpoch, SearchProgress, SearchResult, SearchSettings
-from search._shared_weights import SharedWeights, batches, run_digest, run_epochs
-from search._training import epoch_generator
+from search._search_settings import SearchProgress, SearchResult, SearchSettings
+from search._shared_weights import SharedWeights, run_digest, run_epochs, uniform_epoch
 
 __all__ = ["EvolutionSettings", "search_evolution"]
 
@@ -87,7 +84,7 @@ def search_evolution(
     began = time.monotonic()
     shared = SharedWeights(cost, data, settings, seed=seed, device=device)
     run = run_digest(cost, data, settings, seed, None, "evolution")
-    history, _ = run_epochs(shared, _uniform_epoch(shared), checkpoint=checkpoint, run=run, progress=progress)
+    history, _ = run_epochs(shared, partial(uniform_epoch, shared), checkpoint=checkpoint, run=run, progress=progress)
     judged: dict[tuple[int, ...], float] = {}
 
     def accuracy(vector: tuple[int, ...]) -> float:
@@ -113,41 +110,6 @@ def search_evolution(
         seconds=time.monotonic() - began,
         evaluated=len(judged),
     )
-
-
-def _uniform_epoch(shared: SharedWeights) -> Any:
-    """Return what trains the shared weights for an epoch, each step on one network drawn uniformly."""
-    cost, settings = shared.cost, shared.settings
-
-    def epoch(number: int, tau: float, lr: Callable[[float], float], tell: Callable[[float], None]) -> SearchEpoch:
-        began = time.monotonic()
-        generator = epoch_generator(shared.seed, "shared", number)
-        losses = []
-        own = batches(shared.parts[0], settings.recipe.batch_size, generator)
-        for step, part in enumerate(own):
-            drawn = draw_uniform(cost.space.choices, generator)
-            losses.append(shared.weight_step(part, drawn, lr(step / len(own)), generator))
-            if not isfinite(losses[-1]):
-                raise SearchError(f"the loss is no number in epoch {number}: lower the learning rate")
-            tell((step + 1) / len(own))
-        vector = shared.net.argmax()
-        with torch.no_grad():
-            expected = float(cost.expected(shared.net.probabilities()))
-        return SearchEpoch(
-            epoch=number,
-            tau=tau,
-            lr=lr(0.0),
-            weight_loss=sum(losses) / len(losses),
-            logits_loss=None,
-            expected=expected,
-            ms=cost.predict(vector).ms,
-            bound_ms=cost.bound_ms(vector),
-            accuracy=shared.accuracy(vector),
-            vector=vector,
-            seconds=time.monotonic() - began,
-        )
-
-    return epoch
 
 
 def _breed(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from lut import Network, UsageError
-from lut.errors import BudgetError, SearchError
+from lut.errors import BudgetError
 from search._architecture import draw
 from search._cost import NetworkCost, band_penalty, check_budget, derive
 from search._data import ImageData
 from search._search_settings import SearchEpoch, SearchProgress, SearchResult, SearchSettings
-from search._shared_weights import SharedWeights, batches, run_digest, run_epochs
+from search._shared_weights import SharedWeights, batches, run_digest, run_epochs, uniform_epoch
 from search._supernet import SuperResNet
 from search._training import epoch_generator
 
@@ -72,46 +71,27 @@ def search_htas(
     shared.optimizers["logits"] = optimizer
 
     def epoch(number: int, tau: float, lr: Callable[[float], float], tell: Callable[[float], None]) -> SearchEpoch:
+        if number <= settings.weights_first * settings.recipe.total_epochs:
+            return uniform_epoch(shared, number, tau, lr, tell)
         began = time.monotonic()
         generator = epoch_generator(seed, "search", number)
         steps = min(len(batches(part, settings.recipe.batch_size)) for part in shared.parts)
         orders = [batches(part, settings.recipe.batch_size, generator) for part in shared.parts]
-        losses: list[tuple[float, float]] = []
+        weight_losses, logits_losses = [], []
         for step, (own, other) in enumerate(zip(*(order[:steps] for order in orders), strict=True)):
             constant = [logits.detach() for logits in shared.net.logits]
             drawn = draw(space.choices, constant, tau=tau, samples=settings.samples, generator=generator)
-            weight_loss = shared.weight_step(own, drawn, lr(step / steps), generator)
+            weight_losses.append(shared.weight_step(own, drawn, lr(step / steps), generator))
             drawn = draw(space.choices, list(shared.net.logits), tau=tau, samples=settings.samples, generator=generator)
             loss = shared.loss(other, drawn, generator)
-            total = loss + charge.of(shared.net)
             # Through the inputs of every layer, and not into the weights.
-            gradients = torch.autograd.grad(total, list(shared.net.logits), allow_unused=True)
+            gradients = torch.autograd.grad(loss + charge.of(shared.net), list(shared.net.logits), allow_unused=True)
             for logits, gradient in zip(shared.net.logits, gradients, strict=True):
                 logits.grad = gradient
             optimizer.step()
-            losses.append((weight_loss, float(loss.detach())))
-            if not all(map(isfinite, losses[-1])):
-                raise SearchError(
-                    f"the search's loss is no number in epoch {number}: lower the learning rate "
-                    f"({settings.recipe.lr:g} for weights, {settings.logits_lr:g} for logits)"
-                )
+            logits_losses.append(float(loss.detach()))
             tell((step + 1) / steps)
-        vector = shared.net.argmax()
-        with torch.no_grad():
-            expected = float(cost.expected(shared.net.probabilities()))
-        return SearchEpoch(
-            epoch=number,
-            tau=tau,
-            lr=lr(0.0),
-            weight_loss=sum(w for w, _ in losses) / len(losses),
-            logits_loss=sum(v for _, v in losses) / len(losses),
-            expected=expected,
-            ms=cost.predict(vector).ms,
-            bound_ms=cost.bound_ms(vector),
-            accuracy=shared.accuracy(vector),
-            vector=vector,
-            seconds=time.monotonic() - began,
-        )
+        return shared.judged(number, tau, lr(0.0), weight_losses, logits_losses, began)
 
     identity = run_digest(cost, data, settings, seed, budget_ms, "gradient")
     began = time.monotonic()

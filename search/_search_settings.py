@@ -30,6 +30,8 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         recipe: of the shared weights: 600 epochs of SGD, cosine to 0, no warm-up, no cutout.
         logits_lr: Adam's step for the architecture's logits; ``logits_betas`` and ``logits_weight_decay`` go with it.
         samples: widths of a convolution drawn at a time.
+        weights_first: share of the epochs, from the first, in which the weights alone are trained, each step on one
+            network drawn uniformly. TAS: 0; a short search has no use for gradients of weights that know nothing yet.
         tau_start: temperature of the first epoch; ``tau_end`` of the last; ``tau_schedule`` between: ``linear`` from 10
             as in the paper, ``cosine`` (from 5) as in its code.
         penalty: ``linear``: λ·E (HTAS eq. 6); ``band``: TAS's signed logarithm around the budget.
@@ -48,6 +50,7 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     logits_betas: tuple[float, float] = (0.5, 0.999)
     logits_weight_decay: float = 1e-3
     samples: int = 2
+    weights_first: float = 0.0
     tau_start: float = 10.0
     tau_end: float = 0.1
     tau_schedule: TemperatureSchedule = "linear"
@@ -69,6 +72,8 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise UsageError(f"search: weight must not be negative, got {self.weight!r}")
         if not (isfinite(self.tolerance) and 0 <= self.tolerance < 1):
             raise UsageError(f"search: tolerance is a share below 1, got {self.tolerance!r}")
+        if not 0 <= self.weights_first < 1:
+            raise UsageError(f"search: weights_first is a share below 1, got {self.weights_first!r}")
         words = {
             "tau_schedule": ("linear", "cosine"),
             "penalty": ("linear", "band"),

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
+from statistics import fmean
 from typing import TypeAlias, final
 
 import msgspec
@@ -16,7 +18,8 @@ from numpy.typing import NDArray
 from torch.nn import functional as f
 
 from lut import UsageError
-from search._architecture import Architecture, fixed, temperature
+from lut.errors import SearchError
+from search._architecture import Architecture, draw_uniform, fixed, temperature
 from search._augment import augment, prepare
 from search._checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from search._cost import NetworkCost
@@ -26,7 +29,7 @@ from search._search_settings import SearchEpoch, SearchProgress, SearchSettings
 from search._supernet import SuperResNet, own_statistics
 from search._training import epoch_generator
 
-__all__ = ["SharedWeights", "batches", "check_classes", "run_digest", "run_epochs"]
+__all__ = ["SharedWeights", "batches", "check_classes", "run_digest", "run_epochs", "uniform_epoch"]
 
 # Training batches from which a network's own norm statistics are taken.
 STATISTICS_BATCHES = 4
@@ -121,7 +124,40 @@ class SharedWeights:
         for logits in self.net.logits:
             logits.grad = None
         optimizer.step()
-        return float(loss.detach())
+        value = float(loss.detach())
+        if not isfinite(value):
+            raise SearchError(
+                f"the search's loss is no number: lower the weights' learning rate ({self.recipe.lr:g}, "
+                "search.lr=…), or raise the warm-up (search.warmup_epochs=…)"
+            )
+        return value
+
+    def judged(
+        self,
+        number: int,
+        tau: float,
+        lr: float,
+        weight_losses: Sequence[float],
+        logits_losses: Sequence[float] | None,
+        began: float,
+    ) -> SearchEpoch:
+        """Return the record of an epoch that is done: its losses, and what is now the most probable network."""
+        vector = self.net.argmax()
+        with torch.no_grad():
+            expected = float(self.cost.expected(self.net.probabilities()))
+        return SearchEpoch(
+            epoch=number,
+            tau=tau,
+            lr=lr,
+            weight_loss=fmean(weight_losses),
+            logits_loss=None if logits_losses is None else fmean(logits_losses),
+            expected=expected,
+            ms=self.cost.predict(vector).ms,
+            bound_ms=self.cost.bound_ms(vector),
+            accuracy=self.accuracy(vector),
+            vector=vector,
+            seconds=time.monotonic() - began,
+        )
 
     @torch.no_grad()
     def accuracy(self, vector: Sequence[int]) -> float:
@@ -145,6 +181,25 @@ class SharedWeights:
             images = prepare(self.images[at], self.data.mean, self.data.std)
             count += int((self._forward(images, drawn).argmax(1) == self.labels[at]).sum())
         return count
+
+
+def uniform_epoch(
+    shared: SharedWeights,
+    number: int,
+    tau: float,
+    lr: Callable[[float], float],
+    tell: Callable[[float], None],
+) -> SearchEpoch:
+    """Train the weights alone for an epoch, each step on one network drawn uniformly: an :data:`EpochStep`."""
+    began = time.monotonic()
+    generator = epoch_generator(shared.seed, "shared", number)
+    losses = []
+    own = batches(shared.parts[0], shared.recipe.batch_size, generator)
+    for step, part in enumerate(own):
+        drawn = draw_uniform(shared.cost.space.choices, generator)
+        losses.append(shared.weight_step(part, drawn, lr(step / len(own)), generator))
+        tell((step + 1) / len(own))
+    return shared.judged(number, tau, lr(0.0), losses, None, began)
 
 
 # Trains one epoch: its number from 1, τ, the learning rate by the share of it that is done, whom to tell that share.
@@ -173,7 +228,7 @@ def run_epochs(
         for name, optimizer in shared.optimizers.items():
             restore_optimizer(optimizer, name, saved.tensors)
         states = [
-            [saved.tensors[f"logits.{i}"][n].double().numpy() for i in range(len(shared.net.logits))]
+            [saved.tensors[f"course.{i}"][n].double().numpy() for i in range(len(shared.net.logits))]
             for n in range(done)
         ]
     tell = _teller(progress, total, done)
@@ -194,7 +249,7 @@ def run_epochs(
             for name, optimizer in shared.optimizers.items():
                 tensors |= optimizer_tensors(optimizer, name)
             for i in range(len(shared.net.logits)):
-                tensors[f"logits.{i}"] = torch.from_numpy(np.stack([state[i] for state in states]))
+                tensors[f"course.{i}"] = torch.from_numpy(np.stack([state[i] for state in states]))
             save_checkpoint(
                 checkpoint, run=run, epoch=number, tensors=tensors, values={"history": msgspec.to_builtins(history)}
             )

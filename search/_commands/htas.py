@@ -131,7 +131,7 @@ def htas(
     ] = 0.9,
     search_epochs: Annotated[
         int | None,
-        typer.Option("--search-epochs", min=1, help="Default: TAS's 600; digits 40.", rich_help_panel=HOW),
+        typer.Option("--search-epochs", min=1, help="Default: TAS's 600; digits 24.", rich_help_panel=HOW),
     ] = None,
     population: Annotated[int, typer.Option("--population", help="Of an evolution.", rich_help_panel=HOW)] = 24,
     generations: Annotated[int, typer.Option("--generations", help="Of an evolution.", rich_help_panel=HOW)] = 10,
@@ -165,14 +165,14 @@ def htas(
         typer.Option(
             "--train-epochs",
             min=1,
-            help="Of base network and winner. Default: TAS's 300; digits 30.",
+            help="Of base network and winner. Default: TAS's 300; digits 12.",
             rich_help_panel=DATA,
         ),
     ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
-            "--batch-size", min=2, help="Images a training step. Default: 256; digits 64.", rich_help_panel=DATA
+            "--batch-size", min=2, help="Images a training step. Default: 256; digits 32.", rich_help_panel=DATA
         ),
     ] = None,
     distil: Annotated[

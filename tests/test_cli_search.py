@@ -1,0 +1,301 @@
+"""``search-architecture`` as people type it: from a table to a network, its files, and every mistake in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from _predictors import resnet_table
+from test_cli import command
+
+from lut import LatencyTable, load_network
+from predictors import LatencyPredictor
+from profiler import NetworkComparison
+from profiler._compare import ComparedNetwork, ComparedVisits
+from search import ResNetCifar, load_data, load_weights
+from search._run import FILES
+
+Main = Callable[..., tuple[int, str, str]]
+SMALL = (
+    *("htas", "--depth", "8", "--expand", "0.5", "--widths", "uniform", "--groups", "4"),
+    *("--train-images", "80", "--test-images", "40", "--search-epochs", "1", "--train-epochs", "1"),
+    *("--batch-size", "20", "--set", "validated=20", "--set", "search.warmup_epochs=0"),
+)
+QUICK = (*SMALL, "--predictor", "predictor", "--measure-seconds", "0")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a table of small ResNets and predictors of it; nothing in it is changed by a test."""
+    folder = tmp_path_factory.mktemp("made")
+    resnet_table(folder, networks=12).save(folder / "t.json")
+    table = LatencyTable.from_json((folder / "t.json").read_bytes())
+    LatencyPredictor.fit(table).save(folder / "predictor")
+    LatencyPredictor.fit(resnet_table(folder, networks=0)).save(folder / "bare")
+    LatencyPredictor.fit(resnet_table(folder, networks=12, drop=["avgpool2×2"])).save(folder / "lacking")
+    return folder
+
+
+@pytest.fixture
+def main(made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Main:
+    """Run the command in this process, and return its exit code, output and errors."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        from search._commands import main as start
+
+        monkeypatch.chdir(made)
+        monkeypatch.setattr(sys, "argv", ["search-architecture", *arguments])
+        monkeypatch.setenv("COLUMNS", "160")
+        with pytest.raises(SystemExit) as end:
+            start()
+        found = capsys.readouterr()
+        return int(end.value.code or 0), found.out, found.err
+
+    return run
+
+
+def budget(share: float) -> str:
+    predictor = LatencyPredictor.load("predictor")
+    space = ResNetCifar(depth=8, expand=0.5, widths=((2, 4, 6, 8), (4, 8, 12, 16), (8, 16, 24, 32)))
+    widest = predictor.predict(space.decode([len(d.options) - 1 for d in space.choices]))
+    assert widest.high_ms is not None
+    return f"{share * widest.high_ms:.6f}"
+
+
+@pytest.mark.parametrize("words", [(), ("htas",), ("describe",), ("spaces",)])
+def test_help_speaks_to_a_stranger_and_imports_nothing_heavy(words: tuple[str, ...], tmp_path: Path) -> None:
+    script = (
+        f"import sys; sys.argv = ['search-architecture', *{words!r}, '--help']\n"
+        "from search._commands import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'torch', 'pandas', 'numpy', 'scipy', 'sklearn', 'plotly', 'pymoo'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Usage: " in done.stdout
+
+
+def test_spaces_are_listed(main: Main) -> None:
+    code, out, _ = main("spaces", "--json")
+    assert code == 0
+    found = {space["name"]: space for space in json.loads(out)}
+    assert found["resnet-cifar"]["layers"] == 564
+    assert "tas-c100-r110" in found["resnet-cifar"]["published"]
+    assert found["resnet-cifar-bottleneck"]["published"][-1] == "tas-c100-r164"
+    code, out, _ = main("spaces")
+    assert "109 of width, 3 of depth" in out
+
+
+def test_a_published_network_is_described(main: Main) -> None:
+    code, out, _ = main("describe", "resnet-cifar", "tas-c10-r32")
+    assert code == 0
+    assert "0.3205 M parameters, 34.95 M multiply-adds" in out
+    code, out, _ = main("describe", "resnet-cifar", "tas-c10-r32", "--json")
+    found = json.loads(out)
+    assert found["madds"] == sum(layer["madds"] * layer["count"] for layer in found["layers"])
+    assert "latency" not in found
+    code, out, _ = main("describe", "resnet-cifar-bottleneck", "tas-c10-r164")
+    assert "178.07 M multiply-adds" in out
+
+
+def test_a_network_is_described_with_its_latency(main: Main) -> None:
+    code, out, _ = main("describe", "resnet-cifar", "random", "--expand", "0.5", "--predictor", "predictor", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert sum(layer["ms"] * layer["count"] for layer in found["layers"]) == pytest.approx(found["latency"]["ms"])
+    assert found["latency"]["low_ms"] < found["latency"]["ms"] < found["latency"]["high_ms"]
+    code, out, _ = main("describe", "resnet-cifar", "random", "--expand", "0.5", "--predictor", "predictor")
+    assert "made" in out or "fake" in out
+    assert "ms" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("nowhere", "random"), "unknown space 'nowhere'"),
+        (("resnet-cifar", "tas-c10-r33"), "is no network of resnet-cifar"),
+        (("resnet-cifar", "1,2"), "has 112 decisions, got 2"),
+        (("resnet-cifar", "missing.json"), "missing.json"),
+        (("resnet-cifar", "t.json"), "not a network file"),
+        (("resnet-cifar", "random", "--level", "2"), "--level lies between 0 and 1"),
+        (("resnet-cifar", "random", "--predictor", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_cannot_be_described_is_one_line(words: tuple[str, ...], problem: str, main: Main) -> None:
+    code, _, err = main("describe", *words)
+    assert code in (1, 2)
+    assert problem in err
+    assert "Traceback" not in err
+
+
+def test_a_search_writes_a_network_that_others_can_load(main: Main, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    limit = budget_in(main, 0.7)
+    code, out, err = main(*QUICK, "--budget-ms", limit, "--output", str(run))
+    assert code == 0, err
+    for name in FILES:
+        assert (run / name).stat().st_size > 0, name
+    assert "searching a uniform grid of widths" in out
+    assert "stage 1, 32×32: 2, 4, 6, 8" in out
+    network = load_network(run / "network.json")
+    module = load_weights(run / "weights.safetensors", network)
+    result = json.loads((run / "result.json").read_text())
+    assert result["network"]["high_ms"] <= float(limit)
+    assert result["network"]["parameters"] == sum(p.numel() for p in module.parameters())
+    assert result["measured"] is None
+    assert result["not_measured"] == "it was not asked for"
+    # The weights are the trained ones: they give the accuracy that was told.
+    from search import evaluate, subset
+
+    data = subset(load_data("digits"), train=80, test=40, seed=0)
+    assert evaluate(module, data) == pytest.approx(result["network"]["accuracy"])
+    page = (run / "report.html").read_text()
+    assert "Budget" in page
+    assert "not measured" in page
+    code, out, _ = main("describe", "resnet-cifar", str(run / "network.json"), "--json")
+    assert json.loads(out)["parameters"] == result["network"]["parameters"]
+    # A finished run is not run again, and not replaced unasked.
+    code, _, err = main(*QUICK, "--budget-ms", limit, "--output", str(run))
+    assert code == 2
+    assert "finished run" in err
+    code, _, err = main(*QUICK, "--budget-ms", limit, "--output", str(run), "--seed", "1")
+    assert code == 2
+    assert "another run, with other seed" in err
+    code, out, _ = main(*QUICK, "--budget-ms", limit, "--output", str(run), "--seed", "1", "--restart", "--json")
+    assert code == 0
+    assert json.loads(out)["output"] == str(run)
+
+
+def budget_in(main: Main, share: float) -> str:
+    """Return a budget in the made folder, where the command runs."""
+    main("spaces")
+    return budget(share)
+
+
+def test_a_table_fits_a_predictor_on_the_way_and_evolution_searches_it(main: Main, tmp_path: Path) -> None:
+    pytest.importorskip("pymoo")
+    run = tmp_path / "run"
+    code, _, err = main(
+        *(*SMALL, "--table", "t.json", "--measure-seconds", "0", "--strategy", "evolution", "--population", "4"),
+        *("--generations", "1", "--budget-ms", budget_in(main, 0.8), "--output", str(run), "--no-distil"),
+    )
+    assert code == 0, err
+    assert LatencyPredictor.load(run / "predictor").setting.target == "cpu"
+    assert json.loads((run / "result.json").read_text())["evaluated"] >= 4
+
+
+def test_a_winner_is_measured_beside_its_base(main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = LatencyPredictor.load(str(Path.cwd() / "predictor")) if Path("predictor").exists() else None
+    calls: list[Any] = []
+
+    def compared(networks: Any, **options: Any) -> NetworkComparison:
+        calls.append((networks, options))
+        times = [10.0 / (i + 1) for i in range(len(networks))]
+        return NetworkComparison(
+            device=options["device"],
+            setting=options["setting"],
+            networks=tuple(
+                ComparedNetwork(network.name, ms, 0.99 * ms, 1.01 * ms, 8, 0.01)
+                for network, ms in zip(networks, times, strict=True)
+            ),
+            visits=tuple(ComparedVisits((ms,) * 8, (0, 0, 0, 0, 1, 1, 1, 1), tuple(range(8))) for ms in times),
+            measuring_s=1.0,
+        )
+
+    monkeypatch.setattr("search._run.compare_networks", compared)
+    run = tmp_path / "run"
+    words = [word for word in QUICK if word not in ("--measure-seconds", "0")]
+    code, out, err = main(*words, "--budget-ms", budget_in(main, 0.7), "--output", str(run), "--then", "onnx")
+    assert code == 0, err
+    assert predictor is None or predictor.setting == calls[-1][1]["setting"]
+    assert "takes 2.00 times as long (2.00 … 2.00 at 95 %)" in out
+    result = json.loads((run / "result.json").read_text())
+    assert result["measured"]["speed_up"]["value"] == pytest.approx(2.0)
+    assert result["prediction_error"] == pytest.approx(result["network"]["predicted_ms"] / 5.0 - 1)
+    # The file is the trained network.
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(str(run / "network.onnx"), providers=["CPUExecutionProvider"])
+    module = load_weights(run / "weights.safetensors", load_network(run / "network.json"))
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    with torch.no_grad():
+        assert torch.allclose(torch.from_numpy(found), module(images), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "problem"),
+    [
+        ((), 2, "give either --predictor FOLDER"),
+        (("--predictor", "predictor", "--table", "t.json"), 2, "give either --predictor FOLDER"),
+        (("--predictor", "nowhere"), 1, "nowhere"),
+        (("--table", "nowhere.json"), 1, "nowhere.json"),
+        (("--predictor", "predictor", "--batch", "8"), 2, "is of batch 4, and --batch asks for 8"),
+        (("--predictor", "predictor", "--target", "cuda"), 2, "is of target cpu, and --target asks for cuda"),
+        (("--predictor", "predictor", "--budget-ms", "1e-6"), 3, "the fastest takes"),
+        (("--predictor", "predictor", "--budget-ms", "-1"), 2, "a budget is a positive number"),
+        (("--predictor", "bare"), 2, "--bound predicted"),
+        (("--predictor", "lacking"), 1, "profile-device --target cpu --batch 4 --space resnet-cifar"),
+        (("--predictor", "predictor", "--widths", "some"), 2, "hardware, uniform or ratios"),
+        (("--predictor", "predictor", "--strategy", "luck"), 2, "gradient or evolution"),
+        (("--predictor", "predictor", "--strategy", "evolution"), 2, "give --budget-ms"),
+        (("--predictor", "predictor", "--cost", "watts"), 2, "law, table or madds"),
+        (("--predictor", "predictor", "--penalty", "band"), 2, "around a budget"),
+        (("--predictor", "predictor", "--level", "1"), 2, "--level lies between"),
+        (("--predictor", "predictor", "--depth", "21"), 2, "6n+2 layers"),
+        (("--predictor", "predictor", "--set", "samples"), 2, "--set is NAME=VALUE"),
+        (("--predictor", "predictor", "--set", "training.colour=red"), 2, "names: logits_lr"),
+        (("--predictor", "predictor", "--set", "samples=many"), 2, "--set: Expected `int`"),
+        (("--predictor", "predictor", "--then", "tflite"), 2, "onnx or export-coreml"),
+        (("--predictor", "predictor", "--device", "toaster"), 2, "--device toaster"),
+        (("--predictor", "predictor", "--data", "mnist"), 2, "mnist"),
+        (("--predictor", "predictor", "--data", "cifar10:nowhere"), 2, "nowhere"),
+        (("--predictor", "predictor", "--train-images", "5"), 2, "5"),
+    ],
+)
+def test_mistakes_are_one_line(words: tuple[str, ...], code: int, problem: str, main: Main, tmp_path: Path) -> None:
+    given, _, err = main(*SMALL, "--measure-seconds", "0", *words, "--output", str(tmp_path / "run"))
+    assert problem in err
+    assert given == code
+    assert "Traceback" not in err
+    assert len([line for line in err.splitlines() if line.startswith(("error", "incomplete"))]) == 1
+
+
+def test_tables_without_sweeps_offer_no_hardware_aware_widths(main: Main, tmp_path: Path) -> None:
+    words = [word if word != "uniform" else "hardware" for word in SMALL]
+    code, _, err = main(*words, "--table", "t.json", "--measure-seconds", "0", "--output", str(tmp_path / "run"))
+    assert code == 1
+    assert "no channel curves" in err or "no sweep" in err
+
+
+def test_another_device_is_refused_before_anything_is_trained(main: Main, tmp_path: Path) -> None:
+    # The made device is not this machine.
+    words = [word for word in QUICK if word not in ("--measure-seconds", "0")]
+    code, out, err = main(*words, "--output", str(tmp_path / "run"))
+    assert code == 2
+    assert "and this machine is" in err
+    assert "Training" not in out
+
+
+@pytest.mark.parametrize(("size", "classes", "problem"), [((16, 16), 2, "16"), ((32, 32), 1, "one class")])
+def test_data_that_does_not_fit_is_one_line(
+    size: tuple[int, int], classes: int, problem: str, main: Main, tmp_path: Path
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for name in "ab"[:classes]:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(10):
+            image.new("RGB", size, (i, 2 * i, 3 * i)).save(tmp_path / "data" / name / f"{i}.png")
+    code, _, err = main(*QUICK, "--data", f"images:{tmp_path / 'data'}", "--output", str(tmp_path / "run"))
+    assert code == 2
+    assert problem in err
+
+
+def test_the_command_is_installed(made: Path) -> None:
+    assert "resnet-cifar" in command(made, "search-architecture", "spaces").stdout

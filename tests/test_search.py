@@ -1,0 +1,406 @@
+"""The searches: what networks cost in the loss, budgets that hold, and runs that end where an interrupted one does."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from _predictors import DEVICE, SETTING, layer_ms, network_ms, sampled
+
+from lut import Decision, TableError, UsageError
+from lut.errors import BudgetError, CheckpointError, SearchError
+from predictors import LatencyPredictor, compile_madds
+from predictors._compiled import layers_of
+from search import (
+    EvolutionSettings,
+    ImageData,
+    NetworkCost,
+    Recipe,
+    ResNetCifar,
+    SearchSettings,
+    derive,
+    load_data,
+    make_cost,
+    search_evolution,
+    search_htas,
+    subset,
+)
+from search._cost import band_penalty, check_budget, smallest, unlike_layers
+from search._htas import _Charge
+from search._supernet import SuperResNet
+
+WIDTHS = ((4, 8), (6, 12), (8, 16))
+
+
+@cache
+def space() -> ResNetCifar:
+    return ResNetCifar(depth=14, expand=0.75, widths=WIDTHS, depths="tas")
+
+
+@cache
+def predictor(networks: int = 20) -> LatencyPredictor:
+    """Return a predictor of the made device that holds all the space's layers, and knows how wholes differ from sums."""
+    layers = [*layers_of(space()), *(item.layer for item in space().base_network().layers)]
+    wholes = [(network, network_ms(network)) for network in sampled(space(), networks, seed=1)]
+    return LatencyPredictor.from_latencies(
+        DEVICE, SETTING, {layer: layer_ms(layer) for layer in layers}, networks=wholes, seed=0
+    )
+
+
+@cache
+def cost(kind: Any = "table", bound: Any = "upper") -> NetworkCost:
+    return make_cost(space(), predictor(), kind=kind, bound=bound)
+
+
+@cache
+def all_networks() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return all vectors of the space, and the bounds of their latencies, in ms."""
+    vectors = np.array(list(itertools.product(*[range(len(d.options)) for d in space().choices])))
+    return vectors, cost().latency.latency(vectors)
+
+
+@cache
+def digits(train: int = 96) -> ImageData:
+    return subset(load_data("digits"), train=train, test=40, seed=0)
+
+
+def settings(**changes: Any) -> SearchSettings:
+    recipe = Recipe(epochs=2, warmup_epochs=0, batch_size=24, lr=0.05)
+    return SearchSettings(**{"recipe": recipe, "logits_lr": 0.1, "validated": 24, **changes})
+
+
+def one_hot(vector: Any) -> list[torch.Tensor]:
+    return [torch.eye(len(d.options))[i] for d, i in zip(space().choices, vector, strict=True)]
+
+
+# --- what is charged ---
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_exact_expectation_is_that_over_all_networks(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    p = [torch.softmax(torch.randn(len(d.options), generator=generator).double(), 0) for d in space().choices]
+    vectors, ms = all_networks()
+    weights = np.prod([own.numpy()[vectors[:, d]] for d, own in enumerate(p)], axis=0)
+    assert float(cost().expected(p)) == pytest.approx(float(weights @ ms), rel=1e-6)
+
+
+def test_of_one_network_every_expectation_is_its_own_cost() -> None:
+    vectors, ms = all_networks()
+    for index in (0, 1234, len(vectors) - 1):
+        assert float(cost().expected(one_hot(vectors[index]))) == pytest.approx(ms[index], rel=1e-5)
+        madds = space().decode(vectors[index].tolist()).madds / 1e6
+        assert float(cost("madds").expected(one_hot(vectors[index]))) == pytest.approx(madds, rel=1e-5)
+        assert cost("madds").current(vectors[index]) == pytest.approx(madds)
+
+
+def test_expected_madds_are_tas_products_of_expected_widths() -> None:
+    # One block a stage: the second convolution of stage 1 costs 9·32·32·E[in]·E[out].
+    generator = torch.Generator().manual_seed(0)
+    p = [torch.softmax(torch.randn(len(d.options), generator=generator), 0) for d in space().choices]
+    number = {d.name: i for i, d in enumerate(space().choices)}
+    mean = {
+        name: float((p[i] * torch.tensor(space().choices[i].options)).sum())
+        for name, i in number.items()
+        if space().choices[i].kind == "width"
+    }
+    kept = float(p[number["stage1.blocks"]][1])
+    one, two = (f"stage1.block{b}" for b in (1, 2))
+    # What the block after the first adds: its probability times the products; the shortcut stands where widths differ.
+    differs = 1 - float((p[number[f"{one}.conv2"]] * p[number[f"{two}.conv2"]]).sum())
+    assert differs > 0
+    products = mean[f"{one}.conv2"] * mean[f"{two}.conv1"] + mean[f"{two}.conv1"] * mean[f"{two}.conv2"]
+    with_two, without = list(p), list(p)
+    with_two[number["stage1.blocks"]] = torch.tensor([0.0, 1.0])
+    without[number["stage1.blocks"]] = torch.tensor([1.0, 0.0])
+    expected = kept * float(cost("madds").expected(with_two)) + (1 - kept) * float(cost("madds").expected(without))
+    assert float(cost("madds").expected(p)) == pytest.approx(expected, rel=1e-5)
+    # Hand-computed: everything but block 2, its shortcut and what follows the stage is the same in both.
+    compiled = compile_madds(space())
+    assert (
+        9 * 32 * 32 * products / 1e6
+        < float(cost("madds").expected(with_two))
+        < compiled.latency([len(d.options) - 1 for d in space().choices])[0]
+    )
+
+
+@pytest.mark.parametrize("kind", ["law", "table", "madds"])
+def test_gradients_of_the_expected_cost_are_those_of_finite_differences(kind: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = [torch.randn(len(d.options), generator=generator, dtype=torch.float64) for d in space().choices]
+
+    def expected(values: list[torch.Tensor]) -> torch.Tensor:
+        return cost(kind).expected([torch.softmax(own, 0) for own in values])
+
+    leaves = [own.clone().requires_grad_() for own in logits]
+    gradients = torch.autograd.grad(expected(leaves), leaves)
+    for d in range(len(logits)):
+        moved = []
+        for sign in (1, -1):
+            changed = [own.clone() for own in logits]
+            changed[d][0] += sign * 1e-5
+            moved.append(float(expected(changed)))
+        assert float(gradients[d][0]) == pytest.approx((moved[0] - moved[1]) / 2e-5, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("current", "sign"), [(9.0, -1.0), (9.49, -1.0), (9.51, 0.0), (10.0, 0.0), (10.01, 1.0), (20.0, 1.0)]
+)
+def test_the_sign_of_tas_cost_by_hand(current: float, sign: float) -> None:
+    expected = torch.tensor(7.0, requires_grad=True)
+    found = band_penalty(expected, current, target=10.0, tolerance=0.5)
+    assert float(found.detach()) == pytest.approx(sign * float(np.log(7.0)))
+    (gradient,) = torch.autograd.grad(found, expected)
+    assert float(gradient) == pytest.approx(sign / 7.0)
+
+
+def test_the_most_probable_network_decides_the_sign() -> None:
+    # The expectation lies above the budget and the most probable network below it: the cost pulls up.
+    net = SuperResNet(space(), seed=0)
+    narrow, wide = [0] * len(space().choices), [len(d.options) - 1 for d in space().choices]
+    with torch.no_grad():
+        for logits in net.logits:
+            logits.zero_()
+            logits[0] = 0.01
+    budget = 0.9 * float(cost().expected(net.probabilities()).detach())
+    assert cost().bound_ms(narrow) < budget < cost().bound_ms(wide)
+    charge = _Charge(cost(), settings(penalty="band", tolerance=0.0), budget)
+    expected = float(cost().expected(net.probabilities()).detach())
+    assert float(charge.of(net).detach()) == pytest.approx(-2 * np.log(expected), rel=1e-5)
+    with torch.no_grad():
+        for logits in net.logits:
+            logits[0] = -0.01
+    expected = float(cost().expected(net.probabilities()).detach())
+    assert float(charge.of(net).detach()) == pytest.approx(2 * np.log(expected), rel=1e-5)
+
+
+def test_the_linear_cost_is_eq_6() -> None:
+    net = SuperResNet(space(), seed=0)
+    expected = float(cost("law").expected(net.probabilities()).detach())
+    assert float(_Charge(cost("law"), settings(weight=0.25), None).of(net).detach()) == pytest.approx(0.25 * expected)
+    default = 2 / predictor().latency_ms(space().base_network())
+    assert float(_Charge(cost("law"), settings(), None).of(net).detach()) == pytest.approx(default * expected)
+
+
+# --- budgets ---
+
+
+def test_the_fastest_network_is_found() -> None:
+    _, ms = all_networks()
+    assert cost().latency.latency(smallest(cost()))[0] == pytest.approx(ms.min())
+
+
+def test_a_budget_below_the_fastest_network_says_how_fast_that_is() -> None:
+    fastest = cost().bound_ms(smallest(cost()))
+    with pytest.raises(BudgetError, match=rf"the fastest takes .* up to {fastest:.4g} ms at 90%"):
+        check_budget(cost(), fastest * 0.99)
+    assert check_budget(cost(), fastest * 1.0001)
+    with pytest.raises(UsageError, match="positive number"):
+        check_budget(cost(), float("nan"))
+
+
+def test_what_is_derived_is_within_the_budget_and_mostly_the_most_probable() -> None:
+    vectors, ms = all_networks()
+    rng = np.random.default_rng(0)
+    gaps = []
+    for _ in range(25):
+        p = [rng.dirichlet(np.ones(len(d.options)) * 0.5) for d in space().choices]
+        budget = float(np.quantile(ms, rng.uniform(0.02, 0.7))) * 1.05
+        found = derive(cost(), p, budget)
+        assert cost().bound_ms(found) <= budget
+        scores = sum(np.log(np.maximum(own, 1e-30))[vectors[:, d]] for d, own in enumerate(p))
+        order = np.argsort(-scores)
+        best = next(i for i in order if cost().bound_ms(vectors[i]) <= budget)
+        mine = sum(np.log(max(own[i], 1e-30)) for own, i in zip(p, found, strict=True))
+        gaps.append(scores[best] - mine)
+    assert min(gaps) > -1e-9
+    assert np.mean(np.array(gaps) < 1e-9) >= 0.8
+
+
+def test_the_most_probable_network_is_kept_where_it_is_within() -> None:
+    p = [np.eye(len(d.options))[0] for d in space().choices]
+    assert derive(cost(), p, 1e6) == (0,) * len(p)
+
+
+def test_a_budget_is_for_the_upper_end_unless_asked() -> None:
+    vector = [0] * len(space().choices)
+    found = predictor().predict(space().decode(vector))
+    assert found.high_ms is not None
+    assert cost().bound_ms(vector) == pytest.approx(found.high_ms)
+    assert cost("table", "predicted").bound_ms(vector) == pytest.approx(found.ms)
+
+
+def test_without_an_interval_there_is_no_upper_end() -> None:
+    bare = predictor().recalibrated([])
+    with pytest.raises(UsageError, match="--bound predicted"):
+        make_cost(space(), bare)
+    assert make_cost(space(), bare, bound="predicted").bound_ms([0] * len(space().choices)) > 0
+
+
+def test_layers_that_no_table_holds_are_named_with_the_command() -> None:
+    thin = LatencyPredictor.from_latencies(
+        DEVICE, SETTING, {layer: layer_ms(layer) for layer in layers_of(space()) if "avgpool" not in str(layer)}
+    )
+    with pytest.raises(Exception, match="avgpool"):
+        make_cost(space(), thin, bound="predicted")
+    strided = {
+        layer: layer_ms(layer) for layer in layers_of(space()) if "conv3×3" not in str(layer) or "/2" in str(layer)
+    }
+    lacking = LatencyPredictor.from_latencies(DEVICE, SETTING, strided)
+    found = make_cost(space(), lacking, bound="predicted")
+    with pytest.raises(TableError, match=r"lack \d+ of the space's .*profile-device --target cpu --batch 4 --space"):
+        unlike_layers(found)
+    assert unlike_layers(cost()) == ()
+
+
+# --- searches ---
+
+
+def test_a_search_ends_within_its_budget_and_seeds_reproduce_it() -> None:
+    budget = 0.7 * cost().bound_ms([len(d.options) - 1 for d in space().choices])
+    told: list[Any] = []
+    found = search_htas(cost("law"), digits(), settings(penalty="band"), seed=1, budget_ms=budget, progress=told.append)
+    assert found.prediction.high_ms is not None
+    assert found.prediction.high_ms <= budget
+    assert found.network.layers == space().decode(found.vector).layers
+    assert [epoch.epoch for epoch in found.history] == [1, 2]
+    assert [epoch.tau for epoch in found.history] == pytest.approx([10.0, 0.1])
+    assert told[-1].share == 1.0
+    again = search_htas(cost("law"), digits(), settings(penalty="band"), seed=1, budget_ms=budget)
+    assert again.vector == found.vector
+    assert [e.weight_loss for e in again.history] == [e.weight_loss for e in found.history]
+    other = search_htas(cost("law"), digits(), settings(penalty="band"), seed=2, budget_ms=budget)
+    assert [e.weight_loss for e in other.history] != [e.weight_loss for e in found.history]
+
+
+def test_a_heavy_cost_ends_at_the_fastest_network() -> None:
+    recipe = Recipe(epochs=6, warmup_epochs=0, batch_size=8, lr=0.01)
+    found = search_htas(cost("table"), digits(40), settings(recipe=recipe, weight=1e4, logits_lr=0.5), seed=0)
+    _, ms = all_networks()
+    assert found.prediction.ms == pytest.approx(ms.min(), rel=0.1)
+    assert found.history[-1].expected < found.history[0].expected
+
+
+def test_an_argmax_beyond_the_budget_says_how_close_it_came() -> None:
+    budget = 1.02 * cost().bound_ms(smallest(cost()))
+    # Nothing pulls at the architecture.
+    still = settings(weight=0.0, logits_lr=1e-6, derivation="argmax")
+    with pytest.raises(BudgetError, match=r"% above the budget"):
+        search_htas(cost(), digits(), still, seed=0, budget_ms=budget)
+
+
+def test_weights_first_leave_the_architecture_alone() -> None:
+    found = search_htas(cost(), digits(), settings(weights_first=0.5), seed=0)
+    assert [epoch.logits_loss is None for epoch in found.history] == [True, False]
+    probabilities = SuperResNet(space(), seed=0).probabilities()
+    with torch.no_grad():
+        assert found.history[0].expected == pytest.approx(float(cost().expected(probabilities)), rel=1e-6)
+
+
+def test_the_best_epoch_is_the_most_accurate_within_the_budget() -> None:
+    found = search_htas(cost(), digits(), settings(selection="best"), seed=0, budget_ms=1e6)
+    best = max(found.history, key=lambda epoch: (epoch.accuracy, epoch.epoch))
+    assert found.from_epoch == best.epoch
+    assert found.vector == best.vector
+
+
+def test_evolution_stays_within_the_budget() -> None:
+    pytest.importorskip("pymoo")
+    budget = 0.6 * cost().bound_ms([len(d.options) - 1 for d in space().choices])
+    told: list[Any] = []
+    breeding = EvolutionSettings(population=6, generations=2)
+    found = search_evolution(
+        cost(), digits(), settings(), breeding, seed=0, budget_ms=budget, bred=lambda *now: told.append(now)
+    )
+    assert cost().bound_ms(found.vector) <= budget
+    assert found.evaluated >= 6
+    assert [generation for generation, _, _ in told] == [1, 2]
+    again = search_evolution(cost(), digits(), settings(), breeding, seed=0, budget_ms=budget)
+    assert again.vector == found.vector
+
+
+CHILD = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{tests!r}, {root!r}]
+import test_search as t
+t.search_htas(t.cost("law"), t.digits(), t.settings(recipe=t.RECIPE), seed=1, checkpoint=Path({path!r}))
+"""
+RECIPE = Recipe(epochs=5, warmup_epochs=1, batch_size=12, lr=0.05)
+
+
+def test_a_killed_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    path = tmp_path / "search.safetensors"
+    root = str(Path(__file__).parents[1])
+    code = CHILD.format(tests=str(Path(__file__).parent), root=root, path=str(path))
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 120
+        while not path.exists() and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        # In the midst of a later epoch.
+        time.sleep(0.2)
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        error = child.communicate()[1]
+    assert path.exists(), error.decode()
+    arguments: dict[str, Any] = {"seed": 1}
+    resumed = search_htas(cost("law"), digits(), settings(recipe=RECIPE), checkpoint=path, **arguments)
+    whole = search_htas(cost("law"), digits(), settings(recipe=RECIPE), **arguments)
+    assert resumed.vector == whole.vector
+    plain = [[getattr(e, n) for n in ("weight_loss", "logits_loss", "expected", "accuracy")] for e in whole.history]
+    assert plain == [
+        [getattr(e, n) for n in ("weight_loss", "logits_loss", "expected", "accuracy")] for e in resumed.history
+    ]
+    # Another run does not take it up.
+    with pytest.raises(CheckpointError, match="another run"):
+        search_htas(cost("law"), digits(), settings(recipe=RECIPE), seed=2, checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"samples": 0}, "samples must be positive"),
+        ({"tau_end": 20.0}, "temperature falls"),
+        ({"weight": -1.0}, "weight must not be negative"),
+        ({"weight": float("nan")}, "weight must not be negative"),
+        ({"tolerance": 1.0}, "tolerance is a share"),
+        ({"weights_first": 1.0}, "weights_first is a share"),
+        ({"penalty": "square"}, "penalty must be one of"),
+        ({"tau_schedule": "steps"}, "tau_schedule must be one of"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        settings(**changes)
+
+
+def test_impossible_searches_are_refused() -> None:
+    with pytest.raises(UsageError, match="around a budget"):
+        search_htas(cost(), digits(), settings(penalty="band"), seed=0)
+    with pytest.raises(UsageError, match="cost is multiply-adds"):
+        search_htas(cost("madds"), digits(), settings(penalty="band"), seed=0, budget_ms=1e6)
+    with pytest.raises(UsageError, match="law, table or madds"):
+        make_cost(space(), predictor(), kind="flops")  # type: ignore[arg-type]
+    wide = make_cost(ResNetCifar(depth=14, expand=0.75, widths=WIDTHS, classes=7), predictor(), bound="predicted")
+    with pytest.raises(UsageError, match="7 classes apart, and digits has 10"):
+        search_htas(wide, digits(), settings(), seed=0)
+    with pytest.raises(UsageError, match="at least 2 networks"):
+        EvolutionSettings(population=1)
+    hot = Recipe(epochs=2, warmup_epochs=0, batch_size=24, lr=100.0, weight_decay=1.0)
+    with pytest.raises(SearchError, match="no number"):
+        search_htas(cost(), digits(), settings(recipe=hot), seed=0)
+
+
+def test_decisions_have_the_papers_names() -> None:
+    assert space().choices[0] == Decision("stem", (4, 8), kind="width")
