@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,6 +117,20 @@ def budget_of(predictor: LatencyPredictor, depth: int) -> float:
     return SHARE * base.high_ms
 
 
+def claim(folder: Path, scale: Scale, table: LatencyTable, budget_ms: float) -> None:
+    """Make a work folder, or see that what it keeps is of this scale, table and budget.
+
+    Raises:
+        SystemExit: it is of others.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = folder / "stamp.json"
+    mine = msgspec.json.encode({"scale": scale, "table": sha256(table.to_json()).hexdigest(), "budget_ms": budget_ms})
+    if stamp.exists() and read_bytes(stamp) != mine:
+        raise SystemExit(f"{folder} keeps what was done at another scale, table or budget: give another --work")
+    write_atomically(stamp, mine)
+
+
 class Run(msgspec.Struct, frozen=True):
     """A search and its training: what was found, and how good it became; kept in a file, so that none is done twice."""
 
@@ -193,7 +208,7 @@ def run_once(
     write_atomically(record, msgspec.json.encode(run))
     print(
         f"{name}: predicted {run.predicted_ms:.3f} (≤ {run.high_ms:.3f}) ms of {budget_ms:.3f}, {run.accuracy:.2%} "
-        f"right (shared weights {run.search_accuracy:.1%}); search {run.search_s:.0f} s, training {run.train_s:.0f} s",
+        f"right; search {run.search_s:.0f} s, training {run.train_s:.0f} s",
         file=sys.stderr,
         flush=True,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from _common import parser, print_table, write_results
-from _search import Run, Scale, budget_of, cost_of, default_device, images, load, run_once
+from _search import Run, Scale, budget_of, claim, cost_of, default_device, images, load, run_once
 
 from lut import Network
 from profiler import compare_networks
@@ -34,16 +34,17 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
     scale = Scale()
-    given.work.mkdir(parents=True, exist_ok=True)
     data = images(scale, given.seed)
     base = ResNetCifar(depth=scale.depth).base_network()
     loaded = [load(path) for path in given.tables]
     runs: list[Run] = []
     for table, predictor in loaded:
         cost = cost_of("hardware", table, predictor, scale.depth)
+        folder = given.work / label(predictor.setting).replace(" ", "-")
+        claim(folder, scale, table, budget_of(predictor, scale.depth))
         runs.append(
             run_once(
-                given.work,
+                folder,
                 f"for {label(predictor.setting)}",
                 cost,
                 data,

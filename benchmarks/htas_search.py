@@ -3,7 +3,8 @@
 Three seeds; a seed fixes the images, the halves, the teacher and all draws, and is the same for the three width sets.
 The default is sized for two cores: a part of CIFAR-10 and a short recipe, so accuracies are low and compare only with
 each other. ``--full`` is the papers' recipe on all of CIFAR-10, for a GPU. Every search, training and network is kept
-in the work folder: a run that stopped goes on, and what is done is not done again.
+in the work folder: a run that stopped goes on, and what is done is not done again. ``--only`` lets several processes
+share the seeds.
 """
 
 from __future__ import annotations
@@ -14,7 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from _common import parser, print_table, write_results
-from _search import ARMS, FULL, Run, Scale, budget_of, cost_of, default_device, images, load, run_once, teacher_of
+from _search import (
+    ARMS,
+    FULL,
+    Run,
+    Scale,
+    budget_of,
+    claim,
+    cost_of,
+    default_device,
+    images,
+    load,
+    run_once,
+    teacher_of,
+)
 from scipy.stats import t
 
 from lut import Network
@@ -37,6 +51,7 @@ def main() -> None:
     options.add_argument("--table", type=Path, required=True, help="a table of profile-device on this machine")
     options.add_argument("--work", type=Path, default=Path("htas-search"), help="folder that keeps what is done")
     options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--only", type=int, help="do this seed's searches and trainings, and no more")
     options.add_argument("--full", action="store_true", help="all of CIFAR-10 with the papers' recipe")
     options.add_argument("--measure-seconds", type=float, default=180.0)
     given = options.parse_args()
@@ -44,16 +59,18 @@ def main() -> None:
     table, predictor = load(given.table)
     budget = budget_of(predictor, scale.depth)
     device = default_device()
-    given.work.mkdir(parents=True, exist_ok=True)
+    claim(given.work, scale, table, budget)
     runs: dict[str, list[Run]] = {arm: [] for arm in ARMS}
     bases = []
-    for seed in range(given.seeds):
+    for seed in range(given.seeds) if given.only is None else [given.only]:
         data = images(scale, seed)
         bases.append(teacher_of(given.work, data, scale, seed, device)[1])
         for arm in ARMS:
             cost = cost_of(arm, table, predictor, scale.depth)
             name = f"{arm}-{seed}"
             runs[arm].append(run_once(given.work, name, cost, data, scale, budget_ms=budget, seed=seed, device=device))
+    if given.only is not None:
+        return
     base = ResNetCifar(depth=scale.depth).base_network()
     everything = [run for arm in ARMS for run in runs[arm]]
     networks = [base, *(Network(run.name, run.network.layers) for run in everything)]
@@ -93,6 +110,8 @@ def main() -> None:
     )
     header = ["widths", "accuracy %, sd", "measured ms, sd", "predicted off by", "M madds", "layers"]
     print_table(f"{given.seeds} seeds, budget {budget:.3f} ms, {predictor.setting}", header, rows)
+    off = [abs(run.predicted_ms / measured[run.name].ms - 1) for run in everything]
+    print(f"predictions of what was found are off by {max(off):.1%} at worst, {statistics.fmean(off):.1%} on average")
     least = {
         "accuracy_points": smallest_difference([[100 * r.accuracy for r in runs[a]] for a in ARMS]),
         "ms": smallest_difference([[measured[r.name].ms for r in runs[a]] for a in ARMS]),
@@ -111,6 +130,11 @@ def main() -> None:
             "arms": figures,
             "base": {"ms": shown.ms, "predicted_ms": predictor.latency_ms(base), "accuracies": bases},
             "smallest_difference": least,
+            "prediction_error": {
+                "worst": max(off),
+                "mean": statistics.fmean(off),
+                "all_within_5_percent": max(off) <= 0.05,
+            },
             "warnings": compared.warnings,
         },
     )
@@ -120,7 +144,6 @@ def _figures(run: Run, measured: dict[str, Any], budget: float) -> dict[str, Any
     seen = measured[run.name]
     return {
         "accuracy": run.accuracy,
-        "search_accuracy": run.search_accuracy,
         "predicted_ms": run.predicted_ms,
         "high_ms": run.high_ms,
         "measured_ms": seen.ms,

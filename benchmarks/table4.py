@@ -82,6 +82,8 @@ def friendly(space: ResNetCifar, madds: CompiledLatency, network: Network) -> ND
                 moved = abs(np.log(options[step] / own[space.choices[d].name]))
                 after = abs(float(madds.latency(row)[0]) / target - 1)
                 tried.append((after + 0.02 * moved, d, row))
+        if not tried:
+            break
         vector = min(tried, key=lambda entry: entry[:2])[2]
     raise SystemExit(f"no network near {network.name} has its multiply-adds within {AGREE:.0%}")
 
@@ -174,7 +176,7 @@ def main() -> None:
         )
     write_results(
         given.results,
-        "table4",
+        f"table4_{predictor.setting.target}_b{predictor.setting.batch}",
         {
             "setting": str(predictor.setting),
             "networks": figures,
@@ -198,6 +200,7 @@ def _figures(network: Network, predicted: Any, seen: Any, ratio: Any, kind: str)
         "measured_low_ms": seen.low_ms,
         "measured_high_ms": seen.high_ms,
         "times_as_fast_as_tas": ratio._asdict(),
+        "projections": sum(item.name.endswith(".shortcut") for item in network.layers),
         "widths": widths_of(network),
     }
 

@@ -44,6 +44,8 @@ PRECISION = 0.01
 # A process is replaced once it has made so many rounds and has measured for a while (see ``run_session``).
 ROUNDS_PER_PROCESS = 3
 MOST_PROCESSES = 100
+# Fewer say little of how processes differ.
+FEW_PROCESSES = 3
 DRAWS = 2000
 LEVEL = 0.95
 
@@ -125,10 +127,12 @@ class NetworkComparison(NamedTuple):
             return Ratio(1.0, 1.0, 1.0)
         draws = _resampled(mine, other, np.random.default_rng([self.seed, *numbers]))
         low, high = (log(float(q)) for q in np.quantile(draws, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2]))
-        stretch = 1.0
+        # Resampling few processes shows less of their spread than there is.
+        count = len(set(mine.process) & set(other.process))
+        stretch = sqrt(count / (count - 1)) if count > 1 else 1.0
         if self.autocorrelation > AUTOCORRELATED:
             # So many visits carry the information of fewer independent ones, as in ``median_interval``.
-            stretch = sqrt((1 + self.autocorrelation) / (1 - self.autocorrelation))
+            stretch *= sqrt((1 + self.autocorrelation) / (1 - self.autocorrelation))
         return Ratio(
             value,
             value * float(np.exp(stretch * min(0.0, low - log(value)))),
@@ -297,6 +301,8 @@ def _comparison(table: LatencyTable, seed: int, *, keep_table: bool) -> NetworkC
             half = (found.high_ms - found.low_ms) / 2 / found.ms
             why = "the most that are made" if found.visits >= session.protocol.most_visits else "the time was up"
             warnings.append(f"{name}: known to ±{half:.1%} after {found.visits} visits: {why}")
+    if len({process for seen in visits for process in seen.process}) < FEW_PROCESSES:
+        warnings.append("fewer than three processes: ratios' intervals know little of what differs between processes")
     if any("other_state" in whole.flags for _, whole in wholes):
         warnings.append(OTHER_STATE_WARNING)
     known = load_references(reference_path(), table.device, table.setting, session.software)

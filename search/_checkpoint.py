@@ -16,6 +16,7 @@ from lut.errors import CheckpointError, FileAccessError
 
 __all__ = [
     "Checkpoint",
+    "content_digest",
     "load_checkpoint",
     "optimizer_tensors",
     "read_tensors",
@@ -129,6 +130,16 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], str]:
             f"{path} is damaged: its hash is another; discard it, with --restart where a command made it"
         )
     return tensors, header
+
+
+def content_digest(path: Path) -> str:
+    """Return the SHA-256 of the tensors and the text of a file of ours; equal contents have it, whatever their bytes.
+
+    Raises:
+        CheckpointError: as :func:`read_tensors`.
+        FileAccessError: it cannot be read.
+    """
+    return _digest(*read_tensors(path))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, torch.Tensor]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
 from math import inf
 from typing import Literal, TypeAlias
 
@@ -14,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lut import TableError, UsageError
-from lut.errors import BudgetError
+from lut import Setting, TableError, UsageError
+from lut.errors import BudgetError, UnknownOperatorError
 from predictors import CompiledLatency, LatencyPredictor, NetworkPrediction, compile_madds
 from predictors._compiled import layers_of
 from predictors._predictions import NO_SUCH_KIND
@@ -73,6 +75,17 @@ class NetworkCost:
     level: float
     upper: bool
     _kept: dict[tuple[int, ...], NetworkPrediction] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all latencies of the space and of what is charged: what a run's course depends on."""
+        found = sha256(f"{self.kind} {self.level} {self.upper}".encode())
+        for compiled in (self.latency, self.charged):
+            found.update(np.float64(compiled.constant_ms).tobytes())
+            for term in compiled.terms:
+                found.update(repr((term.decisions, term.when)).encode())
+                found.update(np.ascontiguousarray(term.ms).tobytes())
+        return found.hexdigest()
 
     @property
     def unit(self) -> str:
@@ -144,7 +157,12 @@ def make_cost(
             f"a budget is for the upper end of an interval, and {why}. Measure a table with --audit 20, or more, "
             "ask for a lower --level, or for --bound predicted"
         )
-    latency = predictor.compile(space)
+    try:
+        latency = predictor.compile(space)
+    except UnknownOperatorError as error:
+        what = str(error).partition(". Measure it")[0]
+        command = _command(space, predictor.setting)
+        raise TableError(f"the predictor's tables lack layers of the space: {what}. Measure them: {command}") from None
     charged = compile_madds(space) if kind == "madds" else latency
     return NetworkCost(space, predictor, latency, charged, kind, level, bound == "upper")
 
@@ -165,8 +183,7 @@ def unlike_layers(cost: NetworkCost) -> tuple[str, ...]:
         more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
         raise TableError(
             f"the predictor's tables lack {len(lacking)} of the space's {len(layers)} layers, and any like them: "
-            f"{names}{more}. Measure them: profile-device --target {setting.target} --batch {setting.batch} --space "
-            f"{cost.space.name} --expand {cost.space.expand:g}"
+            f"{names}{more}. Measure them: {_command(cost.space, setting)}"
         )
     outside = [(layer, part.outside) for layer, part in known if part.origin == "outside"]
     if not outside:
@@ -174,6 +191,20 @@ def unlike_layers(cost: NetworkCost) -> tuple[str, ...]:
     layer, why = outside[0]
     text = f"{len(outside)} of the space's {len(layers)} layers lie outside what was measured, such as {layer}: "
     return (text + "; ".join(why),)
+
+
+def _command(space: ResNetCifar, setting: Setting) -> str:
+    """Return the command that measures a space's layers in a setting."""
+    given = {
+        "--target": setting.target,
+        "--batch": setting.batch,
+        "--threads": setting.threads,
+        "--dtype": setting.dtype,
+        "--memory-format": setting.memory_format,
+        "--space": space.name,
+        "--expand": f"{space.expand:g}",
+    }
+    return "profile-device" + "".join(f" {name} {value}" for name, value in given.items() if value is not None)
 
 
 def band_penalty(expected: torch.Tensor, current: float, *, target: float, tolerance: float) -> torch.Tensor:
@@ -211,7 +242,8 @@ def check_budget(cost: NetworkCost, budget_ms: float) -> tuple[int, ...]:
         found = cost.predict(vector)
         bound = f", up to {cost.bound_ms(vector):.4g} ms at {cost.level:.0%}" if cost.upper else ""
         raise BudgetError(
-            f"no network of {cost.space.name} is within {budget_ms:g} ms: the fastest takes {found.ms:.4g} ms{bound}"
+            f"no network of {cost.space.name} within {budget_ms:g} ms was found: the fastest takes {found.ms:.4g} ms"
+            f"{bound}"
         )
     return vector
 
@@ -327,18 +359,18 @@ def _improved(
         saved = float(cost.latency.latency(vector)[0]) - cost.latency.latency(rows)
         better = np.flatnonzero(gains > LEAST_GAIN)
         worse = np.flatnonzero((gains <= 0) & (saved > 0))
-        # One that gains alone, or with one that pays for it; the two change different decisions, and together they save
-        # about the sum.
-        pairs = [(gains[i], i, None) for i in better]
-        pairs += [
-            (gains[i] + gains[j], i, j)
-            for i in better
-            for j in worse
-            if gains[i] + gains[j] > LEAST_GAIN and not ((rows[i] != vector) & (rows[j] != vector)).any()
-        ]
-        for _, i, j in sorted(pairs, key=lambda pair: -pair[0])[:MOST_TRIED]:
-            tried = rows[i] if j is None else np.where(rows[j] != vector, rows[j], rows[i])
-            if cost.bound_ms(tried.tolist()) <= budget_ms:
+        # One that gains alone, or with one that pays for it, of another decision.
+        gained = gains[better][:, None] + np.append(0.0, gains[worse])[None]
+        where = (rows != vector).argmax(axis=1)
+        gained[:, 1:][where[better][:, None] == where[worse][None]] = -np.inf
+        order = np.argsort(-gained, axis=None)[:MOST_TRIED]
+        for i, j in zip(*np.unravel_index(order[gained.flat[order] > LEAST_GAIN], gained.shape), strict=True):
+            tried = rows[better[i]]
+            if j:
+                other = rows[worse[j - 1]]
+                tried = np.where(other != vector, other, tried)
+            # What the arrays say costs nothing; the bound is asked of those that can be within.
+            if float(cost.latency.latency(tried)[0]) <= budget_ms and cost.bound_ms(tried.tolist()) <= budget_ms:
                 vector = tried
                 break
         else:

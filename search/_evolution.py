@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lut import UsageError
+from lut import Network, UsageError
 from lut.errors import TargetUnavailableError
 from search._cost import NetworkCost, check_budget, derive
 from search._data import ImageData
@@ -20,7 +21,7 @@ from search._htas import found_network
 from search._search_settings import SearchProgress, SearchResult, SearchSettings
 from search._shared_weights import SharedWeights, run_digest, run_epochs, uniform_epoch
 
-__all__ = ["EvolutionSettings", "search_evolution"]
+__all__ = ["EvolutionSettings", "check_pymoo", "search_evolution"]
 
 
 class EvolutionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,27 +70,29 @@ def search_evolution(
         device: PyTorch's name of where to train.
         checkpoint: of the shared weights' training.
         progress: told where that stands.
-        bred: told the generation, of how many, and the best accuracy within the budget.
+        bred: told the generation, of how many, and the best accuracy within the budget; generation 0: breeding begins.
 
     Raises:
         BudgetError: no network is within the budget.
         TargetUnavailableError: pymoo is not installed.
         SearchError: the loss is no number.
     """
-    try:
-        import pymoo  # noqa: F401
-    except ImportError:
-        raise TargetUnavailableError("--strategy evolution needs pymoo: pip install -e '.[search]'") from None
+    check_pymoo()
     fastest = check_budget(cost, budget_ms)
     began = time.monotonic()
     shared = SharedWeights(cost, data, settings, seed=seed, device=device)
     run = run_digest(cost, data, settings, seed, None, "evolution")
     history, _ = run_epochs(shared, partial(uniform_epoch, shared), checkpoint=checkpoint, run=run, progress=progress)
     judged: dict[tuple[int, ...], float] = {}
+    # Vectors that differ in blocks which are not there are one network.
+    known: dict[Network, float] = {}
+    bred(0, evolution.generations, 0.0)
 
     def accuracy(vector: tuple[int, ...]) -> float:
-        if vector not in judged:
-            judged[vector] = shared.accuracy(vector)
+        network = cost.space.decode(vector)
+        if network not in known:
+            known[network] = shared.accuracy(vector)
+        judged[vector] = known[network]
         return judged[vector]
 
     rng = np.random.default_rng(seed)
@@ -108,8 +111,14 @@ def search_evolution(
         history=tuple(history),
         from_epoch=len(history),
         seconds=time.monotonic() - began,
-        evaluated=len(judged),
+        evaluated=len(known),
     )
+
+
+def check_pymoo() -> None:
+    """Raise unless pymoo is installed."""
+    if find_spec("pymoo") is None:
+        raise TargetUnavailableError("an evolution needs pymoo: pip install -e '.[search]'")
 
 
 def _breed(

@@ -20,7 +20,7 @@ from search._shared_weights import SharedWeights, batches, run_digest, run_epoch
 from search._supernet import SuperResNet
 from search._training import epoch_generator
 
-__all__ = ["found_network", "search_htas"]
+__all__ = ["check_settings", "found_network", "search_htas"]
 
 # TAS's weight of its cost, log E, whose slope is 1/E; the linear one gets the same slope at the base network.
 TAS_WEIGHT = 2.0
@@ -59,8 +59,7 @@ def search_htas(
         CheckpointError: the checkpoint is another run's.
     """
     space = cost.space
-    if settings.penalty == "band" and budget_ms is None:
-        raise UsageError("search: the penalty 'band' is around a budget: give one, or the penalty 'linear'")
+    check_settings(cost, settings, budget_ms)
     if budget_ms is not None:
         check_budget(cost, budget_ms)
     charge = _Charge(cost, settings, budget_ms)
@@ -114,6 +113,16 @@ def found_network(cost: NetworkCost, vector: Sequence[int]) -> Network:
     return Network(name=f"{cost.space.name} found", layers=network.layers)
 
 
+def check_settings(cost: NetworkCost, settings: SearchSettings, budget_ms: float | None) -> None:
+    """Raise unless a search by gradients can be made with these settings."""
+    if settings.samples < 2:
+        raise UsageError("search: one width at a time says nothing of its weight; samples must be at least 2")
+    if settings.penalty == "band" and budget_ms is None:
+        raise UsageError("search: the penalty 'band' is around a budget: give one, or the penalty 'linear'")
+    if settings.penalty == "band" and cost.kind == "madds":
+        raise UsageError("search: the penalty 'band' is around a budget in ms, and the cost is multiply-adds")
+
+
 class _Charge:
     """The cost's part of the architecture's loss."""
 
@@ -121,8 +130,6 @@ class _Charge:
         base = cost.space.base_network()
         self.cost, self.settings, self.target = cost, settings, budget_ms
         self.base = base.madds / 1e6 if cost.kind == "madds" else cost.predictor.latency_ms(base)
-        if cost.kind == "madds" and settings.penalty == "band":
-            raise UsageError("search: the penalty 'band' is around a budget in ms, and the cost is multiply-adds")
         default = TAS_WEIGHT if settings.penalty == "band" else TAS_WEIGHT / self.base
         self.weight = default if settings.weight is None else settings.weight
 
@@ -139,7 +146,12 @@ class _Charge:
 def _select(history: Sequence[SearchEpoch], settings: SearchSettings, budget_ms: float | None) -> int:
     """Return the number, from 0, of the epoch after which the network is derived."""
     if settings.selection == "best":
-        within = [i for i, e in enumerate(history) if budget_ms is None or e.bound_ms <= budget_ms]
+        within = [
+            i
+            for i, e in enumerate(history)
+            # Where no logits were trained, the most probable network is one of chance.
+            if e.logits_loss is not None and (budget_ms is None or e.bound_ms <= budget_ms)
+        ]
         if within:
             return max(within, key=lambda i: (history[i].accuracy, i))
     return len(history) - 1

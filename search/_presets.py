@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import torch
 
 from lut import UsageError
 from search._data import ImageData
 from search._recipe import Recipe
 from search._search_settings import SearchSettings
+from search._shared_weights import batches
 
 __all__ = ["preset", "with_settings"]
 
@@ -46,8 +48,6 @@ def preset(
         warmup_epochs=DIGITS_TRAIN_WARMUP if small else Recipe().warmup_epochs,
         batch_size=size,
     )
-    share = 1 - (DIGITS_WEIGHTS_FIRST if small else 0.0)
-    steps = share * epochs * max(1, len(data.train_labels) // 2 // size)
     search = SearchSettings(
         recipe=Recipe(
             epochs=epochs,
@@ -60,7 +60,10 @@ def preset(
         penalty=penalty,  # type: ignore[arg-type]
         weight=weight,
     )
-    return search.short(int(steps)), recipe
+    # As many steps as there are batches in the smaller half, in the epochs that train logits.
+    batch_count = len(batches(torch.arange(len(data.train_labels) // 2), size))
+    trained = search.recipe.total_epochs - int(search.weights_first * search.recipe.total_epochs)
+    return search.short(trained * batch_count), recipe
 
 
 def with_settings(search: SearchSettings, recipe: Recipe, settings: Sequence[str]) -> tuple[SearchSettings, Recipe]:

@@ -52,7 +52,8 @@ class ResNetCifar:
         depth: layers of the base network: 6n+2, or 9n+2 with bottlenecks.
         bottleneck: blocks of three convolutions; by default those of depth 164 alone are.
         widths: the options of each of :attr:`groups`, in increasing order; by default 1 … ⌊e·C⌋.
-        depths: blocks that a stage may keep: ``all`` from 1 on, or TAS's: 1, 2, 3 of three, else odd numbers and all.
+        depths: blocks that a stage may keep: ``all`` from 1 on, or TAS's: 1, 2, 3 of three, else odd numbers and all;
+            or ``base``, the base network's number alone.
         classes: outputs of the classifier.
 
     Raises:
@@ -67,7 +68,7 @@ class ResNetCifar:
         depth: int = 110,
         bottleneck: bool | None = None,
         widths: Sequence[Sequence[int]] | None = None,
-        depths: Literal["all", "tas"] = "all",
+        depths: Literal["all", "tas", "base"] = "all",
         classes: int = 10,
     ) -> None:
         self.bottleneck = depth == BOTTLENECK_DEPTH if bottleneck is None else bottleneck
@@ -79,8 +80,8 @@ class ResNetCifar:
             raise UsageError(
                 f"a CIFAR ResNet{' of bottlenecks' if self.bottleneck else ''} has {known}, got depth {depth}"
             )
-        if depths not in ("all", "tas"):
-            raise UsageError(f"depths is 'all' or 'tas', got {depths!r}")
+        if depths not in ("all", "tas", "base"):
+            raise UsageError(f"depths is 'all', 'tas' or 'base', got {depths!r}")
         if classes < 2:
             raise UsageError(f"a classifier has at least 2 classes, got {classes}")
         self.name = "resnet-cifar-bottleneck" if self.bottleneck else "resnet-cifar"
@@ -94,7 +95,7 @@ class ResNetCifar:
         if depths == "tas" and self.blocks > EVERY_DEPTH:
             self.depths = tuple(n for n in kept if n % 2 or n == self.blocks)
         else:
-            self.depths = tuple(kept)
+            self.depths = tuple(kept) if depths != "base" else (self.blocks,)
 
     @cached_property
     def groups(self) -> tuple[WidthGroup, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -11,16 +10,18 @@ import msgspec
 
 from lut import Network, save_network
 from lut._files import file_error, read_bytes, write_atomically
-from lut.errors import CheckpointError, IncompleteError, UsageError
+from lut.errors import CheckpointError, IncompleteError, InterruptedRunError, UsageError
 from predictors import LatencyPredictor, WidthSelection
 from profiler import NetworkComparison, Progress, Ratio, compare_networks
-from search._cost import CostKind, NetworkCost
+from search._checkpoint import content_digest
+from search._cost import CostKind, NetworkCost, check_budget
 from search._data import ImageData
-from search._evolution import EvolutionSettings, search_evolution
-from search._htas import search_htas
+from search._evolution import EvolutionSettings, check_pymoo, search_evolution
+from search._htas import check_settings, search_htas
 from search._recipe import Recipe
 from search._resnet_cifar import ResNetCifar
 from search._search_settings import SearchProgress, SearchResult, SearchSettings
+from search._shared_weights import check_classes
 from search._trainable import build_network, load_weights, save_weights
 from search._training import Trained, TrainProgress, train
 
@@ -37,7 +38,7 @@ __all__ = [
     "summary",
 ]
 
-WidthKind: TypeAlias = Literal["hardware", "uniform", "ratios"]
+WidthKind: TypeAlias = Literal["hardware", "uniform", "ratios", "base"]
 Strategy: TypeAlias = Literal["gradient", "evolution"]
 
 # What a run's folder holds, and what each file is.
@@ -63,14 +64,15 @@ class RunPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Args:
         depth: of the base network.
         expand: HTAS's e; ``groups`` its g; ``alpha`` the law's exponent.
-        widths: the width set: ``hardware`` (HTAS), ``uniform``, or ``ratios`` (TAS); ``options`` are its widths.
+        widths: the width set: ``hardware`` (HTAS), ``uniform``, ``ratios`` (TAS) or ``base``; ``options`` are its
+            widths, ``depths`` the numbers of blocks that a stage may keep.
         budget_ms: the limit on the network's latency; ``None``: none.
         cost: what the loss charges for; ``bound`` and ``level``: what a budget is for.
         strategy: ``gradient`` or ``evolution``.
         search: the search's settings; ``evolution``: of breeding; ``recipe``: of the trainings.
         distil: whether the base network teaches the winner.
         data: the data's name; ``data_digest``: of its content.
-        tables: digests of the predictor's tables.
+        tables: digests of the predictor's tables; ``latencies``: of what it says of the space.
         seed: of everything.
     """
 
@@ -80,6 +82,7 @@ class RunPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     alpha: str
     widths: WidthKind
     options: tuple[tuple[int, ...], ...]
+    depths: tuple[int, ...]
     budget_ms: float | None
     cost: CostKind
     bound: Literal["upper", "predicted"]
@@ -92,6 +95,7 @@ class RunPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: str
     data_digest: str
     tables: tuple[str, ...]
+    latencies: str
     seed: int
 
 
@@ -142,6 +146,8 @@ def run_search(
     device: str = "cpu",
     measure_s: float = 30.0,
     restart: bool = False,
+    keep_predictor: bool = False,
+    hand_on: Callable[[RunResult], None] = lambda _: None,
     tell: Reporter,
 ) -> RunResult:
     """Run a plan, or go on with it where it was interrupted, and write its files.
@@ -155,6 +161,8 @@ def run_search(
         device: PyTorch's name of where to train.
         measure_s: seconds for measuring winner and base; 0: not at all.
         restart: discard what is in the folder.
+        keep_predictor: save the predictor there too.
+        hand_on: called with the result before the run counts as finished, to export the network, say.
         tell: told where the run stands.
 
     Raises:
@@ -163,19 +171,45 @@ def run_search(
         UnlikeTablesError: the predictor is of another device than this one.
         SearchError: a training failed.
         FileAccessError: a file cannot be written.
+        InterruptedRunError: stopped by the user; what is done is kept.
     """
-    _open_folder(plan, output, restart=restart)
-    base = cost.space.base_network()
-    predictor = cost.predictor
+    _check(plan, cost, data)
     if measure_s > 0:
         tell.phase("Trying the device")
+        predictor = cost.predictor
+        base = cost.space.base_network()
         compare_networks([base], setting=predictor.setting, device=predictor.device, time_budget_s=TRIAL_S)
+    # Nothing is touched before it is known that the work can be done.
+    _open_folder(plan, output, restart=restart)
+    if keep_predictor:
+        cost.predictor.save(output / "predictor")
+    try:
+        return _run(plan, cost, data, output, selections, device, measure_s, hand_on, tell)
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            f"what is done is kept in {output}; run the same command again{' without --restart' if restart else ''} to "
+            "go on from there"
+        ) from None
+
+
+def _run(
+    plan: RunPlan,
+    cost: NetworkCost,
+    data: ImageData,
+    output: Path,
+    selections: Sequence[WidthSelection],
+    device: str,
+    measure_s: float,
+    hand_on: Callable[[RunResult], None],
+    tell: Reporter,
+) -> RunResult:
+    base = cost.space.base_network()
+    predictor = cost.predictor
     checkpoints = output / CHECKPOINTS
 
     tell.phase("Searching")
     if plan.strategy == "evolution":
-        if plan.budget_ms is None:
-            raise UsageError("an evolution searches under a budget: give --budget-ms")
+        assert plan.budget_ms is not None
         found = search_evolution(
             cost,
             data,
@@ -222,7 +256,7 @@ def run_search(
     teacher, taught_by = None, ""
     if plan.distil:
         teacher = load_weights(output / "base.safetensors", base)
-        taught_by = sha256(read_bytes(output / "base.safetensors")).hexdigest()
+        taught_by = content_digest(output / "base.safetensors")
     winner_trained = trained(found.network, "the network found", "weights.safetensors", teacher, taught_by)
 
     measured: Measured | None = None
@@ -253,7 +287,25 @@ def run_search(
         selections=tuple(selections),
     )
     _write_results(plan, result, predictor, output)
+    hand_on(result)
+    if measured is not None or reason == NOT_ASKED:
+        # Last: it says that the run is finished. One that could not be measured may be run again, and goes on there.
+        content = msgspec.json.encode(summary(plan, result, predictor))
+        write_atomically(output / "result.json", msgspec.json.format(content, indent=1) + b"\n")
     return result
+
+
+def _check(plan: RunPlan, cost: NetworkCost, data: ImageData) -> None:
+    """Raise what can be known to fail before anything is begun."""
+    check_classes(cost.space.classes, data)
+    if plan.strategy == "evolution":
+        check_pymoo()
+        if plan.budget_ms is None:
+            raise UsageError("an evolution searches under a budget: give --budget-ms")
+    else:
+        check_settings(cost, plan.search, plan.budget_ms)
+    if plan.budget_ms is not None:
+        check_budget(cost, plan.budget_ms)
 
 
 def _open_folder(plan: RunPlan, output: Path, *, restart: bool) -> None:
@@ -366,6 +418,3 @@ def _write_results(plan: RunPlan, result: RunResult, predictor: LatencyPredictor
     }
     write_atomically(output / "history.json", msgspec.json.format(msgspec.json.encode(history), indent=1) + b"\n")
     write_atomically(output / "report.html", search_report(plan, result, predictor).encode())
-    # Last: it says that the run is finished.
-    content = msgspec.json.encode(summary(plan, result, predictor))
-    write_atomically(output / "result.json", msgspec.json.format(content, indent=1) + b"\n")

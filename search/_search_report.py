@@ -200,7 +200,10 @@ def _provenance(plan: RunPlan, result: RunResult, predictor: LatencyPredictor) -
 
     settings = msgspec.to_builtins(plan)
     settings.pop("options")
-    settings.update({f"search: {name}": value for name, value in settings.pop("search").items()})
+    settings["tables"] = ", ".join(digest[:12] for digest in plan.tables)
+    search = settings.pop("search")
+    search.update({f"weights' {name}": value for name, value in search.pop("recipe").items()})
+    settings.update({f"search: {name}": value for name, value in search.items()})
     settings.update({f"training: {name}": value for name, value in settings.pop("recipe").items()})
     rows = [[escape(name.replace("_", " ")), escape(str(value))] for name, value in settings.items()]
     tables = ", ".join(table.name for table in predictor.tables)

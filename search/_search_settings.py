@@ -32,16 +32,16 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         samples: widths of a convolution drawn at a time.
         weights_first: share of the epochs, from the first, in which the weights alone are trained, each step on one
             network drawn uniformly. TAS: 0; a short search has no use for gradients of weights that know nothing yet.
-        tau_start: temperature of the first epoch; ``tau_end`` of the last; ``tau_schedule`` between: ``linear`` from 10
-            as in the paper, ``cosine`` (from 5) as in its code.
+        tau_start: temperature of the first of all epochs; ``tau_end`` of the last; ``tau_schedule`` between: ``linear``
+            from 10 as in the paper, ``cosine`` (from 5) as in its code.
         penalty: ``linear``: λ·E (HTAS eq. 6); ``band``: TAS's signed logarithm around the budget.
         weight: λ. ``None``: 2 for ``band`` as in TAS; for ``linear`` 2 / (cost of the base network), which has the
             same slope there. HTAS does not print its λ.
         tolerance: of the band, below the budget, as a share of the base network's cost.
         derivation: ``argmax``: the most probable network, within the budget or not; ``constrained``: the most probable
             one within the budget.
-        selection: after which epoch it is derived: the ``last``, or the ``best`` by validation accuracy of those whose
-            network was within the budget.
+        selection: after which epoch it is derived: the ``last``, or the ``best`` by validation accuracy of those that
+            trained logits and whose network was within the budget; the last where there is none.
         validated: validation images on which each epoch's network is judged.
     """
 
@@ -89,7 +89,8 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
         It is at most 0.1.
         """
-        return msgspec.structs.replace(self, logits_lr=min(LARGEST_STEP, self.logits_lr * PAPER_STEPS / max(1, steps)))
+        factor = max(1.0, PAPER_STEPS / max(1, steps))
+        return msgspec.structs.replace(self, logits_lr=max(self.logits_lr, min(LARGEST_STEP, self.logits_lr * factor)))
 
 
 class SearchEpoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

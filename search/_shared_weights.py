@@ -27,13 +27,15 @@ from search._data import ImageData, halves
 from search._recipe import Recipe, learning_rate
 from search._search_settings import SearchEpoch, SearchProgress, SearchSettings
 from search._supernet import SuperResNet, own_statistics
-from search._training import epoch_generator
+from search._training import deterministic, epoch_generator
 
 __all__ = ["SharedWeights", "batches", "check_classes", "run_digest", "run_epochs", "uniform_epoch"]
 
 # Training batches from which a network's own norm statistics are taken.
 STATISTICS_BATCHES = 4
 MOST_PROGRESS_S = 0.2
+# Images in a batch that is only looked at.
+EVALUATED = 512
 
 
 def check_classes(classes: int, data: ImageData) -> None:
@@ -81,6 +83,9 @@ class SharedWeights:
         if self.recipe.channels_last:
             self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parts = halves(data, seed)
+        # Data may lie class by class: those to judge networks by are drawn.
+        order = torch.randperm(len(self.parts[1]), generator=epoch_generator(seed, "validated", 0))
+        self.validation = self.parts[1][order[: settings.validated]]
         self.images = data.train_images.to(self.device)
         self.labels = data.train_labels.to(self.device)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
@@ -170,13 +175,12 @@ class SharedWeights:
                 at = part.to(self.device)
                 self._forward(prepare(self.images[at], self.data.mean, self.data.std), drawn)
             self.net.eval()
-            validation = self.parts[1][: self.settings.validated]
-            return self._right(validation, drawn) / len(validation)
+            return self._right(self.validation, drawn) / len(self.validation)
 
     def _right(self, indices: torch.Tensor, drawn: Architecture) -> int:
         """Return how many training images, not augmented, are classified right."""
         count = 0
-        for part in batches(indices, 512):
+        for part in torch.split(indices, EVALUATED):
             at = part.to(self.device)
             images = prepare(self.images[at], self.data.mean, self.data.std)
             count += int((self._forward(images, drawn).argmax(1) == self.labels[at]).sum())
@@ -242,8 +246,9 @@ def run_epochs(
         shared.net.train()
         last = history[-1] if history else None
         rate = partial(_rate, settings.recipe, number - 1)
-        history.append(epoch(number, tau, rate, partial(_tell, tell, number - 1, last)))
-        states.append([logits.detach().double().cpu().numpy().copy() for logits in shared.net.logits])
+        with deterministic():
+            history.append(epoch(number, tau, rate, partial(_tell, tell, number - 1, last)))
+        states.append([logits.detach().cpu().double().numpy().copy() for logits in shared.net.logits])
         if checkpoint is not None:
             tensors = {f"net.{name}": value for name, value in shared.net.state_dict().items()}
             for name, optimizer in shared.optimizers.items():
@@ -306,8 +311,7 @@ def run_digest(
         "strategy": strategy,
         "settings": settings,
         "space": [cost.space.name, cost.space.depth, cost.space.classes, cost.space.widths, cost.space.depths],
-        "cost": [cost.kind, cost.level, cost.upper],
-        "tables": [table.sha256 for table in cost.predictor.tables],
+        "cost": cost.digest,
         "data": data.digest,
         "seed": seed,
         "budget_ms": budget_ms,

@@ -26,6 +26,7 @@ __all__ = [
     "TrainProgress",
     "Trained",
     "autocast",
+    "deterministic",
     "distillation_loss",
     "epoch_generator",
     "evaluate",
@@ -165,7 +166,7 @@ def train(
         progress(TrainProgress(number, recipe.total_epochs, share, elapsed, left, tested))
 
     # Runs are to be repeatable: on a GPU cuDNN else picks algorithms by how fast they are today.
-    with _deterministic():
+    with deterministic():
         for epoch in range(first, recipe.total_epochs):
             began = time.monotonic()
             if teacher is not None:
@@ -404,7 +405,8 @@ def _on_device(data: ImageData, device: torch.device) -> _Images:
 
 
 @contextlib.contextmanager
-def _deterministic() -> Iterator[None]:
+def deterministic() -> Iterator[None]:
+    """Have cuDNN take algorithms that give the same result every time."""
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
     cudnn.deterministic, cudnn.benchmark = True, False
@@ -430,7 +432,7 @@ class _State(msgspec.Struct):
     """What a checkpoint holds besides tensors; an epoch's accuracy is ``None`` where it was not tested."""
 
     epochs: list[tuple[int, float, float, float, float | None, float]]
-    scaler: dict[str, float]
+    scaler: dict[str, int | float]
 
 
 def _save(

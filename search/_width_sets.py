@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from predictors import LatencyPredictor, MeasuredCurve, WidthSelection
     from search._resnet_cifar import ResNetCifar
 
-__all__ = ["hardware_aware_sets", "predicted_curves", "ratio_widths", "selected_widths", "uniform_widths"]
+__all__ = [
+    "base_widths",
+    "hardware_aware_sets",
+    "predicted_curves",
+    "ratio_widths",
+    "selected_widths",
+    "uniform_widths",
+]
 
 # TAS searches int(C·r) with r = 0.3, 0.4 … 1.0.
 TENTHS = range(3, 11)
@@ -26,6 +33,11 @@ RESAMPLES = 1000
 def ratio_widths(space: ResNetCifar) -> tuple[tuple[int, ...], ...]:
     """Return TAS's options: ⌊C·r⌋ with r in 0.3, 0.4 … 1.0 of each base width C, never wider than the base network."""
     return tuple(tuple(sorted({max(1, group.base * r // 10) for r in TENTHS})) for group in space.groups)
+
+
+def base_widths(space: ResNetCifar) -> tuple[tuple[int, ...], ...]:
+    """Return the base network's widths alone: only depths are searched then."""
+    return tuple((group.base,) for group in space.groups)
 
 
 def uniform_widths(space: ResNetCifar, groups: int) -> tuple[tuple[int, ...], ...]:

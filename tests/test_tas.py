@@ -14,7 +14,8 @@ from search._architecture import Mixture, draw, draw_uniform, fixed, gumbel_nois
 from search._supernet import SuperResNet, add_first_channels, interpolate_channels, own_statistics
 from search._trainable import build_network, network_weights
 
-# SEARCHES A1: parameters in millions, multiply-adds in millions, convolutions and linear layers on the main path.
+# Of TAS's configurations (configs/NeurIPS-2019, configs/compares) and their bases: parameters and multiply-adds in
+# millions, convolutions and linear layers on the main path.
 TOTALS = {
     "base-c10-r20": (0.2723, 40.81, 20),
     "base-c10-r32": (0.4667, 69.12, 32),
@@ -323,7 +324,7 @@ def test_own_statistics_are_those_of_the_batches_and_leave_no_trace() -> None:
         ({"depth": 20, "widths": ((4,), (8,))}, "3 groups of widths, got 2"),
         ({"depth": 20, "widths": ((4, 4), (8,), (16,))}, "increase"),
         ({"depth": 20, "widths": ((40,), (8,), (16,))}, "more than 32"),
-        ({"depth": 20, "depths": "odd"}, "'all' or 'tas'"),
+        ({"depth": 20, "depths": "odd"}, "'all', 'tas' or 'base'"),
         ({"depth": 20, "classes": 1}, "at least 2 classes"),
     ],
 )

@@ -74,7 +74,8 @@ def find_network(space: SearchSpace, text: str, *, seed: int) -> Network:
 
     import msgspec
 
-    from lut import UsageError, load_network
+    from lut import UsageError
+    from lut._network_file import read_network_file
 
     published: dict[str, Any] = dict(getattr(space, "published", dict)())
     if text in published:
@@ -83,7 +84,10 @@ def find_network(space: SearchSpace, text: str, *, seed: int) -> Network:
     if text == "random":
         return space.decode(space.sample(random.Random(seed)))  # noqa: S311 - a sample, no secret
     if text.endswith(".json"):
-        return load_network(text)
+        content = read_network_file(text)
+        if content.space and content.space != space.name:
+            raise UsageError(f"{text} holds a network of the space {content.space}, not of {space.name}")
+        return content.network
     try:
         vector = msgspec.json.decode(f"[{text}]".encode(), type=list[int])
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lut._console import format_ms
-
 if TYPE_CHECKING:
     from rich.console import Console
 
     from lut import LatencyTable
     from predictors import LatencyPredictor, WidthSelection
+    from search._commands._phases import Phases
     from search._cost import NetworkCost
     from search._resnet_cifar import ResNetCifar
     from search._run import RunPlan, RunResult
@@ -52,12 +51,22 @@ def htas(
         str,
         typer.Option(
             "--widths",
-            metavar="hardware|uniform|ratios",
+            metavar="hardware|uniform|ratios|base",
             help="hardware: those that the device likes (HTAS); uniform: a plain grid of as many; ratios: TAS's, "
-            "0.3 … 1.0 of the base network's.",
+            "0.3 … 1.0 of the base network's; base: the base network's, so that only depths are searched.",
             rich_help_panel=WHAT,
         ),
     ] = "hardware",
+    depths: Annotated[
+        str,
+        typer.Option(
+            "--depths",
+            metavar="tas|all|base",
+            help="Blocks that a stage may keep: TAS's every other number, every number, or the base network's alone, "
+            "so that only widths are searched.",
+            rich_help_panel=WHAT,
+        ),
+    ] = "tas",
     expand: Annotated[
         float,
         typer.Option(
@@ -108,7 +117,7 @@ def htas(
             "--penalty",
             metavar="linear|band",
             help="linear: weight · cost (HTAS eq. 6); band: TAS's, pulls towards the budget from both sides. Default: "
-            "band with a budget, else linear.",
+            "band with a budget in ms for a cost in ms, else linear.",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -217,6 +226,8 @@ def htas(
     """
     from lut import UsageError
     from profiler._cli._progress import make_console
+    from search._commands._phases import Phases
+    from search._commands._show import print_plan
     from search._data import load_data, subset
     from search._run import run_search
 
@@ -224,9 +235,7 @@ def htas(
         raise UsageError("give either --predictor FOLDER (see fit-predictor) or --table FILE (see profile-device)")
     wanted = _checked_then(then)
     console = make_console(stderr=json)
-    loaded, measured = _predictor(
-        predictor, table, target=target, batch=batch, output=output, seed=seed, console=console
-    )
+    loaded, measured = _predictor(predictor, table, target=target, batch=batch, seed=seed, console=console)
     images = load_data(data)
     if train_images is not None or test_images is not None:
         images = subset(images, train=train_images, test=test_images, seed=seed)
@@ -236,12 +245,15 @@ def htas(
         measured,
         depth=depth,
         widths=widths,
+        depths=depths,
         expand=expand,
         groups=groups,
         alpha=alpha,
         classes=classes,
         seed=seed,
     )
+    # Without a budget nobody asks for the upper end of an interval.
+    bound = bound if budget_ms is not None else "predicted"
     costs = _cost(space, loaded, kind=cost, bound=bound, level=level, console=console)
     plan = _plan(
         costs,
@@ -263,9 +275,10 @@ def htas(
         settings=set_ or [],
         seed=seed,
     )
-    _print_plan(console, plan, costs, classes)
+    print_plan(console, plan, costs, classes)
     began = time.monotonic()
-    with _Phases(console) as phases:
+    with Phases(console) as phases:
+        exported: dict[str, str] = {}
         result = run_search(
             plan,
             costs,
@@ -275,19 +288,27 @@ def htas(
             device=_device(device),
             measure_s=measure_seconds,
             restart=restart,
+            keep_predictor=table is not None,
+            hand_on=lambda found: exported.update(_hand_on(wanted, found, loaded, output, phases)),
             tell=phases.reporter(),
         )
-        exported = _hand_on(wanted, result, loaded, output, phases)
     _finish(console, plan, result, loaded, output, exported, seconds=time.monotonic() - began, json=json)
 
 
 def _checked_then(then: list[str] | None) -> tuple[str, ...]:
+    from importlib.util import find_spec
+
     from lut import UsageError
+    from lut.errors import TargetUnavailableError
 
     wanted = tuple(dict.fromkeys(then or ()))
     for word in wanted:
         if word not in ("onnx", "export-coreml"):
             raise UsageError(f"--then is onnx or export-coreml, got {word!r}")
+        # Better now than after hours.
+        needed, extra = ("onnxruntime", "onnx") if word == "onnx" else ("coremltools", "coreml")
+        if find_spec(needed) is None:
+            raise TargetUnavailableError(f"--then {word} needs {needed}: pip install -e '.[{extra}]'")
     return wanted
 
 
@@ -311,7 +332,6 @@ def _predictor(
     *,
     target: str | None,
     batch: int | None,
-    output: Path,
     seed: int,
     console: Console,
 ) -> tuple[LatencyPredictor, LatencyTable | None]:
@@ -339,8 +359,6 @@ def _predictor(
     assert file is not None
     with console.status("Fitting a predictor …"):
         loaded = LatencyPredictor.fit(table, sources=[file.name], seed=seed)
-    output.mkdir(parents=True, exist_ok=True)
-    loaded.save(output / "predictor")
     return loaded, table
 
 
@@ -350,6 +368,7 @@ def _space(
     *,
     depth: int,
     widths: str,
+    depths: str,
     expand: float,
     groups: int,
     alpha: str,
@@ -361,7 +380,14 @@ def _space(
     from predictors import measured_curves
     from predictors._show import parse_alpha
     from search._resnet_cifar import ResNetCifar
-    from search._width_sets import hardware_aware_sets, predicted_curves, ratio_widths, selected_widths, uniform_widths
+    from search._width_sets import (
+        base_widths,
+        hardware_aware_sets,
+        predicted_curves,
+        ratio_widths,
+        selected_widths,
+        uniform_widths,
+    )
 
     space = ResNetCifar(expand=expand, depth=depth, classes=classes)
     selections: tuple[WidthSelection, ...] = ()
@@ -373,9 +399,12 @@ def _space(
         options = uniform_widths(space, groups)
     elif widths == "ratios":
         options = ratio_widths(space)
+    elif widths == "base":
+        options = base_widths(space)
     else:
-        raise UsageError(f"--widths is hardware, uniform or ratios, got {widths!r}")
-    return ResNetCifar(expand=expand, depth=depth, widths=options, depths="tas", classes=classes), selections
+        raise UsageError(f"--widths is hardware, uniform, ratios or base, got {widths!r}")
+    made = ResNetCifar(expand=expand, depth=depth, widths=options, depths=depths, classes=classes)  # type: ignore[arg-type]
+    return made, selections
 
 
 def _cost(
@@ -420,7 +449,8 @@ def _plan(
 
     if strategy not in ("gradient", "evolution"):
         raise UsageError(f"--strategy is gradient or evolution, got {strategy!r}")
-    penalty = penalty if penalty is not None else ("linear" if budget_ms is None else "band")
+    if penalty is None:
+        penalty = "linear" if budget_ms is None or cost.kind == "madds" else "band"
     search, recipe = preset(
         data,
         penalty=penalty,
@@ -437,6 +467,7 @@ def _plan(
         alpha=alpha,
         widths=widths,  # type: ignore[arg-type]
         options=cost.space.widths,
+        depths=cost.space.depths,
         budget_ms=budget_ms,
         cost=cost.kind,
         bound=bound,  # type: ignore[arg-type]
@@ -449,111 +480,13 @@ def _plan(
         data=data.name,
         data_digest=data.digest,
         tables=tuple(table.sha256 for table in cost.predictor.tables),
+        latencies=cost.digest,
         seed=seed,
     )
 
 
-def _print_plan(console: Console, plan: RunPlan, cost: NetworkCost, classes: int) -> None:
-    from rich.markup import escape
-
-    predictor = cost.predictor
-    console.print(f"[bold]{escape(predictor.device.model)}[/], {escape(str(predictor.setting))}")
-    base = cost.space.base_network()
-    found = predictor.predict(base, level=plan.level)
-    bound = f", up to {format_ms(found.high_ms)} at {found.level:.0%}" if found.high_ms is not None else ""
-    console.print(
-        f"base network {escape(base.name)}: {format_ms(found.ms)} ms{bound}, {base.madds / 1e6:.1f} M multiply-adds"
-    )
-    kinds = {"hardware": "hardware-aware widths", "uniform": "a uniform grid of widths", "ratios": "TAS's ratios"}
-    console.print(f"searching {kinds[plan.widths]}:")
-    for group, options in zip(cost.space.groups, plan.options, strict=True):
-        console.print(f"  {group.name}, {group.size}×{group.size}: {', '.join(map(str, options))}")
-    budget = "without a budget" if plan.budget_ms is None else f"within {plan.budget_ms:g} ms"
-    s = plan.search
-    console.print(
-        f"{plan.strategy}, {budget}, {s.recipe.total_epochs} epochs on {escape(plan.data)} ({classes} classes); then "
-        f"{plan.recipe.total_epochs} epochs of training"
-    )
-
-
-class _Phases:
-    """One progress bar after another."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar: Any = None
-        self._show: Any = None
-        self._title = ""
-        self._began = time.monotonic()
-
-    def __enter__(self) -> _Phases:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.__exit__(None, None, None)
-            self._bar = None
-
-    def phase(self, title: str) -> None:
-        from profiler._cli._progress import ProgressBar
-
-        self._close()
-        self._title, self._began = title, time.monotonic()
-        if not self._console.is_terminal:
-            self._console.print(f"{title} …", markup=False)
-        self._bar = ProgressBar(self._console, lambda standing: standing)
-        self._show = self._bar.__enter__()
-
-    def reporter(self) -> Any:
-        from search._run import Reporter
-
-        return Reporter(
-            search=self._search, bred=self._bred, train=self._train, measure=self._measure, phase=self.phase
-        )
-
-    def _say(self, share: float, text: str, left_s: float | None) -> None:
-        from profiler._cli._progress import Standing
-
-        elapsed = time.monotonic() - self._began
-        left = "" if left_s is None else f"{_duration(left_s)} left"
-        self._show(Standing(share, f"{self._title}: {text}", left, elapsed))
-
-    def _search(self, now: Any) -> None:
-        text = f"epoch {now.epoch} of {now.epochs}"
-        if now.bound_ms is not None:
-            text += f", most probable network {now.accuracy:.1%} right, up to {format_ms(now.bound_ms)} ms"
-        self._say(now.share, text, now.left_s)
-
-    def _bred(self, generation: int, generations: int, accuracy: float) -> None:
-        elapsed = time.monotonic() - self._began
-        left = elapsed / generation * (generations - generation)
-        self._say(
-            generation / generations, f"generation {generation} of {generations}, best {accuracy:.1%} right", left
-        )
-
-    def _train(self, _: str, now: Any) -> None:
-        text = f"epoch {now.epoch} of {now.epochs}"
-        if now.test_accuracy is not None:
-            text += f", {now.test_accuracy:.1%} of the test images right"
-        self._say(now.share, text, now.left_s)
-
-    def _measure(self, now: Any) -> None:
-        share = now.elapsed_s / max(now.elapsed_s + now.left_s, 1e-9)
-        self._say(share, f"{now.visits} visits", now.left_s)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{seconds / 3600:.1f} h"
-
-
 def _hand_on(
-    wanted: tuple[str, ...], result: RunResult, predictor: LatencyPredictor, output: Path, phases: _Phases
+    wanted: tuple[str, ...], result: RunResult, predictor: LatencyPredictor, output: Path, phases: Phases
 ) -> dict[str, str]:
     """Export the winner as asked; returns what was written, by kind."""
     from profiler._export import export_bundle, export_trained
@@ -568,11 +501,11 @@ def _hand_on(
             written["onnx"] = str(export_trained(network, module, to="onnx", path=output / "network.onnx", batch=batch))
         else:
             # A phone takes one image at a time, whatever the search's device takes.
-            batch = batch if predictor.setting.target == "coreml" else 1
+            images = batch if predictor.setting.target == "coreml" else 1
             path = output / "network.mlpackage"
-            written["coreml"] = str(export_trained(network, module, to="coreml", path=path, batch=batch))
+            written["coreml"] = str(export_trained(network, module, to="coreml", path=path, batch=images))
             bundle = output / "bundle"
-            export_bundle([network, result.base], bundle, batch=batch, restart=True)
+            export_bundle([network, result.base], bundle, batch=images, restart=True)
             written["bundle"] = str(bundle)
     return written
 
@@ -591,14 +524,16 @@ def _finish(
     import msgspec
 
     from lut.errors import IncompleteError
+    from search._commands._phases import duration
+    from search._commands._show import print_result
     from search._run import FILES, NOT_ASKED, summary
 
     if json:
         content = {**summary(plan, result, predictor), "output": str(output), "exported": exported}
         typer.echo(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
     else:
-        _print_result(console, result)
-        console.print(f"\n{_duration(seconds)} in all")
+        print_result(console, result)
+        console.print(f"\n{duration(seconds)} in all")
         for name, what in FILES.items():
             if name in ("network.json", "weights.safetensors", "report.html"):
                 console.print(f"{output / name}  {what}", markup=False)
@@ -606,52 +541,3 @@ def _finish(
             console.print(f"{path}  {kind}", markup=False)
     if result.measured is None and result.not_measured != NOT_ASKED:
         raise IncompleteError(f"the network found could not be measured: {result.not_measured}")
-
-
-def _print_result(console: Console, result: RunResult) -> None:
-    from rich.table import Table
-
-    found, measured = result.search.prediction, result.measured
-    grid = Table(box=None, pad_edge=False)
-    grid.add_column("")
-    for name in ("predicted ms", "measured ms", "accuracy", "M madds", "M params", "layers"):
-        grid.add_column(name, justify="right")
-    bound = "" if found.high_ms is None else f" (≤ {format_ms(found.high_ms)})"
-    rows: list[tuple[str, str, float | None, Any, Any]] = [
-        (
-            "found",
-            f"{format_ms(found.ms)}{bound}",
-            measured and measured.winner_ms,
-            result.trained,
-            result.search.network,
-        ),
-        (
-            result.base.name,
-            format_ms(result.base_predicted_ms),
-            measured and measured.base_ms,
-            result.base_trained,
-            result.base,
-        ),
-    ]
-    for name, predicted, ms, trained, network in rows:
-        grid.add_row(
-            name,
-            predicted,
-            "–" if ms is None else format_ms(ms),
-            f"{trained.test_accuracy:.2%}",
-            f"{network.madds / 1e6:.1f}",
-            f"{network.parameters / 1e6:.3f}",
-            str(len(network.layers)),
-        )
-    console.print()
-    console.print(grid)
-    if measured is not None:
-        up = measured.speed_up
-        console.print(
-            f"\nthe base network takes [bold]{up.value:.2f}[/] times as long ({up.low:.2f} … {up.high:.2f} at 95 %); "
-            f"the prediction was {found.ms / measured.winner_ms - 1:+.1%} off"
-        )
-        for warning in measured.warnings:
-            console.print(f"warning: {warning}", style="yellow", markup=False)
-    for text in found.outside:
-        console.print(f"warning: unlike the networks that were measured whole: {text}", style="yellow", markup=False)

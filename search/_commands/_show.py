@@ -1,0 +1,94 @@
+"""What a search prints of what it is going to do, and of what came of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lut._console import format_ms
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search._cost import NetworkCost
+    from search._run import RunPlan, RunResult
+
+__all__ = ["print_plan", "print_result"]
+
+
+def print_plan(console: Console, plan: RunPlan, cost: NetworkCost, classes: int) -> None:
+    """Print what is searched, and how."""
+    from rich.markup import escape
+
+    predictor = cost.predictor
+    console.print(f"[bold]{escape(predictor.device.model)}[/], {escape(str(predictor.setting))}")
+    base = cost.space.base_network()
+    found = predictor.predict(base, level=plan.level)
+    bound = f", up to {format_ms(found.high_ms)} at {found.level:.0%}" if found.high_ms is not None else ""
+    console.print(
+        f"base network {escape(base.name)}: {format_ms(found.ms)} ms{bound}, {base.madds / 1e6:.1f} M multiply-adds"
+    )
+    kinds = {
+        "hardware": "hardware-aware widths",
+        "uniform": "a uniform grid of widths",
+        "ratios": "TAS's ratios",
+        "base": "depths alone",
+    }
+    console.print(f"searching {kinds[plan.widths]}:")
+    for group, options in zip(cost.space.groups, plan.options, strict=True):
+        console.print(f"  {group.name}, {group.size}×{group.size}: {', '.join(map(str, options))}")
+    budget = "without a budget" if plan.budget_ms is None else f"within {plan.budget_ms:g} ms"
+    s = plan.search
+    console.print(
+        f"{plan.strategy}, {budget}, {s.recipe.total_epochs} epochs on {escape(plan.data)} ({classes} classes); then "
+        f"{plan.recipe.total_epochs} epochs of training"
+    )
+
+
+def print_result(console: Console, result: RunResult) -> None:
+    """Print the network found beside the base network."""
+    from rich.table import Table
+
+    found, measured = result.search.prediction, result.measured
+    grid = Table(box=None, pad_edge=False)
+    grid.add_column("")
+    for name in ("predicted ms", "measured ms", "accuracy", "M madds", "M params", "layers"):
+        grid.add_column(name, justify="right")
+    bound = "" if found.high_ms is None else f" (≤ {format_ms(found.high_ms)})"
+    rows: list[tuple[str, str, float | None, Any, Any]] = [
+        (
+            "found",
+            f"{format_ms(found.ms)}{bound}",
+            measured and measured.winner_ms,
+            result.trained,
+            result.search.network,
+        ),
+        (
+            result.base.name,
+            format_ms(result.base_predicted_ms),
+            measured and measured.base_ms,
+            result.base_trained,
+            result.base,
+        ),
+    ]
+    for name, predicted, ms, trained, network in rows:
+        grid.add_row(
+            name,
+            predicted,
+            "–" if ms is None else format_ms(ms),
+            f"{trained.test_accuracy:.2%}",
+            f"{network.madds / 1e6:.1f}",
+            f"{network.parameters / 1e6:.3f}",
+            str(len(network.layers)),
+        )
+    console.print()
+    console.print(grid)
+    if measured is not None:
+        up = measured.speed_up
+        console.print(
+            f"\nthe base network takes [bold]{up.value:.2f}[/] times as long ({up.low:.2f} … {up.high:.2f} at 95 %); "
+            f"the prediction was {found.ms / measured.winner_ms - 1:+.1%} off"
+        )
+        for warning in measured.warnings:
+            console.print(f"warning: {warning}", style="yellow", markup=False)
+    for text in found.outside:
+        console.print(f"warning: unlike the networks that were measured whole: {text}", style="yellow", markup=False)
