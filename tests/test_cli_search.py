@@ -21,6 +21,8 @@ from profiler._compare import ComparedNetwork, ComparedVisits
 from search import ResNetCifar, load_data, load_weights
 from search._run import FILES
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Main = Callable[..., tuple[int, str, str]]
 SMALL = (
     *("htas", "--depth", "8", "--expand", "0.5", "--widths", "uniform", "--groups", "4"),
