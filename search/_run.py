@@ -34,6 +34,7 @@ __all__ = [
     "RunResult",
     "Strategy",
     "WidthKind",
+    "refuse_finished",
     "run_search",
     "summary",
 ]
@@ -73,6 +74,7 @@ class RunPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         distil: whether the base network teaches the winner.
         data: the data's name; ``data_digest``: of its content.
         tables: digests of the predictor's tables; ``latencies``: of what it says of the space.
+        calibrated: networks of the space that were measured whole before the search, and calibrated on.
         seed: of everything.
     """
 
@@ -96,6 +98,7 @@ class RunPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_digest: str
     tables: tuple[str, ...]
     latencies: str
+    calibrated: int
     seed: int
 
 
@@ -308,6 +311,12 @@ def _check(plan: RunPlan, cost: NetworkCost, data: ImageData) -> None:
         check_budget(cost, plan.budget_ms)
 
 
+def refuse_finished(output: Path, *, restart: bool) -> None:
+    """Raise where a folder holds a finished run."""
+    if (output / "result.json").exists() and not restart:
+        raise CheckpointError(f"{output} holds a finished run; give another --output, or --restart")
+
+
 def _open_folder(plan: RunPlan, output: Path, *, restart: bool) -> None:
     """Make the folder, or see that what it holds is this plan's and not finished."""
     record = output / "run.json"
@@ -326,10 +335,7 @@ def _open_folder(plan: RunPlan, output: Path, *, restart: bool) -> None:
                 f"{output} holds another run, with other {', '.join(different)}; give another --output, or discard it "
                 "with --restart"
             )
-        if (output / "result.json").exists():
-            raise CheckpointError(
-                f"{output} holds a finished run of the same settings; give another --output, or --restart"
-            )
+        refuse_finished(output, restart=restart)
     try:
         (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -14,7 +14,7 @@ import torch
 from _predictors import resnet_table
 from test_cli import command
 
-from lut import LatencyTable, load_network
+from lut import LatencyTable, UsageError, load_network
 from predictors import LatencyPredictor
 from profiler import NetworkComparison
 from profiler._compare import ComparedNetwork, ComparedVisits
@@ -213,7 +213,9 @@ def test_a_winner_is_measured_beside_its_base(main: Main, tmp_path: Path, monkey
     monkeypatch.setattr("search._run.compare_networks", compared)
     run = tmp_path / "run"
     words = [word for word in QUICK if word not in ("--measure-seconds", "0")]
-    code, out, err = main(*words, "--budget-ms", budget_in(main, 0.7), "--output", str(run), "--then", "onnx")
+    code, out, err = main(
+        *words, "--budget-ms", budget_in(main, 0.7), "--output", str(run), "--then", "onnx", "--calibrate", "0"
+    )
     assert code == 0, err
     assert predictor is None or predictor.setting == calls[-1][1]["setting"]
     assert "takes 2.00 times as long (2.00 … 2.00 at 95 %)" in out
@@ -262,6 +264,50 @@ def test_an_interrupted_run_goes_on_while_the_winner_is_trained(
     network = load_network(plain / "network.json")
     first, second = (load_weights(folder / "weights.safetensors", network).state_dict() for folder in (plain, broken))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_predictor_is_calibrated_on_the_space_that_is_searched(
+    main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search._calibrate import calibrated
+    from search._width_sets import uniform_widths
+
+    calls: list[int] = []
+    main("spaces")
+    predictor = LatencyPredictor.load("predictor")
+
+    def compared(networks: Any, **options: Any) -> NetworkComparison:
+        calls.append(len(networks))
+        # Everything takes 1.3 times as long as predicted.
+        times = [1.3 * predictor.latency_ms(network) for network in networks]
+        return NetworkComparison(
+            device=options["device"],
+            setting=options["setting"],
+            networks=tuple(
+                ComparedNetwork(network.name, ms, ms, ms, 8, 0.0) for network, ms in zip(networks, times, strict=True)
+            ),
+            visits=(),
+            measuring_s=1.0,
+        )
+
+    monkeypatch.setattr("search._calibrate.compare_networks", compared)
+    whole = ResNetCifar(depth=8, expand=0.5)
+    space = ResNetCifar(depth=8, expand=0.5, widths=uniform_widths(whole, 4))
+    options: dict[str, Any] = {"count": 12, "seconds": 1.0, "path": tmp_path / "c.json"}
+    found = calibrated(space, predictor, seed=0, **options)
+    assert calls == [12]
+    network = space.decode([1] * len(space.choices))
+    assert found.latency_ms(network) == pytest.approx(1.3 * predictor.latency_ms(network), rel=0.02)
+    # What is kept is not measured again; of another seed or predictor it is.
+    assert calibrated(space, predictor, seed=0, **options).latency_ms(network) == found.latency_ms(network)
+    assert calls == [12]
+    calibrated(space, found, seed=0, **options)
+    calibrated(space, predictor, seed=1, **options)
+    (tmp_path / "c.json").write_bytes(b"{")
+    calibrated(space, predictor, seed=1, **options)
+    assert calls == [12] * 4
+    with pytest.raises(UsageError, match="at least 10 networks"):
+        calibrated(space, predictor, seed=0, count=9, seconds=1.0)
 
 
 def test_a_refused_folder_is_left_as_it_is(main: Main, tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ __all__ = ["htas"]
 WHAT = "What is searched"
 HOW = "How it is searched"
 DATA = "Data and training"
+# Of measuring networks of the space, in seconds.
+CALIBRATION_S = 60.0
 
 
 def htas(
@@ -194,6 +196,16 @@ def htas(
             "--device", help="Where to train: cpu, cuda … Default: cuda where there is one.", rich_help_panel=DATA
         ),
     ] = None,
+    calibrate: Annotated[
+        int,
+        typer.Option(
+            "--calibrate",
+            min=0,
+            metavar="N",
+            help="First measure N random networks of the space whole, and calibrate the predictor on them; a minute. "
+            "Not where nothing is measured. 0: take the predictor as it is.",
+        ),
+    ] = 24,
     measure_seconds: Annotated[
         float,
         typer.Option("--measure-seconds", min=0.0, help="For measuring winner and base in the end; 0: do not measure."),
@@ -226,10 +238,12 @@ def htas(
     """
     from lut import UsageError
     from profiler._cli._progress import make_console
+    from search._calibrate import calibrated
     from search._commands._phases import Phases
     from search._commands._show import print_plan
+    from search._cost import make_cost, unlike_layers
     from search._data import load_data, subset
-    from search._run import run_search
+    from search._run import refuse_finished, run_search
 
     if (predictor is None) == (table is None):
         raise UsageError("give either --predictor FOLDER (see fit-predictor) or --table FILE (see profile-device)")
@@ -254,6 +268,23 @@ def htas(
     )
     # Without a budget nobody asks for the upper end of an interval.
     bound = bound if budget_ms is not None else "predicted"
+    with Phases(console) as phases:
+        if calibrate and measure_seconds:
+            refuse_finished(output, restart=restart)
+            if restart:
+                (output / "calibration.json").unlink(missing_ok=True)
+            # Refused before a minute is spent.
+            unlike_layers(make_cost(space, loaded, bound="predicted"))
+            phases.phase("Measuring networks of the space")
+            loaded = calibrated(
+                space,
+                loaded,
+                count=calibrate,
+                seconds=CALIBRATION_S,
+                seed=seed,
+                path=output / "calibration.json",
+                progress=phases.reporter().measure,
+            )
     costs = _cost(space, loaded, kind=cost, bound=bound, level=level, console=console)
     plan = _plan(
         costs,
@@ -273,6 +304,7 @@ def htas(
         generations=generations,
         distil=distil,
         settings=set_ or [],
+        calibrated=calibrate if measure_seconds else 0,
         seed=seed,
     )
     print_plan(console, plan, costs, classes)
@@ -440,6 +472,7 @@ def _plan(
     generations: int,
     distil: bool,
     settings: list[str],
+    calibrated: int,
     seed: int,
 ) -> RunPlan:
     from lut import UsageError
@@ -481,6 +514,7 @@ def _plan(
         data_digest=data.digest,
         tables=tuple(table.sha256 for table in cost.predictor.tables),
         latencies=cost.digest,
+        calibrated=calibrated,
         seed=seed,
     )
 

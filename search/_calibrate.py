@@ -1,0 +1,93 @@
+"""A predictor calibrated on networks of the very space that is searched, measured whole before the search.
+
+A table's audit samples another space: networks a few blocks deep, of all widths. What is found is of the width set.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from lut import Network, UsageError
+from lut._files import read_bytes, write_atomically
+from predictors import LatencyPredictor
+from profiler import Progress, compare_networks
+from search._cost import make_cost
+from search._resnet_cifar import ResNetCifar
+
+__all__ = ["calibrated"]
+
+# Of fewer networks no interval of 90 % can be promised.
+LEAST_NETWORKS = 10
+
+
+class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was measured: ``latencies`` is the digest of what the predictor said of the space before."""
+
+    latencies: str
+    seed: int
+    vectors: tuple[tuple[int, ...], ...]
+    ms: tuple[float, ...]
+
+
+def calibrated(
+    space: ResNetCifar,
+    predictor: LatencyPredictor,
+    *,
+    count: int,
+    seconds: float,
+    seed: int,
+    path: Path | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> LatencyPredictor:
+    """Return a predictor calibrated on random networks of a space, measured in one session on this machine.
+
+    Args:
+        space: the space, with its width set.
+        predictor: of this device.
+        count: networks, at least 10.
+        seconds: of measuring.
+        seed: of the networks and the session.
+        path: a file that keeps the latencies; where it holds those of the same predictor, space and seed, nothing is
+            measured again.
+        progress: told where the session stands.
+
+    Raises:
+        UsageError: fewer than 10 networks.
+        UnlikeTablesError: this machine is not the predictor's device.
+    """
+    if count < LEAST_NETWORKS:
+        raise UsageError(f"a calibration is on at least {LEAST_NETWORKS} networks, got {count}")
+    latencies = make_cost(space, predictor, bound="predicted").digest
+    kept = _load(path, latencies, seed, count)
+    if kept is None:
+        rng = random.Random(f"{seed}-calibration")  # noqa: S311 - a sample, no secret
+        vectors = tuple(space.sample(rng) for _ in range(count))
+        networks = [Network(f"{space.name} {i}", space.decode(v).layers) for i, v in enumerate(vectors, start=1)]
+        compared = compare_networks(
+            networks,
+            setting=predictor.setting,
+            device=predictor.device,
+            time_budget_s=seconds,
+            seed=seed,
+            progress=progress,
+        )
+        kept = _Kept(latencies, seed, vectors, tuple(network.ms for network in compared.networks))
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, msgspec.json.encode(kept))
+    return predictor.recalibrated((space.decode(v), ms) for v, ms in zip(kept.vectors, kept.ms, strict=True))
+
+
+def _load(path: Path | None, latencies: str, seed: int, count: int) -> _Kept | None:
+    if path is None or not path.exists():
+        return None
+    try:
+        kept = msgspec.json.decode(read_bytes(path), type=_Kept)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    same = kept.latencies == latencies and kept.seed == seed and len(kept.vectors) == len(kept.ms) == count
+    return kept if same else None
