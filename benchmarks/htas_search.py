@@ -87,7 +87,7 @@ def main() -> None:
         time_budget_s=given.measure_seconds,
     )
     measured = {network.name: network for network in compared.networks}
-    # What the command does before its search, and these searches did not: networks of the space set the predictor right.
+    # What the command does before its search, and these searches did not: networks of the space calibrate.
     after = {
         arm: calibrated(
             space_of(arm, table, scale.depth),
