@@ -169,8 +169,8 @@ class SearchSpace(Protocol):
     audit then needs no other layers. ``sample_quick(rng)``: like ``sample``, of networks that are quick to measure
     whole. And it may have ``structure()``, which returns a sequence of :class:`SpaceLayer`: all places of its networks.
     A predictor then compiles the space into arrays.
-    ``published()``: what makes the networks that papers published, by name. ``count_madds(network)``: multiply-adds as the
-    space's paper counts them, where that is not of convolutions and linear layers.
+    ``published()``: what makes the networks that papers published, by name. ``count_madds(network)``: multiply-adds as
+    the space's paper counts them, where that is not of convolutions and linear layers.
     """
 
     @property
