@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import importlib.util
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -404,6 +406,11 @@ def export_bundle(
         place.unlink()
     except OSError as error:
         raise file_error(place, "write", error) from None
+    # What Python may have kept of it: ours alone, and the folder only where nothing else is in it.
+    compiled = Path(importlib.util.cache_from_source(str(place)))
+    with contextlib.suppress(OSError):
+        compiled.unlink(missing_ok=True)
+        compiled.parent.rmdir()
     return result
 
 

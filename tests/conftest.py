@@ -79,6 +79,19 @@ def table_of(
     return _assemble(plan, result, header, curves, [record_of(subject) for subject in networks], reference)
 
 
+def onnx_session(path: Path) -> Any:
+    """Return an ONNX Runtime session of a file, whatever pool of threads other tests made this process share."""
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: the extra onnx")
+    from profiler._onnx._target import has_shared_pool
+
+    options = runtime.SessionOptions()
+    if has_shared_pool():
+        options.use_per_session_threads = False
+    else:
+        options.intra_op_num_threads = 1
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every test its own lock and its own reference speeds, whatever else runs on this machine."""

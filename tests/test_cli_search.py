@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from _predictors import resnet_table
+from conftest import onnx_session
 from test_cli import command
 
 from lut import LatencyTable, UsageError, load_network
@@ -223,8 +224,7 @@ def test_a_winner_is_measured_beside_its_base(main: Main, tmp_path: Path, monkey
     assert result["measured"]["speed_up"]["value"] == pytest.approx(2.0)
     assert result["prediction_error"] == pytest.approx(result["network"]["predicted_ms"] / 5.0 - 1)
     # The file is the trained network.
-    runtime = pytest.importorskip("onnxruntime")
-    session = runtime.InferenceSession(str(run / "network.onnx"), providers=["CPUExecutionProvider"])
+    session = onnx_session(run / "network.onnx")
     module = load_weights(run / "weights.safetensors", load_network(run / "network.json"))
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})

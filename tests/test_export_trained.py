@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from conftest import onnx_session
 from torch import nn
 
 from lut import Network, NetworkLayer, UsageError, linear
@@ -60,10 +61,7 @@ class ByHand(nn.Module):
 
 
 def outputs(path: Path, x: torch.Tensor) -> torch.Tensor:
-    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: the extra onnx")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnx_session(path)
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 
 
