@@ -425,5 +425,13 @@ def test_data_that_does_not_fit_is_one_line(
     assert problem in err
 
 
+def test_a_run_does_not_land_in_a_package_of_ours() -> None:
+    import inspect
+
+    from search._commands.htas import htas
+
+    assert inspect.signature(htas).parameters["output"].default == Path("htas-run")
+
+
 def test_the_command_is_installed(made: Path) -> None:
     assert "resnet-cifar" in command(made, "search-architecture", "spaces").stdout

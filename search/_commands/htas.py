@@ -220,7 +220,7 @@ def htas(
         ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where everything goes.")] = Path(
-        "search"
+        "htas-run"
     ),
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard an interrupted or finished run in that folder.")
