@@ -425,6 +425,20 @@ def test_data_that_does_not_fit_is_one_line(
     assert problem in err
 
 
+@pytest.mark.parametrize("words", [("--set", "colour=red"), ("--strategy", "luck"), ("--device", "toaster")])
+def test_mistakes_are_told_before_anything_is_measured(
+    words: tuple[str, ...], main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*_: Any, **__: Any) -> NetworkComparison:
+        raise AssertionError("it was measured")
+
+    monkeypatch.setattr("search._calibrate.compare_networks", measured)
+    given = [word for word in QUICK if word not in ("--measure-seconds", "0")]
+    code, _, err = main(*given, *words, "--output", str(tmp_path / "run"))
+    assert code == 2
+    assert words[0] in err
+
+
 def test_a_run_does_not_land_in_a_package_of_ours() -> None:
     import inspect
 

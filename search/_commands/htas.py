@@ -268,13 +268,40 @@ def htas(
     )
     # Without a budget nobody asks for the upper end of an interval.
     bound = bound if budget_ms is not None else "predicted"
+    trained_on = _device(device)
+
+    def planned(known: NetworkCost) -> RunPlan:
+        return _plan(
+            known,
+            images,
+            budget_ms=budget_ms,
+            widths=widths,
+            groups=groups,
+            alpha=alpha,
+            bound=bound,
+            strategy=strategy,
+            penalty=penalty,
+            weight=weight,
+            search_epochs=search_epochs,
+            train_epochs=train_epochs,
+            batch_size=batch_size,
+            population=population,
+            generations=generations,
+            distil=distil,
+            settings=set_ or [],
+            calibrated=calibrate if measure_seconds else 0,
+            seed=seed,
+        )
+
     with Phases(console) as phases:
         if calibrate and measure_seconds:
             refuse_finished(output, restart=restart)
+            # Mistakes are refused before a minute is spent.
+            before = make_cost(space, loaded, kind=cost, bound="predicted", level=level)  # type: ignore[arg-type]
+            unlike_layers(before)
+            planned(before)
             if restart:
                 (output / "calibration.json").unlink(missing_ok=True)
-            # Refused before a minute is spent.
-            unlike_layers(make_cost(space, loaded, bound="predicted"))
             phases.phase("Measuring networks of the space")
             loaded = calibrated(
                 space,
@@ -286,27 +313,7 @@ def htas(
                 progress=phases.reporter().measure,
             )
     costs = _cost(space, loaded, kind=cost, bound=bound, level=level, console=console)
-    plan = _plan(
-        costs,
-        images,
-        budget_ms=budget_ms,
-        widths=widths,
-        groups=groups,
-        alpha=alpha,
-        bound=bound,
-        strategy=strategy,
-        penalty=penalty,
-        weight=weight,
-        search_epochs=search_epochs,
-        train_epochs=train_epochs,
-        batch_size=batch_size,
-        population=population,
-        generations=generations,
-        distil=distil,
-        settings=set_ or [],
-        calibrated=calibrate if measure_seconds else 0,
-        seed=seed,
-    )
+    plan = planned(costs)
     print_plan(console, plan, costs, classes)
     began = time.monotonic()
     with Phases(console) as phases:
@@ -317,7 +324,7 @@ def htas(
             images,
             output,
             selections=selections,
-            device=_device(device),
+            device=trained_on,
             measure_s=measure_seconds,
             restart=restart,
             keep_predictor=table is not None,
