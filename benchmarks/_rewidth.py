@@ -15,7 +15,7 @@ import msgspec
 
 from lut import Layer, LayerError, Network, NetworkLayer, Node
 from lut._network import INPUT
-from lut.primitives import Add, Concat, Conv2d, Linear, Mul, Primitive, Shape, Subgraph
+from lut.primitives import Add, ChannelShuffle, Concat, Conv2d, Linear, Mul, Primitive, Shape, Subgraph
 from profiler._groups import Groups
 
 __all__ = ["WidthGroup", "rewidth", "width_groups"]
@@ -28,8 +28,8 @@ class WidthGroup(NamedTuple):
     """Outputs that must be equally wide.
 
     ``width``: in channels; ``layers``: names of the layers that give it, in the network's order; ``multiple``: what any
-    width of it is a multiple of, since convolutions in groups make or read it; ``least``: the smallest width, 2 where a
-    depthwise convolution passes it on (with one channel that would be a plain one).
+    width of it is a multiple of, since convolutions in groups make or read it, or shuffles do; ``least``: the smallest
+    width, 2 where a depthwise convolution passes it on (with one channel that would be a plain one).
     """
 
     width: int
@@ -156,6 +156,10 @@ def _analysed(network: Network) -> _Analysis:
                 return taken[0]
             case Concat():
                 return tuple(width for part in taken for width in part)
+            case ChannelShuffle():
+                for width in taken[0]:
+                    multiples[width] = lcm(multiples[width], op.groups)
+                return taken[0]
             case Subgraph():
                 raise LayerError(
                     f"{op.label(tuple(shapes))}: its operators are kept as the framework wrote them, with the widths "

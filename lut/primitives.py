@@ -21,6 +21,7 @@ __all__ = [
     "Add",
     "AvgPool2d",
     "BatchNorm2d",
+    "ChannelShuffle",
     "Concat",
     "Conv2d",
     "Flatten",
@@ -208,6 +209,25 @@ class Concat(_Free, frozen=True, tag="concat"):
         return f"concat {show_shapes(shapes)}"
 
 
+class ChannelShuffle(_Free, frozen=True, tag="channel_shuffle"):
+    """Channels seen as ``(groups, channels / groups)``, transposed (ShuffleNet, Zhang et al. 2018, section 3.1).
+
+    Whatever convolves in groups behind it reads of every group before it.
+    """
+
+    groups: int
+
+    def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
+        channels, height, width = _image(shapes, "channel_shuffle")
+        _positive(self.groups, "channel_shuffle: groups")
+        if channels % self.groups:
+            raise LayerError(f"channel_shuffle: groups={self.groups} does not divide {channels} channels")
+        return (channels, height, width)
+
+    def label(self, shapes: tuple[Shape, ...]) -> str:  # noqa: ARG002
+        return f"shuffle g{self.groups}"
+
+
 class _Pool2d(_Free, frozen=True):
     """A pooling window that slides. Abstract."""
 
@@ -314,6 +334,7 @@ Primitive: TypeAlias = (
     | Add
     | Mul
     | Concat
+    | ChannelShuffle
     | MaxPool2d
     | AvgPool2d
     | GlobalAvgPool2d

@@ -14,6 +14,7 @@ from lut.primitives import (
     Activation,
     Add,
     AvgPool2d,
+    ChannelShuffle,
     Concat,
     Conv2d,
     Flatten,
@@ -64,6 +65,8 @@ WORK = (
     "other elements",
 )
 _COLUMN = {name: i for i, name in enumerate(WORK)}
+# What costs little more than to read and to write its values.
+MOVES = (Add, Mul, Concat, ChannelShuffle)
 CHEAP_ACTIVATIONS = frozenset({"relu", "relu6", "hardsigmoid"})
 
 # Numbers per layer that say what shape it has; sizes as log2.
@@ -169,8 +172,10 @@ def _features(
         kernel, stride, groups = prod(op.kernel_size), op.stride[0], op.groups
     elif isinstance(op, MaxPool2d | AvgPool2d):
         kernel, stride = prod(op.kernel_size), op.stride[0]
+    elif isinstance(op, ChannelShuffle):
+        groups = op.groups
     moved = inputs + outputs + layer.parameters
-    depthwise = groups > 1 and groups == into
+    depthwise = isinstance(op, Conv2d) and groups > 1 and groups == into
     madds = layer.madds
     values = [
         log2(1 + madds),
@@ -232,7 +237,7 @@ def _add_work(work: list[float], op: Primitive, taken: Sequence[Shape], output: 
     elif isinstance(op, Activation):
         name = "activation elements" if op.kind in CHEAP_ACTIVATIONS else "costly activation elements"
         work[_COLUMN[name]] += elements
-    elif isinstance(op, Add | Mul | Concat):
+    elif isinstance(op, MOVES):
         work[_COLUMN["sum elements"]] += elements
     elif isinstance(op, Subgraph):
         work[_COLUMN["other madds"]] += madds / 1e6
@@ -266,7 +271,7 @@ def _group(op: Primitive) -> str:
         return "conv"
     if isinstance(op, Activation):
         return "activation" if op.kind in CHEAP_ACTIVATIONS else "costly activation"
-    if isinstance(op, Add | Mul | Concat):
+    if isinstance(op, MOVES):
         return "sum"
     if isinstance(op, MaxPool2d | AvgPool2d | GlobalAvgPool2d):
         return "pooling"

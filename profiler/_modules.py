@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from lut import Layer, LayerError
 from lut.primitives import (
@@ -13,6 +14,7 @@ from lut.primitives import (
     Add,
     AvgPool2d,
     BatchNorm2d,
+    ChannelShuffle,
     Concat,
     Conv2d,
     Flatten,
@@ -61,6 +63,21 @@ class _Mul(nn.Module):
 class _Concat(nn.Module):
     def forward(self, *parts: torch.Tensor) -> torch.Tensor:
         return torch.cat(parts, dim=1)
+
+
+class _Shuffle(nn.Module):
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            # One kernel, and channels_last stays so: the copy below would lay such data out anew, for whatever follows.
+            return functional.channel_shuffle(x, self.groups)
+        # Converters that trace a module (Core ML's, ONNX's older one) know no such operator.
+        batch, channels, height, width = x.shape
+        grouped = x.view(batch, self.groups, channels // self.groups, height, width)
+        return grouped.transpose(1, 2).reshape(batch, channels, height, width)
 
 
 class _Graph(nn.Module):
@@ -159,6 +176,8 @@ def _build(op: Primitive, shapes: tuple[Shape, ...]) -> nn.Module:
             return _Mul()
         case Concat():
             return _Concat()
+        case ChannelShuffle():
+            return _Shuffle(op.groups)
         case MaxPool2d():
             return nn.MaxPool2d(op.kernel_size, stride=op.stride, padding=op.padding)
         case AvgPool2d():

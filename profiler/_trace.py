@@ -34,6 +34,7 @@ from lut.primitives import (
     Add,
     AvgPool2d,
     BatchNorm2d,
+    ChannelShuffle,
     Concat,
     Conv2d,
     Flatten,
@@ -667,6 +668,8 @@ def _primitive(
         return Linear(out_features=int(value.shape[-1]), bias=bias), one
     if name == "layer_norm" and list(_get(node, 1, [])) == [before.shape[-1]] and _get(node, 2, None) is not None:
         return LayerNorm(bias=_get(node, 3, None) is not None), one
+    if name == "channel_shuffle" and before.ndim == 4:
+        return ChannelShuffle(groups=int(_get(node, 1, 1))), one
     if name == "flatten" and _get(node, 1, 0) == 1 and _get(node, 2, -1) in (-1, before.ndim - 1):
         return Flatten(), one
     if name in ("view", "reshape") and value.ndim == 2 and tuple(value.shape) == (batch, prod(before.shape[1:])):

@@ -22,7 +22,7 @@ from conftest import conv
 from lut import LatencyTable, Layer, Node, chain, linear, residual_add
 from lut._records import Context
 from lut.errors import LayerFailedError
-from lut.primitives import Activation, Concat, Conv2d, GlobalAvgPool2d, Mul
+from lut.primitives import Activation, BatchNorm2d, ChannelShuffle, Concat, Conv2d, GlobalAvgPool2d, Mul
 from profiler._plan import make_protocol
 from profiler._target import Part, Target, available_targets
 from profiler._visit import Visit, Visitor
@@ -39,12 +39,20 @@ GATE = Layer(
         Node(Concat(), (5, 0)),
     ),
 )
+SHUFFLED = chain(
+    (12, 8, 8),
+    ChannelShuffle(groups=3),
+    Conv2d(out_channels=24, kernel_size=(1, 1), stride=(1, 1), padding=(0, 0), groups=3),
+    BatchNorm2d(),
+)
 LAYERS = [
     SMALL,
     conv(10, channels=3, size=16),
     residual_add(8, activation="relu", input_size=(8, 8)),
     linear(24, 10, bias=True),
     GATE,
+    SHUFFLED,
+    chain((12, 8, 8), ChannelShuffle(groups=4)),
 ]
 SEED = 5
 # Relative to the largest value: rounding in another order of summation.

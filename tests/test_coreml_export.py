@@ -18,7 +18,7 @@ from conftest import in_the_foreground
 
 from lut import Layer, Node, UsageError, chain, conv_norm_act, global_pool, linear, residual_add
 from lut.errors import InterruptedRunError, TargetUnavailableError
-from lut.primitives import Activation, ActivationKind, BatchNorm2d, Concat, MaxPool2d, Mul
+from lut.primitives import Activation, ActivationKind, BatchNorm2d, ChannelShuffle, Concat, MaxPool2d, Mul
 from profiler._coreml import _convert as convert
 from profiler._coreml import export_bundle, load_bundle
 from profiler._coreml._options import make_options
@@ -389,6 +389,8 @@ EVERY_KIND = [
     chain((4, 8, 8), MaxPool2d(kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))),
     Layer(inputs=((4, 8, 8), (4, 1, 1)), nodes=(Node(op=Mul(), args=(0, 1)),)),
     Layer(inputs=((4, 8, 8), (2, 8, 8)), nodes=(Node(op=Concat(), args=(0, 1)),)),
+    chain((12, 8, 8), ChannelShuffle(groups=3)),
+    chain((12, 8, 8), ChannelShuffle(groups=2), ChannelShuffle(groups=3), BatchNorm2d()),
     *[chain((4, 8, 8), Activation(kind=kind)) for kind in get_args(ActivationKind)],
 ]
 

@@ -17,6 +17,7 @@ from lut.primitives import (
     Activation,
     Add,
     BatchNorm2d,
+    ChannelShuffle,
     Concat,
     Conv2d,
     GlobalAvgPool2d,
@@ -90,6 +91,19 @@ def test_graphs_are_wired_as_described() -> None:
     assert shortcut(x).shape == (2, 8, 3, 3)
     normed = build_module(Layer((shape, shape), (Node(BatchNorm2d(), (0,)), Node(Add(), (2, 1)))))
     assert normed(x, x).shape == x.shape
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_shuffle_transposes_channels_in_their_groups(memory_format: torch.memory_format) -> None:
+    module = build_module(chain((12, 5, 7), ChannelShuffle(groups=3)))
+    x = torch.randn(2, 12, 5, 7).contiguous(memory_format=memory_format).requires_grad_()
+    order = [4 * group + position for position in range(4) for group in range(3)]
+    got, direction = module(x), torch.randn(2, 12, 5, 7)
+    assert torch.equal(got, x[:, order])
+    # The data's layout is the next layer's, too.
+    assert got.is_contiguous(memory_format=memory_format)
+    (slope,) = torch.autograd.grad((got * direction).sum(), x)
+    assert torch.equal(slope[:, order], direction)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lut import Layer, chain, conv_norm_act, global_pool, linear, pooled_shortcut, residual_add
-from lut.primitives import Activation, Conv2d
+from lut.primitives import Activation, ChannelShuffle, Conv2d
 from predictors._features import FEATURES, TILES, WORK, feature_matrix, kind_of, operators_of, work_matrix
 
 
@@ -100,6 +100,7 @@ def test_each_sort_of_multiplication_has_its_own_column(layer: Layer, column: st
         (conv(groups=4), {"grouped conv2d", "batch_norm2d", "relu"}),
         (residual_add(8, activation=None, input_size=(4, 4)), {"add"}),
         (linear(8, 4, bias=False), {"linear"}),
+        (chain((8, 4, 4), ChannelShuffle(groups=2)), {"channel_shuffle"}),
         (chain((8, 4, 4), Activation(kind="silu")), {"silu"}),
         (
             chain(
@@ -112,6 +113,23 @@ def test_each_sort_of_multiplication_has_its_own_column(layer: Layer, column: st
 )
 def test_operators_have_names(layer: Layer, names: set[str]) -> None:
     assert operators_of(layer) == names
+
+
+def test_a_shuffle_moves_its_values_and_multiplies_nothing() -> None:
+    layer = chain((12, 8, 8), ChannelShuffle(groups=12))
+    moved = 12 * 64 / 1e6
+    found = {name: value for name, value in work(layer).items() if value}
+    assert found == {
+        "calls": 1,
+        "operators": 1,
+        "input elements": moved,
+        "output elements": moved,
+        "sum elements": moved,
+    }
+    numbers = features(layer)
+    assert (numbers["sum"], numbers["norm"], numbers["depthwise"]) == (1, 0, 0)
+    assert numbers["log2 groups"] == pytest.approx(log2(12))
+    assert kind_of(layer) == kind_of(chain((8, 4, 4), ChannelShuffle(groups=2)))
 
 
 def test_layers_that_differ_in_sizes_alone_are_of_one_kind() -> None:

@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lut import Layer, LayerError, Node, chain, conv_norm_act, global_pool, linear, pooled_shortcut, residual_add
-from lut.primitives import Activation, Add, AvgPool2d, BatchNorm2d, Concat, Conv2d, Linear, MaxPool2d, Mul
+from lut.primitives import (
+    Activation,
+    Add,
+    AvgPool2d,
+    BatchNorm2d,
+    ChannelShuffle,
+    Concat,
+    Conv2d,
+    Linear,
+    MaxPool2d,
+    Mul,
+)
 
 
 def conv(out: int, kernel: int = 3) -> Conv2d:
@@ -39,6 +50,7 @@ def test_depthwise_and_linear_counts() -> None:
         (residual_add(8, activation="relu", input_size=(4, 4)), (8, 4, 4)),
         (pooled_shortcut(8, 16, input_size=(8, 8)), (16, 4, 4)),
         (global_pool(8, input_size=(8, 8)), (8,)),
+        (chain((12, 5, 7), ChannelShuffle(groups=3)), (12, 5, 7)),
         (chain((3, 224, 224), MaxPool2d(kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))), (3, 112, 112)),
     ],
 )
@@ -71,6 +83,16 @@ def test_different_work_has_different_descriptions() -> None:
     assert layers[0].family == layers[1].family != layers[2].family
 
 
+def test_a_shuffle_is_free_and_told_apart_by_its_groups() -> None:
+    layers = [chain(IMAGE, conv(8), ChannelShuffle(groups=groups)) for groups in (2, 4)]
+    assert [str(layer) for layer in layers] == ["conv3×3 8→8 +shuffle g2 @4×4", "conv3×3 8→8 +shuffle g4 @4×4"]
+    assert layers[0].digest != layers[1].digest
+    assert layers[0].family != layers[1].family
+    plain = chain(IMAGE, conv(8))
+    assert {(layer.madds, layer.parameters) for layer in layers} == {(plain.madds, plain.parameters)}
+    assert msgspec.json.decode(msgspec.json.encode(layers[1]), type=Layer) == layers[1]
+
+
 def test_the_digest_is_what_files_already_hold() -> None:
     # A change here makes every table that was ever written unreadable by key: it needs a new format version.
     layer = conv_norm_act(16, 32, kernel_size=3, stride=1, activation="relu", input_size=(32, 32))
@@ -101,6 +123,10 @@ IMAGE = (8, 4, 4)
         (lambda: Layer((IMAGE, (8, 2, 2)), (Node(Add(), (0, 1)),)), "same shape"),
         (lambda: Layer((IMAGE, (8, 2, 2)), (Node(Mul(), (0, 1)),)), "same shape"),
         (lambda: Layer((IMAGE, (8, 2, 2)), (Node(Concat(), (0, 1)),)), "one height and width"),
+        (lambda: chain(IMAGE, ChannelShuffle(groups=3)), "groups=3 does not divide 8 channels"),
+        (lambda: chain(IMAGE, ChannelShuffle(groups=0)), "channel_shuffle: groups must be between 1"),
+        (lambda: chain((8, 16), ChannelShuffle(groups=2)), "channel_shuffle takes one input of shape"),
+        (lambda: Layer((IMAGE, IMAGE), (Node(ChannelShuffle(groups=2), (0, 1)),)), "takes one input of shape"),
         (lambda: Layer((IMAGE, IMAGE), (Node(conv(8), (0,)),)), "never used"),
         (lambda: Layer((IMAGE,), (Node(conv(8), (1,)),)), "only inputs and earlier nodes"),
         (lambda: Layer((IMAGE,), ()), "at least one"),

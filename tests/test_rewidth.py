@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lut import Layer, LayerError, Network, NetworkLayer, Node, chain, conv_norm_act, global_pool, linear, residual_add
-from lut.primitives import Activation, Add, Concat, Conv2d, Flatten, Linear
+from lut.primitives import Activation, Add, ChannelShuffle, Concat, Conv2d, Flatten, Linear
 from predictors import WidthGain
 from profiler._modules import build_module, example_inputs
 from profiler._trace import trace
@@ -185,6 +185,15 @@ def test_convolutions_in_groups_take_their_multiples(rewidth: ModuleType) -> Non
     network = Network("grouped", (_conv("first", 3, 16), _conv("second", 16, 24, groups=4), _conv("last", 24, 10)))
     assert [group.multiple for group in rewidth.width_groups(network)] == [4, 4]
     assert rewidth.rewidth(network, {0: 8, 1: 20}).as_layer().out_channels == 10
+    with pytest.raises(LayerError, match="first: 10 channels; it takes multiples of 4"):
+        rewidth.rewidth(network, {0: 10})
+
+
+def test_a_shuffle_takes_multiples_of_its_groups(rewidth: ModuleType) -> None:
+    shuffle = NetworkLayer("shuffle", chain((16, 8, 8), ChannelShuffle(groups=4)))
+    network = Network("shuffled", (_conv("first", 3, 16), shuffle, _conv("last", 16, 10)))
+    assert [(g.layers, g.multiple) for g in rewidth.width_groups(network)] == [(("first", "shuffle"), 4)]
+    assert rewidth.rewidth(network, {0: 12}).layers[1].layer.output_shape == (12, 8, 8)
     with pytest.raises(LayerError, match="first: 10 channels; it takes multiples of 4"):
         rewidth.rewidth(network, {0: 10})
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lut import Layer, Network, UsageError, conv_norm_act, residual_add
+from lut import Layer, Network, UsageError, chain, conv_norm_act, residual_add
+from lut.primitives import ChannelShuffle
 from lut.subgraph import Subgraph
 from profiler._modules import build_module, example_inputs
 from profiler._trace import TracedNetwork, trace
@@ -225,6 +226,25 @@ def test_a_network_of_our_own_layers_is_traced_back_to_them() -> None:
     mine, theirs = counts(network), counts(found.network)
     heavy = {layer: n for layer, n in mine.items() if layer.madds and "bn" in str(layer)}
     assert heavy.items() <= theirs.items()
+
+
+class Shuffled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.shuffle = nn.Conv2d(8, 12, 1, groups=2, bias=False), nn.ChannelShuffle(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.channel_shuffle(self.shuffle(self.conv(x)).relu(), 3)
+
+
+def test_a_shuffle_of_channels_is_a_layer_of_its_own() -> None:
+    found = traced(Shuffled(), 2, 8, 4, 4)
+    labels = [str(item.layer) for item in found.network.layers]
+    assert labels == ["conv1×1 8→12 g2 @4×4", "shuffle g2 +relu @4×4", "shuffle g3 @4×4"]
+    same_numbers(Shuffled(), torch.randn(2, 8, 4, 4))
+    # Ours comes back as it was.
+    layer = chain((12, 4, 4), ChannelShuffle(groups=3))
+    assert [item.layer for item in traced(build_module(layer), 2, 12, 4, 4).network.layers] == [layer]
 
 
 def test_a_network_of_two_inputs_is_one_layer_again() -> None:

@@ -25,6 +25,7 @@ from lut.primitives import (
     Add,
     AvgPool2d,
     BatchNorm2d,
+    ChannelShuffle,
     Concat,
     Conv2d,
     Flatten,
@@ -385,6 +386,9 @@ def _operators(op: Primitive) -> list[tuple[str, int, int]]:
             return [("mul", 1, 1)]
         case Concat():
             return [("concat", 1, 1)]
+        case ChannelShuffle():
+            # Of two reshapes, one behind the other, the converter leaves one: between two shuffles, and to flatten.
+            return [("reshape", 1, 2), ("transpose", 1, 1)]
         case MaxPool2d():
             return [("max_pool", 1, 1)]
         case AvgPool2d():

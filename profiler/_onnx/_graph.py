@@ -15,6 +15,7 @@ from lut.primitives import (
     Add,
     AvgPool2d,
     BatchNorm2d,
+    ChannelShuffle,
     Concat,
     Conv2d,
     Flatten,
@@ -403,6 +404,8 @@ def _write(
             return writer.node("Mul", args)
         case Concat():
             return writer.node("Concat", args, axis=1)
+        case ChannelShuffle():
+            return _shuffle(writer, op.groups, shapes[0], args[0])
         case MaxPool2d():
             return writer.node(
                 "MaxPool", args, kernel_shape=op.kernel_size, strides=op.stride, pads=(*op.padding, *op.padding)
@@ -425,6 +428,16 @@ def _write(
         case LayerNorm():
             return _layer_norm(writer, len(shapes[0]), tensors, args[0])
     raise LayerError(f"no ONNX operator is known for {type(op).__name__}")
+
+
+def _shuffle(writer: _Writer, groups: int, shape: Shape, x: str) -> str:
+    import numpy as np
+
+    channels, *size = shape
+    sizes = (np.array([-1, *axes, *size], dtype=np.int64) for axes in ((groups, channels // groups), (channels,)))
+    apart, together = map(writer.array, sizes)
+    turned = writer.node("Transpose", [writer.node("Reshape", [x, apart])], perm=[0, 2, 1, 3, 4])
+    return writer.node("Reshape", [turned, together])
 
 
 def _linear(writer: _Writer, axes: int, tensors: Mapping[str, torch.Tensor], x: str) -> str:
