@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from lut import Layer, Network, NetworkLayer, conv_norm_act, global_pool, linear, residual_add
-from lut.primitives import ActivationKind
-from search import ResNetCifar
+from lut import Layer, Network, NetworkLayer
+from search import NasBenchMacro, ResNetCifar
+from search._inverted_residuals import LayerStack
 
 __all__ = ["SPACES", "as_layer", "blocks_of", "distinct", "nas_bench_macro"]
 
@@ -37,60 +37,10 @@ def resnet(rng: random.Random) -> Network:
     return space.decode(vector)
 
 
-class _Stack:
-    """Lays layers one on another, keeping count of channels and size."""
-
-    def __init__(self, size: int) -> None:
-        self.layers: list[NetworkLayer] = []
-        self.channels, self.size = 3, size
-
-    def conv(
-        self,
-        out_channels: int,
-        kernel: int,
-        *,
-        stride: int = 1,
-        act: ActivationKind | None,
-        groups: int = 1,
-        name: str = "",
-    ) -> None:
-        layer = conv_norm_act(
-            self.channels,
-            out_channels,
-            kernel_size=kernel,
-            stride=stride,
-            activation=act,
-            input_size=(self.size, self.size),
-            groups=groups,
-        )
-        self.layers.append(NetworkLayer(name or f"{len(self.layers)}", layer))
-        self.channels, self.size = layer.output_shape[:2]
-
-    def inverted_residual(
-        self, name: str, out_channels: int, *, expand: int, kernel: int, stride: int, act: ActivationKind
-    ) -> None:
-        """MobileNetV2's block (Sandler et al. 2018, figure 3): expand 1×1, depthwise, project 1×1, sum if it fits."""
-        before, channels = self.layers[-1].name, self.channels
-        if expand > 1:
-            self.conv(channels * expand, 1, act=act, name=f"{name}.expand")
-        self.conv(self.channels, kernel, stride=stride, act=act, groups=self.channels, name=f"{name}.depthwise")
-        self.conv(out_channels, 1, act=None, name=f"{name}.project")
-        if stride == 1 and channels == out_channels:
-            add = residual_add(out_channels, activation=None, input_size=(self.size, self.size))
-            inputs = (self.layers[-1].name, before)
-            self.layers.append(NetworkLayer(f"{name}.add", add, inputs=inputs))
-
-    def head(self, features: int, act: ActivationKind) -> tuple[NetworkLayer, ...]:
-        self.conv(features, 1, act=act)
-        self.layers.append(NetworkLayer("pool", global_pool(features, input_size=(self.size, self.size))))
-        self.layers.append(NetworkLayer("classifier", linear(features, 10, bias=True)))
-        return tuple(self.layers)
-
-
 def mobile(rng: random.Random) -> Network:
     """Return a network of inverted residuals as MobileNetV2's, narrower, 96×96."""
-    stack = _Stack(MOBILE_SIZE)
-    stack.conv(16, 3, stride=2, act="relu6")
+    stack = LayerStack(MOBILE_SIZE)
+    stack.conv("stem", 16, 3, stride=2, act="relu6")
     for stage, (widths, stride) in enumerate(zip(MOBILE_STAGES, MOBILE_STRIDES, strict=True), start=1):
         width = rng.choice(widths)
         for block in range(rng.randint(1, 3)):
@@ -102,7 +52,7 @@ def mobile(rng: random.Random) -> Network:
                 stride=stride if block == 0 else 1,
                 act="relu6",
             )
-    return Network("mobile", stack.head(640, "relu6"))
+    return Network("mobile", stack.head(640, "relu6", 10))
 
 
 def macro(rng: random.Random) -> Network:
@@ -111,21 +61,8 @@ def macro(rng: random.Random) -> Network:
 
 
 def nas_bench_macro(code: str) -> Network:
-    """Return the network that NAS-Bench-Macro calls by eight digits: 0 identity, 1 and 2 inverted residuals."""
-    stack = _Stack(32)
-    stack.conv(32, 3, act="relu")
-    for position, digit in enumerate(code):
-        stride = 2 if position in (0, 2, 5) else 1
-        width = (64, 128, 256)[(position >= 2) + (position >= 5)]
-        if digit == "0":
-            if stride == 2 or stack.channels != width:
-                stack.conv(width, 1, stride=stride, act=None)
-        else:
-            expand, kernel = (3, 3) if digit == "1" else (6, 5)
-            stack.inverted_residual(
-                f"position{position + 1}", width, expand=expand, kernel=kernel, stride=stride, act="relu"
-            )
-    return Network(code, stack.head(1280, "relu"))
+    """Return the network that NAS-Bench-Macro calls by eight digits."""
+    return NasBenchMacro().decode([int(digit) for digit in code])
 
 
 def blocks_of(network: Network) -> tuple[tuple[NetworkLayer, ...], ...]:

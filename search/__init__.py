@@ -7,7 +7,11 @@ if TYPE_CHECKING:
     from search._cost import NetworkCost, derive, make_cost
     from search._data import ImageData, load_data, subset
     from search._evolution import EvolutionSettings, search_evolution
+    from search._greedy import Budget, GreedyPath, GreedyStep, SetProblem, cost_effective_greedy
     from search._htas import search_htas
+    from search._mobilenet_v2 import mobilenet_v2
+    from search._nas_bench_macro import NasBenchMacro, load_accuracies, nas_bench_macro
+    from search._rcnet import RCNet, rcnet_cifar, rcnet_imagenet
     from search._recipe import Recipe
     from search._resnet_cifar import ResNetCifar, resnet_cifar, resnet_cifar_bottleneck
     from search._search_settings import SearchEpoch, SearchProgress, SearchResult, SearchSettings
@@ -23,25 +27,37 @@ if TYPE_CHECKING:
 
 # Resolved at first use (PEP 562): a command's --help should not wait for PyTorch.
 _HOMES = {
+    "Budget": "search._greedy",
     "EvolutionSettings": "search._evolution",
+    "GreedyPath": "search._greedy",
+    "GreedyStep": "search._greedy",
     "ImageData": "search._data",
+    "NasBenchMacro": "search._nas_bench_macro",
     "NetworkCost": "search._cost",
+    "RCNet": "search._rcnet",
     "Recipe": "search._recipe",
     "ResNetCifar": "search._resnet_cifar",
     "SearchEpoch": "search._search_settings",
     "SearchProgress": "search._search_settings",
     "SearchResult": "search._search_settings",
     "SearchSettings": "search._search_settings",
+    "SetProblem": "search._greedy",
     "Trained": "search._training",
     "build_network": "search._trainable",
+    "cost_effective_greedy": "search._greedy",
     "derive": "search._cost",
     "evaluate": "search._training",
     "hardware_aware_sets": "search._width_sets",
+    "load_accuracies": "search._nas_bench_macro",
     "load_data": "search._data",
     "load_weights": "search._trainable",
     "make_cost": "search._cost",
+    "mobilenet_v2": "search._mobilenet_v2",
+    "nas_bench_macro": "search._nas_bench_macro",
     "predicted_curves": "search._width_sets",
     "ratio_widths": "search._width_sets",
+    "rcnet_cifar": "search._rcnet",
+    "rcnet_imagenet": "search._rcnet",
     "resnet_cifar": "search._resnet_cifar",
     "resnet_cifar_bottleneck": "search._resnet_cifar",
     "save_weights": "search._trainable",
@@ -54,25 +70,37 @@ _HOMES = {
 }
 
 __all__ = [
+    "Budget",
     "EvolutionSettings",
+    "GreedyPath",
+    "GreedyStep",
     "ImageData",
+    "NasBenchMacro",
     "NetworkCost",
+    "RCNet",
     "Recipe",
     "ResNetCifar",
     "SearchEpoch",
     "SearchProgress",
     "SearchResult",
     "SearchSettings",
+    "SetProblem",
     "Trained",
     "build_network",
+    "cost_effective_greedy",
     "derive",
     "evaluate",
     "hardware_aware_sets",
+    "load_accuracies",
     "load_data",
     "load_weights",
     "make_cost",
+    "mobilenet_v2",
+    "nas_bench_macro",
     "predicted_curves",
     "ratio_widths",
+    "rcnet_cifar",
+    "rcnet_imagenet",
     "resnet_cifar",
     "resnet_cifar_bottleneck",
     "save_weights",

@@ -6,17 +6,16 @@ A table's audit samples another space: networks a few blocks deep, of all widths
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from lut import Network, UsageError
+from lut import Network, SearchSpace, UsageError
 from lut._files import read_bytes, write_atomically
 from predictors import LatencyPredictor
 from profiler import Progress, compare_networks
-from search._cost import make_cost
-from search._resnet_cifar import ResNetCifar
+from search._cost import compile_latency, compiled_digest
 
 __all__ = ["calibrated"]
 
@@ -34,12 +33,13 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def calibrated(
-    space: ResNetCifar,
+    space: SearchSpace,
     predictor: LatencyPredictor,
     *,
     count: int,
     seconds: float,
     seed: int,
+    sample: Callable[[random.Random], Sequence[int]] | None = None,
     path: Path | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> LatencyPredictor:
@@ -51,6 +51,7 @@ def calibrated(
         count: networks, at least 10.
         seconds: of measuring.
         seed: of the networks and the session.
+        sample: gives a random vector of the space; by default ``space.sample``.
         path: a file that keeps the latencies; where it holds those of the same predictor, space and seed, nothing is
             measured again.
         progress: told where the session stands.
@@ -61,11 +62,12 @@ def calibrated(
     """
     if count < LEAST_NETWORKS:
         raise UsageError(f"a calibration is on at least {LEAST_NETWORKS} networks, got {count}")
-    latencies = make_cost(space, predictor, bound="predicted").digest
+    latencies = compiled_digest(compile_latency(space, predictor))
     kept = _load(path, latencies, seed, count)
     if kept is None:
         rng = random.Random(f"{seed}-calibration")  # noqa: S311 - a sample, no secret
-        vectors = tuple(space.sample(rng) for _ in range(count))
+        draw = space.sample if sample is None else sample
+        vectors = tuple(tuple(draw(rng)) for _ in range(count))
         networks = [Network(f"{space.name} {i}", space.decode(v).layers) for i, v in enumerate(vectors, start=1)]
         compared = compare_networks(
             networks,

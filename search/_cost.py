@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lut import Setting, TableError, UsageError
+from lut import SearchSpace, Setting, TableError, UsageError
 from lut.errors import BudgetError, UnknownOperatorError
 from predictors import CompiledLatency, LatencyPredictor, NetworkPrediction, compile_madds
 from predictors._compiled import layers_of
 from predictors._predictions import NO_SUCH_KIND
 from search._resnet_cifar import ResNetCifar
+from search._resources import bounded
 
 __all__ = [
     "CostKind",
@@ -29,6 +30,8 @@ __all__ = [
     "Penalty",
     "band_penalty",
     "check_budget",
+    "compile_latency",
+    "compiled_digest",
     "derive",
     "make_cost",
     "smallest",
@@ -79,13 +82,8 @@ class NetworkCost:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all latencies of the space and of what is charged: what a run's course depends on."""
-        found = sha256(f"{self.kind} {self.level} {self.upper}".encode())
-        for compiled in (self.latency, self.charged):
-            found.update(np.float64(compiled.constant_ms).tobytes())
-            for term in compiled.terms:
-                found.update(repr((term.decisions, term.when)).encode())
-                found.update(np.ascontiguousarray(term.ms).tobytes())
-        return found.hexdigest()
+        words = f"{self.kind} {self.level} {self.upper}"
+        return sha256((words + compiled_digest(self.latency) + compiled_digest(self.charged)).encode()).hexdigest()
 
     @property
     def unit(self) -> str:
@@ -152,38 +150,53 @@ def make_cost(
         raise UsageError(f"the cost is law, table or madds, got {kind!r}")
     if bound not in ("upper", "predicted"):
         raise UsageError(f"the bound is upper or predicted, got {bound!r}")
-    if bound == "upper" and (why := predictor.no_interval(level)) is not None:
-        raise UsageError(
-            f"a budget is for the upper end of an interval, and {why}. Measure a table with --audit 20, or more, "
-            "ask for a lower --level, or for --bound predicted"
-        )
-    try:
-        latency = predictor.compile(space)
-    except UnknownOperatorError as error:
-        what = str(error).partition(". Measure it")[0]
-        command = _command(space, predictor.setting)
-        raise TableError(f"the predictor's tables lack layers of the space: {what}. Measure them: {command}") from None
+    if bound == "upper":
+        bounded(predictor, level)
+    latency = compile_latency(space, predictor)
     charged = compile_madds(space) if kind == "madds" else latency
     return NetworkCost(space, predictor, latency, charged, kind, level, bound == "upper")
 
 
-def unlike_layers(cost: NetworkCost) -> tuple[str, ...]:
-    """Return what is to be said of layers that lie outside what was measured.
+def compile_latency(space: SearchSpace, predictor: LatencyPredictor) -> CompiledLatency:
+    """Compile a space's latencies.
+
+    Raises:
+        TableError: layers of some kind were not measured at all; names the command that measures them.
+        PredictorError: as :meth:`LatencyPredictor.compile`.
+    """
+    try:
+        return predictor.compile(space)
+    except UnknownOperatorError as error:
+        what = str(error).partition(". Measure it")[0]
+        command = _command(space, predictor.setting)
+        raise TableError(f"the predictor's tables lack layers of the space: {what}. Measure them: {command}") from None
+
+
+def compiled_digest(compiled: CompiledLatency) -> str:
+    """Return the SHA-256 of all latencies of a space."""
+    found = sha256(np.float64(compiled.constant_ms).tobytes())
+    for term in compiled.terms:
+        found.update(repr((term.decisions, term.when)).encode())
+        found.update(np.ascontiguousarray(term.ms).tobytes())
+    return found.hexdigest()
+
+
+def unlike_layers(space: SearchSpace, predictor: LatencyPredictor) -> tuple[str, ...]:
+    """Return what is to be said of a space's layers that lie outside what was measured.
 
     Raises:
         TableError: layers of some kind were not measured at all; names them, and the command that measures them.
     """
-    layers = layers_of(cost.space)
-    cost.predictor.contributions(layers)
-    known = [(layer, cost.predictor.predict_layer(layer)) for layer in layers]
+    layers = layers_of(space)
+    predictor.contributions(layers)
+    known = [(layer, predictor.predict_layer(layer)) for layer in layers]
     lacking = [layer for layer, part in known if part.outside == (NO_SUCH_KIND,)]
     if lacking:
-        setting = cost.predictor.setting
         names = "; ".join(map(str, lacking[:NAMED]))
         more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
         raise TableError(
             f"the predictor's tables lack {len(lacking)} of the space's {len(layers)} layers, and any like them: "
-            f"{names}{more}. Measure them: {_command(cost.space, setting)}"
+            f"{names}{more}. Measure them: {_command(space, predictor.setting)}"
         )
     outside = [(layer, part.outside) for layer, part in known if part.origin == "outside"]
     if not outside:
@@ -193,8 +206,9 @@ def unlike_layers(cost: NetworkCost) -> tuple[str, ...]:
     return (text + "; ".join(why),)
 
 
-def _command(space: ResNetCifar, setting: Setting) -> str:
+def _command(space: SearchSpace, setting: Setting) -> str:
     """Return the command that measures a space's layers in a setting."""
+    expand = getattr(space, "expand", None)
     given = {
         "--target": setting.target,
         "--batch": setting.batch,
@@ -202,7 +216,7 @@ def _command(space: ResNetCifar, setting: Setting) -> str:
         "--dtype": setting.dtype,
         "--memory-format": setting.memory_format,
         "--space": space.name,
-        "--expand": f"{space.expand:g}",
+        "--expand": None if expand is None else f"{expand:g}",
     }
     return "profile-device" + "".join(f" {name} {value}" for name, value in given.items() if value is not None)
 

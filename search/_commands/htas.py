@@ -298,7 +298,7 @@ def htas(
             refuse_finished(output, restart=restart)
             # Mistakes are refused before a minute is spent.
             before = make_cost(space, loaded, kind=cost, bound="predicted", level=level)  # type: ignore[arg-type]
-            unlike_layers(before)
+            unlike_layers(space, loaded)
             planned(before)
             if restart:
                 (output / "calibration.json").unlink(missing_ok=True)
@@ -455,7 +455,7 @@ def _cost(
     if not 0 < level < 1:
         raise UsageError(f"--level lies between 0 and 1, such as 0.9, got {level}")
     cost = make_cost(space, predictor, kind=kind, bound=bound, level=level)  # type: ignore[arg-type]
-    for line in unlike_layers(cost):
+    for line in unlike_layers(space, predictor):
         console.print(f"warning: {line}", style="yellow", markup=False)
     return cost
 

@@ -1,0 +1,465 @@
+"""RCAS: the greedy search and its guarantee, its printed defects, budgets, exchange, and the diagnostic."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lut import Network, UsageError
+from lut.errors import BudgetError, SearchError
+from search import NasBenchMacro, RCNet
+from search._greedy import Budget, GreedyPath, SetProblem, cost_effective_greedy
+from search._rcas import RcasSettings, RcasStep, rules_for, search_rcas
+from search._resources import Budgets, NetworkResources
+from search._submodularity import measure_submodularity
+
+GUARANTEE = (1 - 1 / math.e) / 2
+
+
+class Coverage(NamedTuple):
+    """A weighted coverage function, which is monotone and submodular, with a cost for each element."""
+
+    weights: tuple[int, ...]
+    covered: tuple[frozenset[int], ...]
+    costs: tuple[int, ...]
+    budget: int
+
+    def value(self, elements: frozenset[int]) -> int:
+        reached = frozenset[int]().union(*(self.covered[e] for e in elements))
+        return sum(self.weights[point] for point in reached)
+
+    def cost(self, elements: frozenset[int]) -> float:
+        return sum(self.costs[e] for e in elements)
+
+    def problem(self, **options: object) -> SetProblem[int]:
+        return SetProblem(
+            tuple(range(len(self.costs))),
+            lambda sets: [self.value(elements) for elements in sets],
+            {"cost": self.cost},
+            {"cost": Budget(self.cost, self.budget)},
+            **options,  # type: ignore[arg-type]
+        )
+
+
+@st.composite
+def coverages(draw: st.DrawFn) -> Coverage:
+    elements, points = draw(st.integers(1, 7)), draw(st.integers(1, 8))
+    return Coverage(
+        tuple(draw(st.lists(st.integers(0, 9), min_size=points, max_size=points))),
+        tuple(draw(st.frozensets(st.integers(0, points - 1))) for _ in range(elements)),
+        tuple(draw(st.lists(st.integers(1, 9), min_size=elements, max_size=elements))),
+        draw(st.integers(1, 30)),
+    )
+
+
+def added(path: GreedyPath[int]) -> list[int | None]:
+    return [step.element for step in path.steps]
+
+
+@given(coverages())
+def test_the_better_of_uniform_and_ratio_keeps_the_guarantee(coverage: Coverage) -> None:
+    problem = coverage.problem()
+    subsets = itertools.chain.from_iterable(
+        itertools.combinations(problem.elements, n) for n in range(len(problem.elements) + 1)
+    )
+    optimum = max(
+        coverage.value(chosen) for chosen in map(frozenset, subsets) if coverage.cost(chosen) <= coverage.budget
+    )
+    found = [cost_effective_greedy(problem, rule).last for rule in ("uniform", "cost")]
+    assert max(step.value for step in found) >= GUARANTEE * optimum
+    assert all(coverage.cost(step.chosen) <= coverage.budget for step in found)
+
+
+@given(coverages(), st.sampled_from(["uniform", "cost"]), st.integers(1, 4))
+def test_lazy_search_takes_what_plain_search_takes(coverage: Coverage, rule: str, at_once: int) -> None:
+    lazy = cost_effective_greedy(coverage.problem(), rule, at_once=at_once)
+    plain = cost_effective_greedy(coverage.problem(), rule, lazy=False)
+    assert added(lazy) == added(plain)
+    assert [step.value for step in lazy.steps] == [step.value for step in plain.steps]
+    # No gain of a submodular function ever rises, and a plain search evaluates all that fits.
+    assert sum(step.exceeded for step in lazy.steps) == 0
+    assert plain.saved == 0
+    assert lazy.saved >= 0
+    assert plain.evaluated == 1 + sum(step.candidates for step in plain.steps[1:])
+
+
+def test_laziness_saves_evaluations() -> None:
+    # Ten elements that do not touch each other: after the first round each step looks at one or two.
+    coverage = Coverage(tuple(range(10, 0, -1)), tuple(frozenset([e]) for e in range(10)), (1,) * 10, 10)
+    calls: list[int] = []
+    problem = coverage.problem()
+    counted = SetProblem(
+        problem.elements,
+        lambda sets: (calls.append(len(sets)), problem.value(sets))[1],
+        problem.costs,
+        problem.budgets,
+    )
+    lazy = cost_effective_greedy(counted)
+    assert added(lazy) == [None, *range(10)]
+    assert sum(calls) == lazy.evaluated == 1 + 10 + 9
+    assert lazy.saved == 55 + 1 - lazy.evaluated
+    # All unknown gains are asked for together, so that they can be evaluated side by side.
+    assert calls[:2] == [1, 10]
+
+
+def test_two_budgets_break_the_papers_theorem() -> None:
+    """Theorem 1 claims ½(1−1/e) of the optimum for two budgets; here the three rules reach a tenth of it."""
+    # Ten items that cost a tenth of both budgets, and blockers: each rule's favourite leaves no room for another.
+    values = {**{f"item {i}": 1.0 for i in range(10)}, "both": 1.05, "few parameters": 1.0, "few madds": 1.0}
+    costs = {
+        **{f"item {i}": (10.0, 10.0) for i in range(10)},
+        "both": (100.0, 100.0),
+        "few parameters": (1.0, 100.0),
+        "few madds": (100.0, 1.0),
+    }
+
+    def cost(which: int) -> Callable[[frozenset[str]], float]:
+        return lambda chosen: sum(costs[name][which] for name in chosen)
+
+    def total(chosen: frozenset[str]) -> float:
+        return sum(values[name] for name in chosen)
+
+    problem = SetProblem(
+        tuple(values),
+        lambda sets: [total(chosen) for chosen in sets],
+        {"params": cost(0), "madds": cost(1)},
+        {"params": Budget(cost(0), 100.0), "madds": Budget(cost(1), 100.0)},
+    )
+    found = {rule: cost_effective_greedy(problem, rule).last.value for rule in ("uniform", "params", "madds")}
+    assert found == {"uniform": 1.05, "params": 1.0, "madds": 1.0}
+    optimum = frozenset(f"item {i}" for i in range(10))
+    assert problem.fits(optimum)
+    assert total(optimum) == 10
+    assert max(found.values()) < GUARANTEE * total(optimum)
+
+
+# --- the printed algorithm's defects, one by one ---
+
+
+def simple(
+    gains: dict[str, float], costs: dict[str, float], budget: float, **options: object
+) -> tuple[SetProblem[str], list[frozenset[str]]]:
+    asked: list[frozenset[str]] = []
+
+    def value(sets: Sequence[frozenset[str]]) -> list[float]:
+        asked.extend(sets)
+        return [sum(gains[e] for e in sorted(chosen)) for chosen in sets]
+
+    def cost(chosen: frozenset[str]) -> float:
+        return sum(costs[e] for e in chosen)
+
+    problem = SetProblem(tuple(gains), value, {"cost": cost}, {"cost": Budget(cost, budget)}, **options)  # type: ignore[arg-type]
+    return problem, asked
+
+
+def test_what_does_not_fit_is_neither_added_nor_evaluated() -> None:
+    problem, asked = simple({"dear": 9, "a": 3, "b": 2, "c": 1}, {"dear": 8, "a": 3, "b": 3, "c": 1}, 7)
+    path = cost_effective_greedy(problem)
+    # As printed, the top of the queue is added as long as anything at all fits: "dear" would be.
+    assert added(path) == [None, "a", "b", "c"]
+    assert all(problem.fits(chosen) for chosen in asked)
+    assert path.last.totals == {"cost": 7}
+
+
+def test_a_gain_is_compared_with_the_next_ones_bound_not_with_its_value() -> None:
+    # b's gain falls once a is there; c's does too, and to less. c's is never asked for before b is taken.
+    def value(chosen: frozenset[str]) -> float:
+        return sum({"a": 10, "b": 9, "c": 4}[e] for e in chosen) - 4 * (len(chosen) > 1) - 3 * ("c" in chosen)
+
+    asked: list[frozenset[str]] = []
+    problem = SetProblem(("a", "b", "c"), lambda sets: (asked.extend(sets), [value(s) for s in sets])[1])
+    path = cost_effective_greedy(problem)
+    assert added(path) == [None, "a", "b", "c"]
+    second = asked[4]
+    assert second == {"a", "b"}
+    assert frozenset("ac") not in asked
+
+
+def test_a_position_is_filled_once() -> None:
+    gains = {"1@x": 5.0, "2@x": 4.0, "1@y": 1.0}
+    problem, asked = simple(gains, dict.fromkeys(gains, 1.0), 10, position=lambda block: block[2:])
+    assert added(cost_effective_greedy(problem)) == [None, "1@x", "1@y"]
+    assert all(len({block[2:] for block in chosen}) == len(chosen) for chosen in asked)
+
+
+def test_what_is_there_from_the_start_counts_against_the_budget() -> None:
+    gains = {"base": 0.0, "a": 5.0, "b": 1.0}
+    problem, asked = simple(gains, {"base": 6.0, "a": 5.0, "b": 2.0}, 10, start=frozenset(["base"]))
+    # By itself "a" would fit; with what is there it does not.
+    assert added(cost_effective_greedy(problem)) == [None, "b"]
+    assert frozenset(["base", "a"]) not in asked
+    too_much, _ = simple(gains, {"base": 16.0, "a": 5.0, "b": 2.0}, 10, start=frozenset(["base"]))
+    with pytest.raises(UsageError, match="beyond a budget"):
+        cost_effective_greedy(too_much)
+
+
+def test_gains_that_rise_are_counted() -> None:
+    # c gains nothing alone and much after a: no submodular function does that.
+    def value(chosen: frozenset[str]) -> float:
+        return 3 * ("a" in chosen) + 2 * ("b" in chosen) + (1 + 4 * ("a" in chosen)) * ("c" in chosen)
+
+    problem = SetProblem(("a", "b", "c"), lambda sets: [value(s) for s in sets])
+    lazy = cost_effective_greedy(problem)
+    # Lazy search misses it in the second step and finds it out in the third; a plain one takes it at once.
+    assert added(lazy) == [None, "a", "b", "c"]
+    assert [step.exceeded for step in lazy.steps] == [0, 0, 0, 1]
+    assert lazy.steps[3].excess == 4
+    assert added(cost_effective_greedy(problem, lazy=False)) == [None, "a", "c", "b"]
+
+
+def test_a_search_ends_where_nothing_is_left() -> None:
+    problem, _ = simple({"a": 1.0}, {"a": 1.0}, 10)
+    assert added(cost_effective_greedy(problem)) == [None, "a"]
+    empty, _ = simple({}, {}, 10)
+    assert added(cost_effective_greedy(empty)) == [None]
+
+
+def test_blocks_that_cost_nothing_or_less_count_as_the_floor() -> None:
+    gains = {"free": 1.0, "cheaper": 2.0, "dear": 50.0, "harm": -1.0, "dear harm": -2.0}
+    costs = {"free": 0.0, "cheaper": -3.0, "dear": 10.0, "harm": 0.1, "dear harm": 10.0}
+    problem, _ = simple(gains, costs, 100, floors={"cost": 0.01})
+    path = cost_effective_greedy(problem, "cost")
+    # 2/0.01, 1/0.01, 50/10; then what loses, least first: a loss per cost would take the dearest first.
+    assert added(path) == [None, "cheaper", "free", "dear", "harm", "dear harm"]
+    assert path.steps[1].cost == -3
+    assert added(cost_effective_greedy(problem, "cost", stop_without_gain=True)) == [None, "cheaper", "free", "dear"]
+
+
+def test_an_element_comes_back_where_costs_have_fallen() -> None:
+    def cost(chosen: frozenset[str]) -> float:
+        return 8 * ("a" in chosen) + (5 - 4 * ("b" in chosen)) * ("b" in chosen) - 3 * ("b" in chosen)
+
+    problem = SetProblem(
+        ("a", "b"),
+        lambda sets: [3 * ("a" in s) + 1.0 * ("b" in s) for s in sets],
+        {"ms": cost},
+        {"ms": Budget(cost, 7)},
+    )
+    assert added(cost_effective_greedy(problem)) == [None, "b", "a"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_set_function_must_be_a_number(value: float) -> None:
+    problem = SetProblem(("a",), lambda sets: [value] * len(sets))
+    with pytest.raises(SearchError, match="finite"):
+        cost_effective_greedy(problem)
+    short = SetProblem(("a",), lambda _: [])
+    with pytest.raises(SearchError, match="0 values for 1 sets"):
+        cost_effective_greedy(short)
+    with pytest.raises(UsageError, match="rule"):
+        cost_effective_greedy(problem, "latency")
+    with pytest.raises(UsageError, match="at_once"):
+        cost_effective_greedy(problem, at_once=0)
+
+
+# --- networks ---
+
+
+class _Linear:
+    """A predictor of made-up latencies: so many ms a layer and a million of multiply-adds."""
+
+    def latency_ms(self, network: Network) -> float:
+        return 0.1 * len(network.layers) + network.madds / 20e6
+
+
+class _Resources(NetworkResources):
+    def predict(self, vector: Sequence[int]) -> None:  # type: ignore[override]  # noqa: ARG002
+        return None
+
+
+def made(space: RCNet | NasBenchMacro) -> NetworkResources:
+    return _Resources(space, _Linear(), bound="predicted")  # type: ignore[arg-type]
+
+
+def accuracy(network: Network) -> float:
+    """Return something that saturates in the number of parameters and differs from network to network."""
+    wobble = random.Random(network.as_layer().digest).gauss(0, 0.002)
+    return 0.9 - 0.5 * math.exp(-network.parameters / 4e5) + wobble
+
+
+def evaluate(networks: Sequence[Network]) -> list[float]:
+    return [accuracy(network) for network in networks]
+
+
+def test_a_search_holds_all_budgets_at_once() -> None:
+    space = RCNet("cifar", positions=3)
+    budgets = Budgets(ms=10.0, parameters=0.8e6, madds=4e7)
+    told: list[tuple[str, RcasStep]] = []
+    found = search_rcas(made(space), evaluate, budgets, told=lambda rule, step: told.append((rule, step)))
+    assert [path.rule for path in found.paths] == ["uniform", "params", "madds", "latency"]
+    assert [step for _, step in told] == [step for path in found.paths for step in path.steps]
+    for path in found.paths:
+        totals = [0]
+        for step in path.steps:
+            network = space.decode(step.vector)
+            assert network.parameters == step.parameters <= 0.8e6
+            assert space.count_madds(network) == step.madds <= 4e7
+            assert step.ms is not None
+            assert step.ms == pytest.approx(_Linear().latency_ms(network))
+            assert step.ms <= 10
+            assert step.value == pytest.approx(accuracy(network))
+            totals.append(sum(index > 0 for index in step.vector))
+        assert totals[1:] == list(range(len(path.steps)))
+        # It goes on until nothing fits any more.
+        for d, decision in enumerate(space.choices):
+            for index in range(1, len(decision.options)):
+                if path.last.vector[d] == 0 and len(decision.options) > 1:
+                    bigger = [*path.last.vector[:d], index, *path.last.vector[d + 1 :]]
+                    assert not made(space).fits(bigger, budgets)
+    assert found.value == max(path.last.value for path in found.paths)
+    assert found.evaluated < found.plain
+    assert found.network == space.decode(space.canonical(found.vector))
+
+
+def test_a_network_is_evaluated_once() -> None:
+    asked: list[Network] = []
+
+    def counted(networks: Sequence[Network]) -> list[float]:
+        asked.extend(networks)
+        return evaluate(networks)
+
+    space = RCNet("cifar", positions=3)
+    found = search_rcas(made(space), counted, Budgets(madds=4e7))
+    assert len({network.as_layer() for network in asked}) == len(asked) == found.evaluated
+    # In the first step it does not matter which of a stage's free positions is filled: 36 networks, and the first one.
+    assert found.paths[0].steps[1].evaluated == 36
+
+
+def test_marginal_cost_depends_on_what_is_there() -> None:
+    space = RCNet("cifar")
+    needs = made(space)
+    alone = [0] * 36
+    alone[18] = 5
+    both = list(alone)
+    both[19] = 5
+    first = needs.of(alone).parameters - needs.of([0] * 36).parameters
+    second = needs.of(both).parameters - needs.of(alone).parameters
+    # The first block of stage 5 widens from 64 to 96 channels, and the next stage then takes 96; the second keeps 96.
+    assert first != second
+
+
+def test_rules_follow_the_budgets_unless_they_are_named() -> None:
+    assert rules_for(RcasSettings(), Budgets(ms=1.0)) == ("uniform", "latency")
+    assert rules_for(RcasSettings(), Budgets(parameters=1.0, madds=1.0)) == ("uniform", "params", "madds")
+    assert rules_for(RcasSettings(rules=("madds",)), Budgets(ms=1.0)) == ("madds",)
+
+
+def test_an_exchange_improves_and_holds_the_budget() -> None:
+    space = NasBenchMacro()
+    needs = made(space)
+    budgets = Budgets(ms=needs.of((1,) * 8).ms)
+    plain = search_rcas(needs, evaluate, budgets)
+    found = search_rcas(needs, evaluate, budgets, RcasSettings(exchange=True))
+    best = max(
+        accuracy(space.decode(vector))
+        for vector in set(map(space.canonical, itertools.product(range(3), repeat=8)))
+        if needs.fits(vector, budgets)
+    )
+    assert plain.value <= found.value <= best
+    assert needs.fits(found.vector, budgets)
+    if found.rule == "exchange":
+        values = [step.value for step in found.paths[-1].steps]
+        assert values == sorted(values)
+        assert found.paths[-1].steps[0].value == plain.value
+    # No network three or fewer decisions away is better.
+    for changed in itertools.combinations(range(8), 2):
+        for options in itertools.product(range(3), repeat=2):
+            vector = list(found.vector)
+            for d, option in zip(changed, options, strict=True):
+                vector[d] = option
+            assert not needs.fits(vector, budgets) or accuracy(needs.network(vector)) <= found.value
+    limited = search_rcas(needs, evaluate, budgets, RcasSettings(exchange=True, evaluations=plain.evaluated + 5))
+    assert limited.evaluated <= plain.evaluated + 5
+    assert found.evaluated > plain.evaluated
+
+
+def test_what_cannot_begin_is_refused() -> None:
+    space = RCNet("cifar")
+    with pytest.raises(BudgetError, match=r"begins with takes 21\.9.* M multiply-adds, 11\.9.* M .*beyond.* of 10 M"):
+        search_rcas(made(space), evaluate, Budgets(madds=10e6))
+    with pytest.raises(BudgetError, match=r"ms \(.*%\) beyond the budget of 1"):
+        search_rcas(made(space), evaluate, Budgets(ms=1.0))
+    blind = NetworkResources(space, None)
+    with pytest.raises(UsageError, match="needs a predictor"):
+        search_rcas(blind, evaluate, Budgets(ms=1.0))
+    with pytest.raises(UsageError, match="needs a predictor"):
+        search_rcas(blind, evaluate, Budgets(madds=1e9), RcasSettings(rules=("latency",)))
+    with pytest.raises(UsageError, match="needs a budget"):
+        search_rcas(made(space), evaluate, Budgets())
+    for wrong in ({"rules": ("flops",)}, {"rules": ("madds", "madds")}, {"at_once": 0}, {"evaluations": 0}):
+        with pytest.raises(UsageError):
+            RcasSettings(**wrong)  # type: ignore[arg-type]
+    for limit in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(UsageError, match="positive"):
+            Budgets(ms=limit)
+    with pytest.raises(UsageError, match="level"):
+        NetworkResources(space, None, level=1.5)
+    with pytest.raises(UsageError, match="bound"):
+        NetworkResources(space, None, bound="lower")  # type: ignore[arg-type]
+    # Without a predictor all else can be searched.
+    found = search_rcas(blind, evaluate, Budgets(madds=3e7))
+    assert found.prediction is None
+    assert found.paths[0].last.ms is None
+
+
+# --- the diagnostic ---
+
+
+def test_a_submodular_function_breaks_nothing() -> None:
+    space = NasBenchMacro()
+
+    def saturating(networks: Sequence[Network]) -> list[float]:
+        # Concave in a sum over blocks. The blocks' own parameters would not do: a position's first block replaces a
+        # convolution where a stage begins.
+        return [1 - math.exp(-0.3 * sum(map(int, network.name))) for network in networks]
+
+    found = measure_submodularity(made(space), saturating, networks=40, blocks=5, seed=0)
+    assert (found.diminishing_broken, found.monotone_broken) == (0.0, 0.0)
+    assert found.mean_excess == found.mean_loss == 0
+    assert (found.networks, found.triples, found.additions) == (40, 160, 200)
+    assert [step.blocks for step in found.steps] == list(range(6))
+    assert found.steps[0].mean == 0
+    assert found.steps[0].increment is None
+    assert found.mean_increments_fall
+
+
+def test_a_supermodular_function_breaks_everything() -> None:
+    space = NasBenchMacro()
+
+    def growing(networks: Sequence[Network]) -> list[float]:
+        return [-(2.0 ** sum(map(int, network.name))) for network in networks]
+
+    def rising(networks: Sequence[Network]) -> list[float]:
+        return [2.0 ** sum(map(int, network.name)) for network in networks]
+
+    falling = measure_submodularity(made(space), growing, networks=20, blocks=4, seed=0)
+    assert (falling.diminishing_broken, falling.monotone_broken) == (0.0, 1.0)
+    assert falling.mean_loss > 1
+    found = measure_submodularity(made(space), rising, networks=20, blocks=4, seed=0)
+    assert (found.diminishing_broken, found.monotone_broken) == (1.0, 0.0)
+    assert found.mean_excess > 1
+    assert not found.mean_increments_fall
+    assert found == measure_submodularity(made(space), rising, networks=20, blocks=4, seed=0)
+    assert found != measure_submodularity(made(space), rising, networks=20, blocks=4, seed=1)
+
+
+def test_noise_breaks_half_of_a_sum() -> None:
+    def noisy(networks: Sequence[Network]) -> list[float]:
+        return [random.Random(network.name).gauss(0, 1) for network in networks]
+
+    found = measure_submodularity(made(NasBenchMacro()), noisy, networks=300, blocks=6, seed=3)
+    assert found.diminishing_broken == pytest.approx(0.5, abs=0.05)
+    assert found.monotone_broken == pytest.approx(0.5, abs=0.05)
+
+
+def test_growth_needs_room() -> None:
+    for networks, blocks in ((0, 3), (5, 1), (5, 9)):
+        with pytest.raises(UsageError, match="between 2 and 8"):
+            measure_submodularity(made(NasBenchMacro()), evaluate, networks=networks, blocks=blocks, seed=0)
