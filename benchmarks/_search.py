@@ -68,12 +68,17 @@ FULL = Scale(
 
 def images(scale: Scale, seed: int) -> ImageData:
     """Return CIFAR-10, or a part of it with as many images of each class."""
+    return images_of(scale.train_images, scale.test_images, seed)
+
+
+def images_of(train_images: int, test_images: int, seed: int) -> ImageData:
+    """Return so many images of CIFAR-10, as many of each class."""
     if not CIFAR.exists():
         raise SystemExit(f"skipped: {CIFAR} is not there (LATENCY_LUT_DATA names the folder)")
     data = load_data(f"cifar10:{CIFAR}")
-    if scale.train_images == len(data.train_labels) and scale.test_images == len(data.test_labels):
+    if train_images == len(data.train_labels) and test_images == len(data.test_labels):
         return data
-    return subset(data, train=scale.train_images, test=scale.test_images, seed=seed)
+    return subset(data, train=train_images, test=test_images, seed=seed)
 
 
 def settings(scale: Scale) -> tuple[SearchSettings, Recipe]:

@@ -16,7 +16,7 @@ from lut import UsageError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ModelSpec", "load_model", "parse_input", "parse_model", "random_like"]
+__all__ = ["ModelSpec", "import_place", "load_model", "parse_input", "parse_model", "parse_place", "random_like"]
 
 LARGEST_INPUT = 1 << 30
 INPUT_DTYPES = ("float32", "int64", "int32", "bool")
@@ -82,18 +82,33 @@ def parse_model(text: str, input_text: str | None, seed: int) -> ModelSpec:
     Raises:
         UsageError: it is neither, or there is no such file.
     """
-    place, separator, factory = text.rpartition(":")
-    if not separator or not place or not factory.isidentifier():
-        raise UsageError(f"--model is file.py:factory or package.module:factory, got {text!r}")
+    place, factory = parse_place(text, "--model", "factory")
+    shapes, kinds = _parse_inputs(input_text) if input_text is not None else ((), ())
+    return ModelSpec(place, factory, shapes, seed, kinds)
+
+
+def parse_place(text: str, option: str, what: str) -> tuple[str, str]:
+    """Return where a user's function is, an absolute file or a module's dotted name, and its name; imports nothing.
+
+    Args:
+        text: ``file.py:function`` or ``package.module:function``.
+        option: by which it was given, for errors: ``--model``.
+        what: what the function is, for errors: ``factory``.
+
+    Raises:
+        UsageError: it is neither, or there is no such file.
+    """
+    place, separator, name = text.rpartition(":")
+    if not separator or not place or not name.isidentifier():
+        raise UsageError(f"{option} is file.py:{what} or package.module:{what}, got {text!r}")
     if place.endswith(".py"):
         path = Path(place)
         if not path.is_file():
-            raise UsageError(f"--model {text}: there is no file {place}")
+            raise UsageError(f"{option} {text}: there is no file {place}")
         place = str(path.resolve())
     elif not all(part.isidentifier() for part in place.split(".")):
-        raise UsageError(f"--model is file.py:factory or package.module:factory, got {text!r}")
-    shapes, kinds = _parse_inputs(input_text) if input_text is not None else ((), ())
-    return ModelSpec(place, factory, shapes, seed, kinds)
+        raise UsageError(f"{option} is file.py:{what} or package.module:{what}, got {text!r}")
+    return place, name
 
 
 def load_model(spec: ModelSpec) -> tuple[Any, tuple[Any, ...]]:
@@ -113,7 +128,7 @@ def load_model(spec: ModelSpec) -> tuple[Any, tuple[Any, ...]]:
 def _load(spec: ModelSpec) -> tuple[Any, tuple[Any, ...]]:
     import torch
 
-    factory = getattr(_import(spec), spec.factory, None)
+    factory = getattr(import_place(spec.place, f"--model {spec}"), spec.factory, None)
     if not callable(factory):
         raise UsageError(f"--model {spec}: there is no function {spec.factory} in it")
     try:
@@ -145,25 +160,34 @@ def _load(spec: ModelSpec) -> tuple[Any, tuple[Any, ...]]:
     return module, examples
 
 
-def _import(spec: ModelSpec) -> Any:
+def import_place(place: str, said: str) -> Any:
+    """Return the module of a user's function, imported now.
+
+    Args:
+        place: what :func:`parse_place` returned.
+        said: what the user gave, for errors: ``--model net.py:make``.
+
+    Raises:
+        UsageError: it cannot be imported.
+    """
     try:
-        if not spec.place.endswith(".py"):
+        if not place.endswith(".py"):
             # Appended, never put first: a user's search.py or lut.py beside the model must not hide ours.
             if str(Path.cwd()) not in sys.path:
                 sys.path.append(str(Path.cwd()))
-            return importlib.import_module(spec.place)
-        folder = str(Path(spec.place).parent)
+            return importlib.import_module(place)
+        folder = str(Path(place).parent)
         if folder not in sys.path:
             sys.path.append(folder)
-        name = f"_latency_lut_model_{Path(spec.place).stem}"
-        found = importlib.util.spec_from_file_location(name, spec.place)
+        name = f"_latency_lut_model_{Path(place).stem}"
+        found = importlib.util.spec_from_file_location(name, place)
         assert found is not None
         assert found.loader is not None
         module = importlib.util.module_from_spec(found)
         sys.modules[name] = module
         found.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise UsageError(f"--model {spec}: it cannot be imported: {_short(error)}") from None
+        raise UsageError(f"{said}: it cannot be imported: {_short(error)}") from None
     return module
 
 

@@ -34,6 +34,7 @@ p { max-width: 46rem; } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; } th, td { padding: .2rem .7rem .2rem 0; text-align: right;
 border-bottom: 1px solid #e5e5e5; white-space: nowrap; } th:first-child, td:first-child { text-align: left; }
 table.named th:nth-child(2), table.named td:nth-child(2) { text-align: left; }
+table.brief th { white-space: normal; vertical-align: bottom; }
 table.facts td:first-child { min-width: 7rem; }
 table.facts th, table.facts td { text-align: left; white-space: normal; vertical-align: top; overflow-wrap: anywhere; }
 .warning { border-left: 4px solid #E69F00; background: #fff8e6; padding: .4rem .8rem; margin: .4rem 0; }
@@ -113,7 +114,8 @@ def html_plot(figure: go.Figure) -> str:
 def html_table(header: Sequence[str] | None, rows: Iterable[Sequence[str]], *, kind: str = "") -> str:
     """Return an HTML table; cells are HTML already.
 
-    ``kind``: ``facts`` for texts that may wrap, ``named`` where the second column is a text beside numbers.
+    ``kind``: ``facts`` for texts that may wrap, ``named`` where the second column is a text beside numbers, ``brief``
+    for a header that may wrap; several with spaces between them.
     """
     head = "" if header is None else "<tr>" + "".join(f"<th>{escape(h)}</th>" for h in header) + "</tr>"
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)

@@ -4,17 +4,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from search._accuracy import AccuracyCache, Evaluator
     from search._cost import NetworkCost, derive, make_cost
     from search._data import ImageData, load_data, subset
+    from search._early_stopped import EarlyStopped, rcas_recipe
     from search._evolution import EvolutionSettings, search_evolution
     from search._greedy import Budget, GreedyPath, GreedyStep, SetProblem, cost_effective_greedy
     from search._htas import search_htas
     from search._mobilenet_v2 import mobilenet_v2
     from search._nas_bench_macro import NasBenchMacro, load_accuracies, nas_bench_macro
+    from search._rcas import RcasPath, RcasResult, RcasSettings, RcasStep, search_rcas
     from search._rcnet import RCNet, rcnet_cifar, rcnet_imagenet
     from search._recipe import Recipe
     from search._resnet_cifar import ResNetCifar, resnet_cifar, resnet_cifar_bottleneck
+    from search._resources import Budgets, NetworkResources
     from search._search_settings import SearchEpoch, SearchProgress, SearchResult, SearchSettings
+    from search._submodularity import Submodularity, measure_submodularity
     from search._trainable import build_network, load_weights, save_weights
     from search._training import Trained, evaluate, train
     from search._width_sets import (
@@ -27,14 +32,23 @@ if TYPE_CHECKING:
 
 # Resolved at first use (PEP 562): a command's --help should not wait for PyTorch.
 _HOMES = {
+    "AccuracyCache": "search._accuracy",
     "Budget": "search._greedy",
+    "Budgets": "search._resources",
+    "EarlyStopped": "search._early_stopped",
+    "Evaluator": "search._accuracy",
     "EvolutionSettings": "search._evolution",
     "GreedyPath": "search._greedy",
     "GreedyStep": "search._greedy",
     "ImageData": "search._data",
     "NasBenchMacro": "search._nas_bench_macro",
     "NetworkCost": "search._cost",
+    "NetworkResources": "search._resources",
     "RCNet": "search._rcnet",
+    "RcasPath": "search._rcas",
+    "RcasResult": "search._rcas",
+    "RcasSettings": "search._rcas",
+    "RcasStep": "search._rcas",
     "Recipe": "search._recipe",
     "ResNetCifar": "search._resnet_cifar",
     "SearchEpoch": "search._search_settings",
@@ -42,6 +56,7 @@ _HOMES = {
     "SearchResult": "search._search_settings",
     "SearchSettings": "search._search_settings",
     "SetProblem": "search._greedy",
+    "Submodularity": "search._submodularity",
     "Trained": "search._training",
     "build_network": "search._trainable",
     "cost_effective_greedy": "search._greedy",
@@ -52,10 +67,12 @@ _HOMES = {
     "load_data": "search._data",
     "load_weights": "search._trainable",
     "make_cost": "search._cost",
+    "measure_submodularity": "search._submodularity",
     "mobilenet_v2": "search._mobilenet_v2",
     "nas_bench_macro": "search._nas_bench_macro",
     "predicted_curves": "search._width_sets",
     "ratio_widths": "search._width_sets",
+    "rcas_recipe": "search._early_stopped",
     "rcnet_cifar": "search._rcnet",
     "rcnet_imagenet": "search._rcnet",
     "resnet_cifar": "search._resnet_cifar",
@@ -63,6 +80,7 @@ _HOMES = {
     "save_weights": "search._trainable",
     "search_evolution": "search._evolution",
     "search_htas": "search._htas",
+    "search_rcas": "search._rcas",
     "selected_widths": "search._width_sets",
     "subset": "search._data",
     "train": "search._training",
@@ -70,14 +88,23 @@ _HOMES = {
 }
 
 __all__ = [
+    "AccuracyCache",
     "Budget",
+    "Budgets",
+    "EarlyStopped",
+    "Evaluator",
     "EvolutionSettings",
     "GreedyPath",
     "GreedyStep",
     "ImageData",
     "NasBenchMacro",
     "NetworkCost",
+    "NetworkResources",
     "RCNet",
+    "RcasPath",
+    "RcasResult",
+    "RcasSettings",
+    "RcasStep",
     "Recipe",
     "ResNetCifar",
     "SearchEpoch",
@@ -85,6 +112,7 @@ __all__ = [
     "SearchResult",
     "SearchSettings",
     "SetProblem",
+    "Submodularity",
     "Trained",
     "build_network",
     "cost_effective_greedy",
@@ -95,10 +123,12 @@ __all__ = [
     "load_data",
     "load_weights",
     "make_cost",
+    "measure_submodularity",
     "mobilenet_v2",
     "nas_bench_macro",
     "predicted_curves",
     "ratio_widths",
+    "rcas_recipe",
     "rcnet_cifar",
     "rcnet_imagenet",
     "resnet_cifar",
@@ -106,6 +136,7 @@ __all__ = [
     "save_weights",
     "search_evolution",
     "search_htas",
+    "search_rcas",
     "selected_widths",
     "subset",
     "train",

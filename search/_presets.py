@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -10,17 +10,21 @@ import torch
 
 from lut import UsageError
 from search._data import ImageData
+from search._early_stopped import rcas_recipe
 from search._recipe import Recipe
 from search._search_settings import SearchSettings
 from search._shared_weights import batches
 
-__all__ = ["preset", "with_settings"]
+__all__ = ["changed_by_name", "preset", "rcas_preset", "with_settings"]
 
 # A few hundred small images are learnt in minutes, and need small batches to be.
 DIGITS_SEARCH_EPOCHS, DIGITS_TRAIN_EPOCHS, DIGITS_BATCH = 24, 12, 32
 # Warm-ups of the search and the trainings; the share of the search that is for weights alone. With the paper's none of
 # either, shared weights had learnt nothing of the digits in the minutes that there are.
 DIGITS_SEARCH_WARMUP, DIGITS_TRAIN_WARMUP, DIGITS_WEIGHTS_FIRST = 2, 1, 0.5
+# RCAS's, from its paper; how large its batches were it does not say.
+RCAS_EPOCHS, RCAS_TRAIN_EPOCHS, RCAS_BATCH, RCAS_LR, RCAS_CROP = 10, 200, 128, 0.1, 4
+DIGITS_RCAS_EPOCHS = 3
 
 
 def preset(
@@ -66,6 +70,28 @@ def preset(
     return search.short(trained * batch_count), recipe
 
 
+def rcas_preset(
+    data: ImageData, *, search_epochs: int | None, train_epochs: int | None, batch_size: int | None
+) -> tuple[Recipe, Recipe]:
+    """Return how RCAS trains networks to judge them, and how it trains what it found; ``None``: as the data asks for.
+
+    The paper's (Xiong et al. 2019, sections 4.1 and 4.2): 10 epochs, and 200 with a tenth of the learning rate at 60,
+    120 and 180. Its learning rate 0.1 is taken for batches of 128, and brought to smaller ones.
+
+    Raises:
+        UsageError: a number is out of its range.
+    """
+    small = data.name == "digits"
+    size = batch_size or (DIGITS_BATCH if small else RCAS_BATCH)
+    lr = min(RCAS_LR, RCAS_LR * size / RCAS_BATCH)
+    # Depthwise convolutions take half the time with the channels last.
+    changes: dict[str, Any] = {"lr": lr, "channels_last": True}
+    epochs = search_epochs or (DIGITS_RCAS_EPOCHS if small else RCAS_EPOCHS)
+    judged = rcas_recipe(epochs, size, crop=0 if small else RCAS_CROP, **changes)
+    epochs = train_epochs or (DIGITS_TRAIN_EPOCHS if small else RCAS_TRAIN_EPOCHS)
+    return judged, rcas_recipe(epochs, size, milestones=(0.3, 0.6, 0.9), **changes)
+
+
 def with_settings(search: SearchSettings, recipe: Recipe, settings: Sequence[str]) -> tuple[SearchSettings, Recipe]:
     """Return settings with some changed by name: ``NAME=VALUE``, ``search.NAME=VALUE``, ``training.NAME=VALUE``.
 
@@ -75,19 +101,36 @@ def with_settings(search: SearchSettings, recipe: Recipe, settings: Sequence[str
     Raises:
         UsageError: there is no such name, or the value does not fit.
     """
-    plain, shared, training = (msgspec.to_builtins(part) for part in (search, search.recipe, recipe))
+    parts = {"": search, "search": search.recipe, "training": recipe}
+    changed = changed_by_name(parts, settings, fixed=("recipe",))
+    try:
+        whole = msgspec.to_builtins(changed[""]) | {"recipe": msgspec.to_builtins(changed["search"])}
+        return msgspec.convert(whole, SearchSettings), changed["training"]
+    except msgspec.ValidationError as error:
+        raise UsageError(f"--set: {error}") from None
+
+
+def changed_by_name(
+    parts: Mapping[str, msgspec.Struct], settings: Sequence[str], *, fixed: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return structs with some fields changed: ``FIELD=VALUE`` of the part named "", ``PART.FIELD=VALUE`` of others.
+
+    Args:
+        parts: the structs by name.
+        settings: the changes; values are JSON, or words.
+        fixed: fields that cannot be changed so.
+
+    Raises:
+        UsageError: there is no such name, or the value does not fit.
+    """
+    plain: dict[str, dict[str, Any]] = {name: msgspec.to_builtins(part) for name, part in parts.items()}
     for setting in settings:
         name, equals, text = setting.partition("=")
-        where: dict[str, Any] = plain
-        key = name
-        if "." in name:
-            prefix, _, key = name.partition(".")
-            where = {"search": shared, "training": training}.get(prefix, {})
-        if not equals or key not in where or key == "recipe":
+        part, _, key = name.rpartition(".")
+        where = plain.get(part, {})
+        if not equals or key not in where or key in fixed:
             known = [
-                *(n for n in plain if n != "recipe"),
-                *(f"search.{n}" for n in shared),
-                *(f"training.{n}" for n in training),
+                f"{part}.{key}" if part else key for part, fields in plain.items() for key in fields if key not in fixed
             ]
             raise UsageError(f"--set is NAME=VALUE, got {setting!r}; names: {', '.join(known)}")
         try:
@@ -95,7 +138,6 @@ def with_settings(search: SearchSettings, recipe: Recipe, settings: Sequence[str
         except msgspec.DecodeError:
             where[key] = text
     try:
-        changed = msgspec.convert({**plain, "recipe": shared}, SearchSettings)
-        return changed, msgspec.convert(training, Recipe)
+        return {name: msgspec.convert(plain[name], type(part)) for name, part in parts.items()}
     except msgspec.ValidationError as error:
         raise UsageError(f"--set: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Literal, NamedTuple
@@ -12,7 +13,7 @@ from lut import Network, SearchSpace, UsageError
 from lut.errors import BudgetError
 from predictors import LatencyPredictor, NetworkPrediction
 
-__all__ = ["Budgets", "NetworkResources", "Resources", "bounded"]
+__all__ = ["Budgets", "NetworkResources", "Resources", "bounded", "sample_within"]
 
 Bound = Literal["upper", "predicted"]
 
@@ -118,7 +119,7 @@ class NetworkResources:
         key = self.canonical(vector)
         if key not in self._known:
             network = self.network(key)
-            madds = network.madds if self._count_madds is None else self._count_madds(network)
+            madds = self.madds(network)
             ms = bound_ms = None
             if self.predictor is not None:
                 if self.bound == "upper":
@@ -128,6 +129,10 @@ class NetworkResources:
                     ms = bound_ms = self.predictor.latency_ms(network)
             self._known[key] = Resources(network.parameters, madds, ms, bound_ms)
         return self._known[key]
+
+    def madds(self, network: Network) -> int:
+        """Return a network's multiply-adds, counted as the space's paper does."""
+        return network.madds if self._count_madds is None else int(self._count_madds(network))
 
     def predict(self, vector: Sequence[int]) -> NetworkPrediction | None:
         """Return what a vector's network takes, with its interval; ``None`` without a predictor."""
@@ -162,6 +167,23 @@ class NetworkResources:
                 )
         if beyond:
             raise BudgetError(f"the network that a search of {self.space.name} begins with takes {'; '.join(beyond)}")
+
+
+def sample_within(resources: NetworkResources, budgets: Budgets, rng: random.Random) -> tuple[int, ...]:
+    """Return a random vector within budgets, like those that a greedy search looks at.
+
+    The space's first network, to which blocks are added in random order as long as they fit, up to a random number.
+    """
+    choices = resources.space.choices
+    vector = [0] * len(choices)
+    free = [d for d, decision in enumerate(choices) if len(decision.options) > 1]
+    rng.shuffle(free)
+    most = rng.randint(1, len(free))
+    for d in free[:most]:
+        vector[d] = rng.randrange(1, len(choices[d].options))
+        if not resources.fits(vector, budgets):
+            vector[d] = 0
+    return tuple(vector)
 
 
 def bounded(predictor: LatencyPredictor, level: float) -> None:

@@ -9,35 +9,31 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from lut import Network, save_network
-from lut._files import file_error, read_bytes, write_atomically
-from lut.errors import CheckpointError, IncompleteError, InterruptedRunError, UsageError
+from lut._files import write_atomically
+from lut.errors import InterruptedRunError, UsageError
 from predictors import LatencyPredictor, WidthSelection
-from profiler import NetworkComparison, Progress, Ratio, compare_networks
-from search._checkpoint import content_digest
+from profiler import Progress
 from search._cost import CostKind, NetworkCost, check_budget
 from search._data import ImageData
 from search._evolution import EvolutionSettings, check_pymoo, search_evolution
 from search._htas import check_settings, search_htas
 from search._recipe import Recipe
 from search._resnet_cifar import ResNetCifar
+from search._run_parts import (
+    CHECKPOINTS,
+    NOT_ASKED,
+    Measured,
+    measure_both,
+    open_folder,
+    train_both,
+    try_device,
+    write_json,
+)
 from search._search_settings import SearchProgress, SearchResult, SearchSettings
 from search._shared_weights import check_classes
-from search._trainable import build_network, load_weights, save_weights
-from search._training import Trained, TrainProgress, train
+from search._training import Trained, TrainProgress
 
-__all__ = [
-    "FILES",
-    "NOT_ASKED",
-    "Measured",
-    "Reporter",
-    "RunPlan",
-    "RunResult",
-    "Strategy",
-    "WidthKind",
-    "refuse_finished",
-    "run_search",
-    "summary",
-]
+__all__ = ["FILES", "Reporter", "RunPlan", "RunResult", "Strategy", "WidthKind", "run_search", "summary"]
 
 WidthKind: TypeAlias = Literal["hardware", "uniform", "ratios", "base"]
 Strategy: TypeAlias = Literal["gradient", "evolution"]
@@ -52,11 +48,6 @@ FILES = {
     "result.json": "what came of it, in numbers",
     "report.html": "the same as a page",
 }
-CHECKPOINTS = "checkpoints"
-# Why there is no measurement, where nobody wanted one.
-NOT_ASKED = "it was not asked for"
-# Seconds of measuring the base network before anything else: on another device nothing needs to be begun.
-TRIAL_S = 3.0
 
 
 class RunPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,19 +91,6 @@ class RunPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     latencies: str
     calibrated: int
     seed: int
-
-
-class Measured(NamedTuple):
-    """The winner and the base network on the device: predicted beside measured, in ms, and how many times as fast."""
-
-    winner_ms: float
-    winner_low_ms: float
-    winner_high_ms: float
-    base_ms: float
-    base_low_ms: float
-    base_high_ms: float
-    speed_up: Ratio
-    warnings: tuple[str, ...]
 
 
 class RunResult(NamedTuple):
@@ -179,11 +157,10 @@ def run_search(
     _check(plan, cost, data)
     if measure_s > 0:
         tell.phase("Trying the device")
-        predictor = cost.predictor
-        base = cost.space.base_network()
-        compare_networks([base], setting=predictor.setting, device=predictor.device, time_budget_s=TRIAL_S)
+        try_device(cost.space.base_network(), cost.predictor)
     # Nothing is touched before it is known that the work can be done.
-    _open_folder(plan, output, restart=restart)
+    checkpoints = [f"{CHECKPOINTS}/{file}.safetensors" for file in ("search", "base", "weights")]
+    open_folder(plan, output, files=(*FILES, *checkpoints), restart=restart)
     if keep_predictor:
         cost.predictor.save(output / "predictor")
     try:
@@ -238,46 +215,25 @@ def _run(
         )
     _write_network(output / "network.json", cost.space, found)
 
-    def trained(network: Network, name: str, file: str, teacher: Any = None, run: str = "") -> Trained:
-        tell.phase(f"Training {name}")
-        module = build_network(network, seed=plan.seed)
-        history = train(
-            module,
-            data,
-            plan.recipe,
-            seed=plan.seed,
-            device=device,
-            teacher=teacher,
-            checkpoint=checkpoints / file,
-            run=run,
-            progress=lambda now: tell.train(name, now),
-        )
-        save_weights(output / file, network, module.cpu())
-        return history
-
-    base_trained = trained(base, "the base network", "base.safetensors")
-    teacher, taught_by = None, ""
-    if plan.distil:
-        teacher = load_weights(output / "base.safetensors", base)
-        taught_by = content_digest(output / "base.safetensors")
-    winner_trained = trained(found.network, "the network found", "weights.safetensors", teacher, taught_by)
-
+    base_trained, winner_trained = train_both(
+        base,
+        found.network,
+        data,
+        plan.recipe,
+        output,
+        seed=plan.seed,
+        device=device,
+        distil=plan.distil,
+        phase=tell.phase,
+        progress=tell.train,
+    )
     measured: Measured | None = None
     reason: str | None = NOT_ASKED
     if measure_s > 0:
         tell.phase("Measuring both")
-        try:
-            comparison = compare_networks(
-                [base, found.network],
-                setting=predictor.setting,
-                device=predictor.device,
-                time_budget_s=measure_s,
-                seed=plan.seed,
-                progress=tell.measure,
-            )
-            measured, reason = _measured(comparison), None
-        except IncompleteError as error:
-            reason = str(error)
+        measured, reason = measure_both(
+            base, found.network, predictor, seconds=measure_s, seed=plan.seed, progress=tell.measure
+        )
     result = RunResult(
         space=cost.space,
         search=found,
@@ -293,8 +249,7 @@ def _run(
     hand_on(result)
     if measured is not None or reason == NOT_ASKED:
         # Last: it says that the run is finished. One that could not be measured may be run again, and goes on there.
-        content = msgspec.json.encode(summary(plan, result, predictor))
-        write_atomically(output / "result.json", msgspec.json.format(content, indent=1) + b"\n")
+        write_json(output / "result.json", summary(plan, result, predictor))
     return result
 
 
@@ -311,43 +266,6 @@ def _check(plan: RunPlan, cost: NetworkCost, data: ImageData) -> None:
         check_budget(cost, plan.budget_ms)
 
 
-def refuse_finished(output: Path, *, restart: bool) -> None:
-    """Raise where a folder holds a finished run."""
-    if (output / "result.json").exists() and not restart:
-        raise CheckpointError(f"{output} holds a finished run; give another --output, or --restart")
-
-
-def _open_folder(plan: RunPlan, output: Path, *, restart: bool) -> None:
-    """Make the folder, or see that what it holds is this plan's and not finished."""
-    record = output / "run.json"
-    if restart:
-        for name in (*FILES, *(f"{CHECKPOINTS}/{file}.safetensors" for file in ("search", "base", "weights"))):
-            (output / name).unlink(missing_ok=True)
-    elif record.exists():
-        try:
-            before = msgspec.json.decode(read_bytes(record), type=RunPlan)
-        except (msgspec.DecodeError, UnicodeDecodeError, UsageError) as error:
-            raise CheckpointError(
-                f"{record} is no record of a run ({error}); give another --output, or discard it with --restart"
-            ) from None
-        if different := _differences(before, plan):
-            raise CheckpointError(
-                f"{output} holds another run, with other {', '.join(different)}; give another --output, or discard it "
-                "with --restart"
-            )
-        refuse_finished(output, restart=restart)
-    try:
-        (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise file_error(output, "create", error) from None
-    write_atomically(record, msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n")
-
-
-def _differences(before: RunPlan, now: RunPlan) -> list[str]:
-    was, new = msgspec.to_builtins(before), msgspec.to_builtins(now)
-    return [name.replace("_", " ") for name in new if was[name] != new[name]]
-
-
 def _write_network(path: Path, space: ResNetCifar, found: SearchResult) -> None:
     save_network(
         path,
@@ -362,20 +280,6 @@ def _write_network(path: Path, space: ResNetCifar, found: SearchResult) -> None:
         choices={
             decision.name: decision.options[index] for decision, index in zip(space.choices, found.vector, strict=True)
         },
-    )
-
-
-def _measured(comparison: NetworkComparison) -> Measured:
-    base, winner = comparison.networks
-    return Measured(
-        winner.ms,
-        winner.low_ms,
-        winner.high_ms,
-        base.ms,
-        base.low_ms,
-        base.high_ms,
-        comparison.ratio(0, 1),
-        comparison.warnings,
     )
 
 
@@ -422,5 +326,5 @@ def _write_results(plan: RunPlan, result: RunResult, predictor: LatencyPredictor
         "base": [epoch._asdict() for epoch in result.base_trained.epochs],
         "winner": [epoch._asdict() for epoch in result.trained.epochs],
     }
-    write_atomically(output / "history.json", msgspec.json.format(msgspec.json.encode(history), indent=1) + b"\n")
+    write_json(output / "history.json", history)
     write_atomically(output / "report.html", search_report(plan, result, predictor).encode())

@@ -212,7 +212,7 @@ def test_a_winner_is_measured_beside_its_base(main: Main, tmp_path: Path, monkey
             measuring_s=1.0,
         )
 
-    monkeypatch.setattr("search._run.compare_networks", compared)
+    monkeypatch.setattr("search._run_parts.compare_networks", compared)
     run = tmp_path / "run"
     words = [word for word in QUICK if word not in ("--measure-seconds", "0")]
     words += ["--then", "onnx", "--calibrate", "0", "--output", str(run)]
@@ -235,12 +235,12 @@ def test_a_winner_is_measured_beside_its_base(main: Main, tmp_path: Path, monkey
 def test_an_interrupted_run_goes_on_while_the_winner_is_trained(
     main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search import _run
+    from search import _run_parts
 
     words = (*QUICK, "--train-epochs", "3", "--budget-ms", budget_in(main, 0.7))
     plain, broken = tmp_path / "plain", tmp_path / "broken"
     assert main(*words, "--output", str(plain))[0] == 0
-    train = _run.train
+    train = _run_parts.train
 
     def stopped(*arguments: Any, **options: Any) -> Any:
         if options["teacher"] is not None:
@@ -254,12 +254,12 @@ def test_an_interrupted_run_goes_on_while_the_winner_is_trained(
             options["progress"] = progress
         return train(*arguments, **options)
 
-    monkeypatch.setattr(_run, "train", stopped)
+    monkeypatch.setattr(_run_parts, "train", stopped)
     code, _, err = main(*words, "--output", str(broken))
     assert code == 130
     assert "run the same command again to go on" in err
     assert not (broken / "result.json").exists()
-    monkeypatch.setattr(_run, "train", train)
+    monkeypatch.setattr(_run_parts, "train", train)
     assert main(*words, "--output", str(broken))[0] == 0
     network = load_network(plain / "network.json")
     first, second = (load_weights(folder / "weights.safetensors", network).state_dict() for folder in (plain, broken))

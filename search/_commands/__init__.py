@@ -20,13 +20,17 @@ def main() -> None:
 def _app() -> typer.Typer:
     from search._commands.describe import describe
     from search._commands.htas import htas
+    from search._commands.rcas import rcas
     from search._commands.spaces import spaces
+    from search._commands.submodularity import submodularity
 
     app = make_app(
         no_args_is_help=True,
         help="Find the network that a device runs within a latency budget, and say what is known of any network.",
     )
     app.command()(htas)
+    app.command()(rcas)
     app.command()(describe)
     app.command()(spaces)
+    app.command()(submodularity)
     return app

@@ -54,7 +54,8 @@ class Phases:
             search=self._search, bred=self._bred, train=self._train, measure=self._measure, phase=self.phase
         )
 
-    def _say(self, share: float, text: str, left_s: float | None) -> None:
+    def say(self, share: float, text: str, left_s: float | None) -> None:
+        """Show how much of this kind of work is done, what is under way, and how many seconds are left."""
         from profiler._cli._progress import Standing
 
         elapsed = time.monotonic() - self._began
@@ -65,7 +66,7 @@ class Phases:
         text = f"epoch {now.epoch} of {now.epochs}"
         if now.bound_ms is not None:
             text += f", most probable network {now.accuracy:.1%} right, up to {format_ms(now.bound_ms)} ms"
-        self._say(now.share, text, now.left_s)
+        self.say(now.share, text, now.left_s)
 
     def _bred(self, generation: int, generations: int, accuracy: float) -> None:
         if not generation:
@@ -73,19 +74,17 @@ class Phases:
             return
         elapsed = time.monotonic() - self._began
         left = elapsed / generation * (generations - generation)
-        self._say(
-            generation / generations, f"generation {generation} of {generations}, best {accuracy:.1%} right", left
-        )
+        self.say(generation / generations, f"generation {generation} of {generations}, best {accuracy:.1%} right", left)
 
     def _train(self, _: str, now: Any) -> None:
         text = f"epoch {now.epoch} of {now.epochs}"
         if now.test_accuracy is not None:
             text += f", {now.test_accuracy:.1%} of the test images right"
-        self._say(now.share, text, now.left_s)
+        self.say(now.share, text, now.left_s)
 
     def _measure(self, now: Any) -> None:
         share = now.elapsed_s / max(now.elapsed_s + now.left_s, 1e-9)
-        self._say(share, f"{now.visits} visits", now.left_s)
+        self.say(share, f"{now.visits} visits", now.left_s)
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from lut import LatencyTable
     from predictors import LatencyPredictor, WidthSelection
-    from search._commands._phases import Phases
     from search._cost import NetworkCost
     from search._resnet_cifar import ResNetCifar
     from search._run import RunPlan, RunResult
@@ -23,8 +22,6 @@ __all__ = ["htas"]
 WHAT = "What is searched"
 HOW = "How it is searched"
 DATA = "Data and training"
-# Of measuring networks of the space, in seconds.
-CALIBRATION_S = 60.0
 
 
 def htas(
@@ -239,17 +236,19 @@ def htas(
     from lut import UsageError
     from profiler._cli._progress import make_console
     from search._calibrate import calibrated
+    from search._commands._common import CALIBRATION_S, checked_then, hand_on, open_predictor, training_device
     from search._commands._phases import Phases
     from search._commands._show import print_plan
     from search._cost import make_cost, unlike_layers
     from search._data import load_data, subset
-    from search._run import refuse_finished, run_search
+    from search._run import run_search
+    from search._run_parts import refuse_finished
 
     if (predictor is None) == (table is None):
         raise UsageError("give either --predictor FOLDER (see fit-predictor) or --table FILE (see profile-device)")
-    wanted = _checked_then(then)
+    wanted = checked_then(then)
     console = make_console(stderr=json)
-    loaded, measured = _predictor(predictor, table, target=target, batch=batch, seed=seed, console=console)
+    loaded, measured = open_predictor(predictor, table, target=target, batch=batch, seed=seed, console=console)
     images = load_data(data)
     if train_images is not None or test_images is not None:
         images = subset(images, train=train_images, test=test_images, seed=seed)
@@ -268,7 +267,7 @@ def htas(
     )
     # Without a budget nobody asks for the upper end of an interval.
     bound = bound if budget_ms is not None else "predicted"
-    trained_on = _device(device)
+    trained_on = training_device(device)
 
     def planned(known: NetworkCost) -> RunPlan:
         return _plan(
@@ -328,77 +327,20 @@ def htas(
             measure_s=measure_seconds,
             restart=restart,
             keep_predictor=table is not None,
-            hand_on=lambda found: exported.update(_hand_on(wanted, found, loaded, output, phases)),
+            hand_on=lambda found: exported.update(
+                hand_on(
+                    wanted,
+                    found.search.network,
+                    found.base,
+                    output / "weights.safetensors",
+                    loaded,
+                    output,
+                    phases,
+                )
+            ),
             tell=phases.reporter(),
         )
     _finish(console, plan, result, loaded, output, exported, seconds=time.monotonic() - began, json=json)
-
-
-def _checked_then(then: list[str] | None) -> tuple[str, ...]:
-    from importlib.util import find_spec
-
-    from lut import UsageError
-    from lut.errors import TargetUnavailableError
-
-    wanted = tuple(dict.fromkeys(then or ()))
-    for word in wanted:
-        if word not in ("onnx", "export-coreml"):
-            raise UsageError(f"--then is onnx or export-coreml, got {word!r}")
-        # Better now than after hours.
-        needed, extra = ("onnxruntime", "onnx") if word == "onnx" else ("coremltools", "coreml")
-        if find_spec(needed) is None:
-            raise TargetUnavailableError(f"--then {word} needs {needed}: pip install -e '.[{extra}]'")
-    return wanted
-
-
-def _device(device: str | None) -> str:
-    import torch
-
-    from lut import UsageError
-
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from None
-    return device
-
-
-def _predictor(
-    folder: Path | None,
-    file: Path | None,
-    *,
-    target: str | None,
-    batch: int | None,
-    seed: int,
-    console: Console,
-) -> tuple[LatencyPredictor, LatencyTable | None]:
-    """Return the predictor, and the table it was fitted to on the way."""
-    from lut import LatencyTable, UsageError
-    from predictors import LatencyPredictor
-
-    table = None
-    if file is not None:
-        table = LatencyTable.load(file)
-        setting, what = table.setting, str(file)
-    else:
-        assert folder is not None
-        loaded = LatencyPredictor.load(folder)
-        setting, what = loaded.setting, str(folder)
-    if target is not None and setting.target != target:
-        raise UsageError(f"{what} is of target {setting.target}, and --target asks for {target}")
-    if batch is not None and setting.batch != batch:
-        raise UsageError(
-            f"{what} is of batch {setting.batch}, and --batch asks for {batch}; measure it: profile-device --target "
-            f"{setting.target} --batch {batch}"
-        )
-    if table is None:
-        return loaded, None
-    assert file is not None
-    with console.status("Fitting a predictor …"):
-        loaded = LatencyPredictor.fit(table, sources=[file.name], seed=seed)
-    return loaded, table
 
 
 def _space(
@@ -526,31 +468,6 @@ def _plan(
     )
 
 
-def _hand_on(
-    wanted: tuple[str, ...], result: RunResult, predictor: LatencyPredictor, output: Path, phases: Phases
-) -> dict[str, str]:
-    """Export the winner as asked; returns what was written, by kind."""
-    from profiler._export import export_bundle, export_trained
-    from search._trainable import load_weights
-
-    written = {}
-    network, batch = result.search.network, predictor.setting.batch
-    for word in wanted:
-        phases.phase(f"Exporting ({word})")
-        module = load_weights(output / "weights.safetensors", network)
-        if word == "onnx":
-            written["onnx"] = str(export_trained(network, module, to="onnx", path=output / "network.onnx", batch=batch))
-        else:
-            # A phone takes one image at a time, whatever the search's device takes.
-            images = batch if predictor.setting.target == "coreml" else 1
-            path = output / "network.mlpackage"
-            written["coreml"] = str(export_trained(network, module, to="coreml", path=path, batch=images))
-            bundle = output / "bundle"
-            export_bundle([network, result.base], bundle, batch=images, restart=True)
-            written["bundle"] = str(bundle)
-    return written
-
-
 def _finish(
     console: Console,
     plan: RunPlan,
@@ -567,7 +484,8 @@ def _finish(
     from lut.errors import IncompleteError
     from search._commands._phases import duration
     from search._commands._show import print_result
-    from search._run import FILES, NOT_ASKED, summary
+    from search._run import FILES, summary
+    from search._run_parts import NOT_ASKED
 
     if json:
         content = {**summary(plan, result, predictor), "output": str(output), "exported": exported}

@@ -1,0 +1,299 @@
+"""RCAS where every answer is known: NAS-Bench-Macro's accuracies under ten budgets of this machine's latency.
+
+The 6,561 networks' accuracies are read from the benchmark's file (CIFAR-10, best epoch by the test images, so that
+differences under 0.3 points are noise, and every search here is told what no search can know); their latencies are sums
+of the blocks measured here, calibrated on whole networks. So the true optimum under each budget is known. RCAS as its
+paper has it, and with the exchange at its end, are held against random search, pymoo's NSGA-II and local search with
+restarts, each allowed as many evaluations as RCAS with the exchange used at that budget. Latency costs nothing to ask
+for, so none of them spends an evaluation on a network beyond the budget. What is random runs with twenty seeds.
+
+The exchange's order of trial was chosen on the recorded sessions in ``sessions/``, whose latencies are of other runs
+and, one of them, of ONNX Runtime; what it reaches there is printed too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from _common import parser, print_table, write_results
+from _search import DATA
+from _sessions import read_sessions, table_of
+
+from lut import LatencyTable, Network
+from predictors import LatencyPredictor
+from profiler import profile
+from search import NasBenchMacro, load_accuracies
+from search._rcas import RcasSettings, search_rcas
+from search._resources import Budgets, NetworkResources
+
+FILE = DATA / "nas-bench-macro" / "nas-bench-macro_cifar10.json"
+BUDGETS = 10
+# Of the space, at most.
+SHARE = 0.02
+# Points of accuracy: what is to be reached at every budget.
+AIM = 0.3
+POPULATION = 20
+SEEDS = 20
+AUDITED = 24
+
+Vector = tuple[int, ...]
+
+
+class Oracle(NamedTuple):
+    """What is known: of each network its accuracy in % and its latency in ms."""
+
+    space: NasBenchMacro
+    predictor: LatencyPredictor
+    accuracy: dict[Vector, float]
+    ms: dict[Vector, float]
+
+    def optimum(self, budget: float) -> float:
+        """Return the best accuracy within a budget."""
+        return max(self.accuracy[v] for v, ms in self.ms.items() if ms <= budget)
+
+
+class Judge:
+    """Reads accuracies and counts networks; says when as many as are allowed have been read."""
+
+    def __init__(self, oracle: Oracle, budget: float, allowed: int) -> None:
+        self.oracle, self.budget, self.allowed = oracle, budget, allowed
+        self.seen: dict[Vector, float] = {}
+
+    @property
+    def spent(self) -> bool:
+        """Whether no network may be read any more."""
+        return len(self.seen) >= self.allowed
+
+    @property
+    def best(self) -> float:
+        """Return the best accuracy read."""
+        return max(self.seen.values())
+
+    def fits(self, vector: Sequence[int]) -> bool:
+        """Whether a network is within the budget."""
+        return self.oracle.ms[tuple(vector)] <= self.budget
+
+    def read(self, vector: Sequence[int]) -> float | None:
+        """Return a network's accuracy, or ``None`` where no more may be read."""
+        key = self.oracle.space.canonical(vector)
+        if key not in self.seen:
+            if self.spent:
+                return None
+            self.seen[key] = self.oracle.accuracy[key]
+        return self.seen[key]
+
+
+def make_oracle(predictor: LatencyPredictor, accuracies: dict[str, float]) -> Oracle:
+    """Return all accuracies and latencies."""
+    space = NasBenchMacro()
+    vectors = list(itertools.product(range(3), repeat=8))
+    ms = predictor.compile(space).latency(np.array(vectors))
+    return Oracle(
+        space,
+        predictor,
+        {v: 100 * accuracies["".join(map(str, v))] for v in vectors},
+        dict(zip(vectors, map(float, ms), strict=True)),
+    )
+
+
+def rcas(oracle: Oracle, budget: float, *, exchange: bool) -> tuple[float, int, int, str]:
+    """Return the accuracy that RCAS reaches, networks evaluated, those that laziness saved, and the winning rule."""
+    resources = NetworkResources(oracle.space, oracle.predictor, bound="predicted")
+
+    def evaluate(networks: Sequence[Network]) -> list[float]:
+        return [oracle.accuracy[tuple(map(int, network.name))] for network in networks]
+
+    settings = RcasSettings(exchange=exchange, evaluations=int(SHARE * len(oracle.accuracy)))
+    found = search_rcas(resources, evaluate, Budgets(ms=budget), settings)
+    return found.value, found.evaluated, found.plain - found.evaluated, found.rule
+
+
+def random_search(judge: Judge, rng: random.Random) -> None:
+    """Read random networks within the budget."""
+    vectors = [v for v in sorted({judge.oracle.space.canonical(v) for v in judge.oracle.ms}) if judge.fits(v)]
+    rng.shuffle(vectors)
+    for vector in vectors[: judge.allowed]:
+        judge.read(vector)
+
+
+def local_search(judge: Judge, rng: random.Random) -> None:
+    """Climb from random networks within the budget, by the first change of one position that helps; then restart."""
+    starts = [v for v in judge.oracle.ms if judge.fits(v)]
+    for _ in range(judge.allowed):
+        vector = rng.choice(starts)
+        value = judge.read(vector)
+        while value is not None:
+            neighbours = [
+                (*vector[:d], option, *vector[d + 1 :]) for d in range(8) for option in range(3) if option != vector[d]
+            ]
+            rng.shuffle(neighbours)
+            for neighbour in filter(judge.fits, neighbours):
+                found = judge.read(neighbour)
+                if found is None:
+                    return
+                if found > value:
+                    vector, value = neighbour, found
+                    break
+            else:
+                break
+        if judge.spent:
+            return
+
+
+def nsga2(judge: Judge, rng: random.Random) -> None:
+    """Run pymoo's NSGA-II on error and latency, with the budget as a constraint."""
+    from pymoo.algorithms.moo.nsga2 import NSGA2
+    from pymoo.core.problem import Problem
+    from pymoo.operators.crossover.ux import UX
+    from pymoo.operators.mutation.pm import PM
+    from pymoo.operators.repair.rounding import RoundingRepair
+
+    class Networks(Problem):  # type: ignore[misc]
+        """Eight options; two objectives, one constraint."""
+
+        def __init__(self) -> None:
+            super().__init__(n_var=8, n_obj=2, n_ieq_constr=1, xl=0, xu=2, vtype=int)
+
+        def _evaluate(self, x: Any, out: dict[str, Any], *_: Any, **__: Any) -> None:
+            rows = [tuple(int(v) for v in row) for row in x]
+            ms = np.array([judge.oracle.ms[row] for row in rows])
+            error = [100 - (judge.read(row) or 0.0) if judge.fits(row) else 100.0 for row in rows]
+            out["F"], out["G"] = np.column_stack([error, ms]), (ms / judge.budget - 1)[:, None]
+
+    starts = [v for v in judge.oracle.ms if judge.fits(v)]
+    first = np.array(rng.sample(starts, min(POPULATION, len(starts), judge.allowed)))
+    algorithm = NSGA2(
+        pop_size=POPULATION,
+        sampling=first,
+        crossover=UX(prob=0.9),
+        mutation=PM(prob=1.0, prob_var=1 / 8, eta=3.0, vtype=float, repair=RoundingRepair()),
+        eliminate_duplicates=True,
+        repair=RoundingRepair(),
+    )
+    algorithm.setup(Networks(), termination=("n_gen", 500), seed=rng.randrange(1 << 30), verbose=False)
+    while algorithm.has_next() and not judge.spent:
+        algorithm.next()
+
+
+METHODS: dict[str, Callable[[Judge, random.Random], None]] = {
+    "random": random_search,
+    "local search": local_search,
+    "NSGA-II": nsga2,
+}
+
+
+def budgets_of(oracle: Oracle) -> list[float]:
+    """Return the budgets: evenly between the fastest network and the slowest."""
+    low, high = min(oracle.ms.values()), max(oracle.ms.values())
+    return [low + (high - low) * k / (BUDGETS + 1) for k in range(1, BUDGETS + 1)]
+
+
+def main() -> None:
+    """Run the benchmark."""
+    options = parser(__doc__)
+    options.add_argument("--table", type=Path, help="a table of nas-bench-macro on this machine; else one is measured")
+    options.add_argument("--profile-seconds", type=float, default=150.0)
+    given = options.parse_args()
+    if not FILE.exists():
+        raise SystemExit(f"skipped: {FILE} is not there (LATENCY_LUT_DATA names the folder)")
+    table = LatencyTable.load(given.table) if given.table is not None else measured_table(given.profile_seconds)
+    predictor = LatencyPredictor.fit(table, sources=["nas-bench-macro"])
+    accuracies = load_accuracies(FILE)
+    oracle = make_oracle(predictor, accuracies)
+    rows, figures = [], []
+    for budget in budgets_of(oracle):
+        best = oracle.optimum(budget)
+        plain, plain_used, saved, _ = rcas(oracle, budget, exchange=False)
+        found, used, _, rule = rcas(oracle, budget, exchange=True)
+        regrets: dict[str, list[float]] = {}
+        for name, method in METHODS.items():
+            regrets[name] = []
+            for seed in range(SEEDS):
+                judge = Judge(oracle, budget, used)
+                method(judge, random.Random(f"{name} {seed}"))
+                assert len(judge.seen) <= used
+                regrets[name].append(best - judge.best)
+        rows.append(
+            [
+                f"{budget:.2f}",
+                f"{best:.2f}",
+                f"{best - plain:.2f}",
+                str(plain_used),
+                str(saved),
+                f"{best - found:.2f}",
+                str(used),
+                *(f"{statistics.fmean(r):.2f} ({max(r):.2f})" for r in regrets.values()),
+            ]
+        )
+        figures.append(
+            {
+                "budget_ms": budget,
+                "networks_within": sum(ms <= budget for ms in oracle.ms.values()),
+                "optimum": best,
+                "rcas": {"regret": best - plain, "evaluated": plain_used, "saved_by_laziness": saved},
+                "rcas_exchange": {"regret": best - found, "evaluated": used, "rule": rule},
+                "others": regrets,
+            }
+        )
+    header = ["budget ms", "optimum %", "RCAS", "evaluated", "saved", "+ exchange", "evaluated", *METHODS]
+    title = f"points below the optimum, {table.setting}; of {SEEDS} seeds the mean (worst)"
+    print_table(title, header, rows)
+    means = {
+        "RCAS": statistics.fmean(f["rcas"]["regret"] for f in figures),
+        "RCAS + exchange": statistics.fmean(f["rcas_exchange"]["regret"] for f in figures),
+        **{name: statistics.fmean(statistics.fmean(f["others"][name]) for f in figures) for name in METHODS},
+    }
+    print("mean over budgets: " + ", ".join(f"{name} {value:.3f}" for name, value in means.items()))
+    worst = {name: max(f[name]["regret"] for f in figures) for name in ("rcas", "rcas_exchange")}
+    different = len({oracle.space.canonical(vector) for vector in oracle.ms})
+    most = max(f["rcas_exchange"]["evaluated"] for f in figures)
+    print(
+        f"worst: RCAS {worst['rcas']:.2f}, with the exchange {worst['rcas_exchange']:.2f} (aim: {AIM} at every "
+        f"budget); at most {most} networks evaluated, {most / len(oracle.accuracy):.2%} of the space's "
+        f"{len(oracle.accuracy):,} (of its {different:,} different ones {most / different:.1%})"
+    )
+    others = {}
+    for session in read_sessions():
+        if session.file.space == "macro":
+            other = make_oracle(LatencyPredictor.fit(table_of(session, "in_context")), accuracies)
+            found_there = [
+                other.optimum(budget) - rcas(other, budget, exchange=True)[0] for budget in budgets_of(other)
+            ]
+            others[session.name] = {"mean": statistics.fmean(found_there), "worst": max(found_there)}
+            print(f"{session.name}, recorded: mean {others[session.name]['mean']:.3f}, worst {max(found_there):.2f}")
+    held = predictor.held_out_networks
+    print(
+        f"latencies: whole networks that had no part in the calibration are off by {held.mape or 0:.1%} on average, "
+        f"Kendall tau {held.kendall_tau or 0:.2f}"
+    )
+    write_results(
+        given.results,
+        "rcas_oracle",
+        {
+            "setting": str(table.setting),
+            "networks": len(oracle.accuracy),
+            "budgets": figures,
+            "mean_regret": means,
+            "worst_regret": worst,
+            "most_evaluated": most,
+            "recorded_sessions": others,
+            "held_out_networks": held,
+        },
+    )
+
+
+def measured_table(seconds: float) -> LatencyTable:
+    """Measure the space's layers, and some of its networks whole."""
+    space, rng = NasBenchMacro(), random.Random(0)
+    networks = [space.decode(space.sample(rng)) for _ in range(AUDITED)]
+    return profile(space.layers(), target="cpu", batch=4, threads=1, networks=networks, time_budget_s=seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What the searches' commands share: a predictor, a device to train on, and what becomes of the network found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lut import LatencyTable, Network
+    from predictors import LatencyPredictor
+    from search._commands._phases import Phases
+
+__all__ = ["CALIBRATION_S", "checked_then", "hand_on", "open_predictor", "training_device"]
+
+# Of measuring networks of the space, in seconds.
+CALIBRATION_S = 60.0
+
+
+def checked_then(then: list[str] | None) -> tuple[str, ...]:
+    """Return what is to become of the network found, without doubles; what that needs is known to be installed."""
+    from importlib.util import find_spec
+
+    from lut import UsageError
+    from lut.errors import TargetUnavailableError
+
+    wanted = tuple(dict.fromkeys(then or ()))
+    for word in wanted:
+        if word not in ("onnx", "export-coreml"):
+            raise UsageError(f"--then is onnx or export-coreml, got {word!r}")
+        # Better now than after hours.
+        needed, extra = ("onnxruntime", "onnx") if word == "onnx" else ("coremltools", "coreml")
+        if find_spec(needed) is None:
+            raise TargetUnavailableError(f"--then {word} needs {needed}: pip install -e '.[{extra}]'")
+    return wanted
+
+
+def training_device(device: str | None) -> str:
+    """Return where to train: the device asked for, known to be there, or a GPU where there is one."""
+    import torch
+
+    from lut import UsageError
+
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def open_predictor(
+    folder: Path | None,
+    file: Path | None,
+    *,
+    target: str | None,
+    batch: int | None,
+    seed: int,
+    console: Console,
+) -> tuple[LatencyPredictor, LatencyTable | None]:
+    """Return the predictor, and the table it was fitted to on the way."""
+    from lut import LatencyTable, UsageError
+    from predictors import LatencyPredictor
+
+    table = None
+    if file is not None:
+        table = LatencyTable.load(file)
+        setting, what = table.setting, str(file)
+    else:
+        assert folder is not None
+        loaded = LatencyPredictor.load(folder)
+        setting, what = loaded.setting, str(folder)
+    if target is not None and setting.target != target:
+        raise UsageError(f"{what} is of target {setting.target}, and --target asks for {target}")
+    if batch is not None and setting.batch != batch:
+        raise UsageError(
+            f"{what} is of batch {setting.batch}, and --batch asks for {batch}; measure it: profile-device --target "
+            f"{setting.target} --batch {batch}"
+        )
+    if table is None:
+        return loaded, None
+    assert file is not None
+    with console.status("Fitting a predictor …"):
+        loaded = LatencyPredictor.fit(table, sources=[file.name], seed=seed)
+    return loaded, table
+
+
+def hand_on(
+    wanted: tuple[str, ...],
+    network: Network,
+    base: Network,
+    weights: Path,
+    predictor: LatencyPredictor,
+    output: Path,
+    phases: Phases,
+) -> dict[str, str]:
+    """Export the network found as asked, and a bundle of it and the base network; return what was written, by kind.
+
+    Without trained weights there is no network to deploy, and only the bundle, which is for timing, is written.
+    """
+    from lut import UsageError
+    from profiler._export import export_bundle, export_trained
+    from search._trainable import load_weights
+
+    written = {}
+    batch = predictor.setting.batch
+    for word in wanted:
+        phases.phase(f"Exporting ({word})")
+        module = load_weights(weights, network) if weights.exists() else None
+        if word == "onnx":
+            if module is None:
+                raise UsageError("--then onnx exports a trained network, and nothing was trained")
+            written["onnx"] = str(export_trained(network, module, to="onnx", path=output / "network.onnx", batch=batch))
+            continue
+        # A phone takes one image at a time, whatever the search's device takes.
+        images = batch if predictor.setting.target == "coreml" else 1
+        if module is not None:
+            path = output / "network.mlpackage"
+            written["coreml"] = str(export_trained(network, module, to="coreml", path=path, batch=images))
+        bundle = output / "bundle"
+        export_bundle([network, base], bundle, batch=images, restart=True)
+        written["bundle"] = str(bundle)
+    return written

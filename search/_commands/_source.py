@@ -1,0 +1,128 @@
+"""What the commands that evaluate networks share: images, a space for them, and where accuracies come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from lut import SearchSpace
+    from search._accuracy import Accuracy, BatchAccuracy
+    from search._data import ImageData
+    from search._recipe import Recipe
+
+__all__ = ["Source", "default_at_once", "open_accuracy", "open_images", "open_space"]
+
+
+class Source(NamedTuple):
+    """Where accuracies come from, and how what is found is trained."""
+
+    text: str
+    function: Accuracy | BatchAccuracy
+    digest: str
+    held_out: int | None
+    judged: Recipe | None
+    recipe: Recipe | None
+
+
+def open_images(text: str, train_images: int | None, test_images: int | None, seed: int) -> ImageData | None:
+    """Return the images that a command was asked for; ``None`` for none."""
+    from search._data import load_data, subset
+
+    if text == "none":
+        return None
+    images = load_data(text)
+    if train_images is not None or test_images is not None:
+        images = subset(images, train=train_images, test=test_images, seed=seed)
+    return images
+
+
+def open_space(name: str, types: str | None, images: ImageData | None) -> SearchSpace:
+    """Return the space, with as many classes as the data has where the space can."""
+    from lut import UsageError
+    from profiler import load_space
+    from search._rcnet import RCNet
+
+    opened = load_space(name, expand=2.0)
+    if not isinstance(opened, RCNet):
+        if types is not None:
+            raise UsageError(f"--types are RCNet's, and {name} is another space")
+        return opened
+    try:
+        chosen = opened.types if types is None else tuple(sorted({int(word) for word in types.split(",")}))
+    except ValueError:
+        raise UsageError(f"--types are numbers such as 1,5,6, got {types!r}") from None
+    fitting = images is not None and opened.image_size == 32
+    classes = len(images.classes) if images is not None and fitting else opened.classes
+    return RCNet(opened.skeleton, types=chosen, classes=classes)
+
+
+def default_at_once(devices: tuple[str, ...]) -> int:
+    """Return how many networks to train side by side: one a core, or one a GPU."""
+    import os
+
+    if devices[0].startswith("cpu"):
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(devices)
+
+
+def open_accuracy(
+    text: str,
+    images: ImageData | None,
+    space: SearchSpace,
+    *,
+    held_out: int,
+    search_epochs: int | None,
+    train_epochs: int | None,
+    batch_size: int | None,
+    changes: list[str],
+    devices: tuple[str, ...],
+    at_once: int,
+    seed: int,
+) -> Source:
+    """Return the set function, with the digest of what it depends on, and the recipe of the trainings at the end."""
+    from hashlib import sha256
+
+    from lut import UsageError
+    from lut._files import read_bytes
+    from search._accuracy import load_accuracy
+    from search._early_stopped import EarlyStopped
+    from search._nas_bench_macro import NasBenchMacro, load_accuracies
+    from search._presets import changed_by_name, rcas_preset
+    from search._shared_weights import check_classes
+
+    trains = images is not None and getattr(space, "image_size", 32) == 32 and train_epochs != 0
+    judged = recipe = None
+    if images is not None:
+        judged, recipe = rcas_preset(
+            images, search_epochs=search_epochs, train_epochs=train_epochs or None, batch_size=batch_size
+        )
+        changed = changed_by_name({"search": judged, "training": recipe}, changes)
+        judged, recipe = changed["search"], changed["training"]
+        if trains or text == "train":
+            first = space.decode((0,) * len(space.choices))
+            check_classes(first.as_layer().out_channels, images)
+    recipe = recipe if trains else None
+    if text == "train":
+        if images is None:
+            raise UsageError("--accuracy train needs --data")
+        if getattr(space, "image_size", 32) != 32:
+            raise UsageError(
+                f"{space.name} takes other images than the 32×32 that can be trained here: give --accuracy "
+                "FILE.py:NAME, a function of yours, and --data none"
+            )
+        assert judged is not None
+        trained = EarlyStopped(images, judged, seed=seed, held_out=held_out, at_once=at_once, devices=devices)
+        return Source("trainings of a few epochs", trained, trained.digest, held_out, judged, recipe)
+    kind, colon, file = text.partition(":")
+    if kind == "table" and colon:
+        if not isinstance(space, NasBenchMacro):
+            raise UsageError(f"--accuracy table:FILE is for nas-bench-macro, not for {space.name}: give FILE.py:NAME")
+        known = load_accuracies(file)
+        digest = sha256(read_bytes(file)).hexdigest()
+        return Source(f"the table {file}", lambda network: known[network.name], digest, None, None, recipe)
+    function = load_accuracy(text)
+    place = Path(text.rpartition(":")[0])
+    content = read_bytes(place) if place.is_file() else b""
+    digest = sha256(text.encode() + content).hexdigest()
+    return Source(f"the function {text}", function, digest, None, None, recipe)

@@ -1,0 +1,196 @@
+"""``search-architecture submodularity``: whether accuracy behaves as RCAS assumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search._submodularity import Submodularity
+
+__all__ = ["submodularity"]
+
+# Networks to grow: where accuracies are read, as many as in the paper; where each is a training, what a night holds.
+READ, TRAINED = 500, 10
+
+
+def submodularity(
+    space: Annotated[
+        str, typer.Option("--space", help="An installed space whose first options mean nothing.")
+    ] = "rcnet-cifar",
+    types: Annotated[
+        str | None, typer.Option("--types", metavar="1,2,…", help="Types of RCNet's blocks to use. Default: all six.")
+    ] = None,
+    networks: Annotated[
+        int | None,
+        typer.Option("--networks", min=1, help="Random networks to grow. Default: RCAS's 500; with trainings 10."),
+    ] = None,
+    blocks: Annotated[
+        int, typer.Option("--blocks", min=2, help="Random blocks added to each, one after another (RCAS: 7).")
+    ] = 7,
+    accuracy: Annotated[
+        str,
+        typer.Option(
+            "--accuracy",
+            metavar="train|table:FILE|FILE.py:NAME",
+            help="How good a network is: by a short training, by NAS-Bench-Macro's file, or by a function of yours "
+            "that takes a lut.Network.",
+        ),
+    ] = "train",
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="digits|cifar10:PATH|cifar100:PATH|images:PATH|none",
+            help="Images of 32×32 for the trainings.",
+        ),
+    ] = "digits",
+    train_images: Annotated[int | None, typer.Option("--train-images", min=1, help="Use so many of them only.")] = None,
+    held_out: Annotated[
+        int, typer.Option("--held-out", min=1, help="Images of each class that networks are judged by (RCAS: 10).")
+    ] = 10,
+    search_epochs: Annotated[
+        int | None, typer.Option("--search-epochs", min=1, help="Of each training. Default: RCAS's 10; digits 3.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=2, help="Images a training step. Default: 128; digits 32.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of the trainings, such as search.lr=0.05."),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="Where to train: cpu, cuda, or several: cuda:0,cuda:1."),
+    ] = None,
+    at_once: Annotated[
+        int | None,
+        typer.Option("--at-once", min=1, help="Networks to evaluate side by side. Default: as for rcas."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Keep evaluations there, so that the same command goes on from them."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of all randomness.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Grow random networks block by block, and count how often diminishing returns and monotonicity fail.
+
+    RCAS finds good networks quickly as far as a block gains less on a larger network than on a smaller one, and never
+    harms. Its paper prints the mean accuracy by number of blocks; here single networks are looked at as well.
+
+    Example: search-architecture submodularity --space nas-bench-macro --accuracy table:nas-bench-macro_cifar10.json
+    --data none
+    """
+    from contextlib import ExitStack, redirect_stdout
+    from sys import stderr, stdout
+
+    import msgspec
+
+    from lut.errors import InterruptedRunError
+    from profiler._cli._progress import make_console
+    from search._accuracy import AccuracyCache, Evaluator
+    from search._commands._common import training_device
+    from search._commands._phases import Phases
+    from search._commands._source import default_at_once, open_accuracy, open_images, open_space
+    from search._resources import NetworkResources
+    from search._submodularity import measure_submodularity
+
+    console = make_console(stderr=json)
+    images = open_images(data, train_images, None, seed)
+    opened = open_space(space, types, images)
+    devices = tuple(training_device(name.strip() or None) for name in (device or "").split(","))
+    together = at_once or (default_at_once(devices) if accuracy == "train" else 1)
+    with ExitStack() as stack, redirect_stdout(stderr if json else stdout):
+        source = open_accuracy(
+            accuracy,
+            images,
+            opened,
+            held_out=held_out,
+            search_epochs=search_epochs,
+            train_epochs=0,
+            batch_size=batch_size,
+            changes=set_ or [],
+            devices=devices,
+            at_once=together,
+            seed=seed,
+        )
+        if (close := getattr(source.function, "close", None)) is not None:
+            stack.callback(close)
+        cache = None
+        if output is not None:
+            options = msgspec.json.encode(getattr(opened, "options", {})).decode()
+            cache = stack.enter_context(
+                AccuracyCache.open(output, space=f"{opened.name} {options}", function=source.digest)
+            )
+        phases = stack.enter_context(Phases(console))
+        phases.phase("Evaluating")
+        evaluate = Evaluator(
+            source.function,
+            cache=cache,
+            at_once=together,
+            progress=lambda now: phases.say(
+                now.done / max(now.wanted, 1), f"{now.done} of {now.wanted} networks", now.left_s
+            ),
+        )
+        try:
+            found = measure_submodularity(
+                NetworkResources(opened, None),
+                evaluate,
+                networks=networks or (TRAINED if accuracy == "train" else READ),
+                blocks=blocks,
+                seed=seed,
+            )
+        except KeyboardInterrupt:
+            kept = f"what is done is kept in {output}" if output is not None else "nothing was kept: give --output"
+            raise InterruptedRunError(f"{kept}; run the same command again") from None
+    if json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        return
+    _print(console, found)
+
+
+def _print(console: Console, found: Submodularity) -> None:
+    from rich.table import Table
+
+    from search._commands._rcas_show import show_value
+
+    def share(value: float | None) -> str:
+        return "" if value is None else f"{value:.0%}"
+
+    grid = Table(box=None, pad_edge=False)
+    for name in ("blocks", "mean", "± (95 %)", "increment", "gained more than on the smaller", "lost"):
+        grid.add_column(name, justify="right")
+    points = all(0 <= step.mean <= 1 for step in found.steps)
+    for step in found.steps:
+        increment = "" if step.increment is None else f"{100 * step.increment if points else step.increment:+.2f}"
+        error = 1.96 * step.standard_error
+        grid.add_row(
+            str(step.blocks),
+            show_value(step.mean),
+            f"{100 * error if points else error:.2f}",
+            increment,
+            share(step.diminishing_broken),
+            share(step.monotone_broken),
+        )
+    console.print(grid)
+    unit = " points" if points else ""
+    scale = 100 if points else 1
+    console.print(
+        f"\n{found.networks} random networks, {found.evaluated} different ones evaluated; the means' increments "
+        f"{'fall' if found.mean_increments_fall else 'do not always fall'}"
+    )
+    console.print(
+        f"diminishing returns broken in [bold]{found.diminishing_broken:.1%}[/] of {found.triples} triples, by "
+        f"{scale * found.mean_excess:.2f}{unit} on average (noise on a plain sum: 50 %)"
+    )
+    console.print(
+        f"monotonicity broken in [bold]{found.monotone_broken:.1%}[/] of {found.additions} additions, by "
+        f"{scale * found.mean_loss:.2f}{unit} on average"
+    )

@@ -1,0 +1,212 @@
+"""What every run does: a folder that holds it, the base network and the one found trained and measured side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from lut import Network
+from lut._files import file_error, read_bytes, write_atomically
+from lut.errors import CheckpointError, IncompleteError, UsageError
+from predictors import LatencyPredictor
+from profiler import NetworkComparison, Progress, Ratio, compare_networks
+from search._checkpoint import content_digest
+from search._data import ImageData
+from search._recipe import Recipe
+from search._trainable import build_network, load_weights, save_weights
+from search._training import Trained, TrainProgress, train
+
+__all__ = [
+    "CHECKPOINTS",
+    "NOT_ASKED",
+    "Measured",
+    "measure_both",
+    "open_folder",
+    "refuse_finished",
+    "train_both",
+    "try_device",
+    "write_json",
+]
+
+CHECKPOINTS = "checkpoints"
+RESULT = "result.json"
+# Why there is no measurement, where nobody wanted one.
+NOT_ASKED = "it was not asked for"
+# Seconds of measuring the base network before anything else: on another device nothing needs to be begun.
+TRIAL_S = 3.0
+
+Plan = TypeVar("Plan", bound=msgspec.Struct)
+
+
+class Measured(NamedTuple):
+    """The winner and the base network on the device: predicted beside measured, in ms, and how many times as fast."""
+
+    winner_ms: float
+    winner_low_ms: float
+    winner_high_ms: float
+    base_ms: float
+    base_low_ms: float
+    base_high_ms: float
+    speed_up: Ratio
+    warnings: tuple[str, ...]
+
+
+def refuse_finished(output: Path, *, restart: bool) -> None:
+    """Raise where a folder holds a finished run."""
+    if (output / RESULT).exists() and not restart:
+        raise CheckpointError(f"{output} holds a finished run; give another --output, or --restart")
+
+
+def open_folder(plan: msgspec.Struct, output: Path, *, files: Iterable[str], restart: bool) -> None:
+    """Make the folder, or see that what it holds is this plan's and not finished.
+
+    Args:
+        plan: what ``run.json`` holds.
+        output: the folder.
+        files: what a run writes there, by its path in it: what ``restart`` discards.
+        restart: discard what is there.
+
+    Raises:
+        CheckpointError: it holds another run, or a finished one.
+        FileAccessError: it cannot be made or written to.
+    """
+    record = output / "run.json"
+    if restart:
+        for name in files:
+            (output / name).unlink(missing_ok=True)
+    elif record.exists():
+        try:
+            before = msgspec.json.decode(read_bytes(record), type=type(plan))
+        except (msgspec.DecodeError, UnicodeDecodeError, UsageError) as error:
+            raise CheckpointError(
+                f"{record} is no record of such a run ({error}); give another --output, or discard it with --restart"
+            ) from None
+        if different := _differences(before, plan):
+            raise CheckpointError(
+                f"{output} holds another run, with other {', '.join(different)}; give another --output, or discard it "
+                "with --restart"
+            )
+        refuse_finished(output, restart=restart)
+    try:
+        (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise file_error(output, "create", error) from None
+    write_json(record, plan)
+
+
+def _differences(before: msgspec.Struct, now: msgspec.Struct) -> list[str]:
+    was, new = msgspec.to_builtins(before), msgspec.to_builtins(now)
+    return [name.replace("_", " ") for name in new if was[name] != new[name]]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write what JSON can hold, in lines.
+
+    Raises:
+        FileAccessError: it cannot be written; an old file is untouched.
+    """
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+
+
+def train_both(
+    base: Network,
+    found: Network,
+    data: ImageData,
+    recipe: Recipe,
+    output: Path,
+    *,
+    seed: int,
+    device: str,
+    distil: bool,
+    phase: Callable[[str], None],
+    progress: Callable[[str, TrainProgress], None],
+) -> tuple[Trained, Trained]:
+    """Train the base network and the one found by one recipe, or go on with that, and keep their weights.
+
+    Args:
+        base: its weights go to ``base.safetensors``.
+        found: its weights go to ``weights.safetensors``.
+        data: to train and test on.
+        recipe: of both.
+        output: the run's folder.
+        seed: of the weights at the start, and of the order of the images.
+        device: PyTorch's name of where to train.
+        distil: whether the base network teaches the one found.
+        phase: told what begins.
+        progress: told where a training stands.
+    """
+
+    def trained(network: Network, name: str, file: str, teacher: Any = None, run: str = "") -> Trained:
+        phase(f"Training {name}")
+        module = build_network(network, seed=seed)
+        history = train(
+            module,
+            data,
+            recipe,
+            seed=seed,
+            device=device,
+            teacher=teacher,
+            checkpoint=output / CHECKPOINTS / file,
+            run=run,
+            progress=lambda now: progress(name, now),
+        )
+        save_weights(output / file, network, module.cpu())
+        return history
+
+    base_trained = trained(base, "the base network", "base.safetensors")
+    teacher, taught_by = None, ""
+    if distil:
+        teacher = load_weights(output / "base.safetensors", base)
+        taught_by = content_digest(output / "base.safetensors")
+    return base_trained, trained(found, "the network found", "weights.safetensors", teacher, taught_by)
+
+
+def try_device(base: Network, predictor: LatencyPredictor) -> None:
+    """See that the predictor's device is this one and can measure.
+
+    Raises:
+        UnlikeTablesError: it is another one.
+        TargetUnavailableError: it cannot.
+    """
+    compare_networks([base], setting=predictor.setting, device=predictor.device, time_budget_s=TRIAL_S)
+
+
+def measure_both(
+    base: Network,
+    found: Network,
+    predictor: LatencyPredictor,
+    *,
+    seconds: float,
+    seed: int,
+    progress: Callable[[Progress], None],
+) -> tuple[Measured | None, str | None]:
+    """Measure the base network and the one found in turns; return that, or why it is not there."""
+    try:
+        comparison = compare_networks(
+            [base, found],
+            setting=predictor.setting,
+            device=predictor.device,
+            time_budget_s=seconds,
+            seed=seed,
+            progress=progress,
+        )
+    except IncompleteError as error:
+        return None, str(error)
+    return _measured(comparison), None
+
+
+def _measured(comparison: NetworkComparison) -> Measured:
+    base, winner = comparison.networks
+    return Measured(
+        winner.ms,
+        winner.low_ms,
+        winner.high_ms,
+        base.ms,
+        base.low_ms,
+        base.high_ms,
+        comparison.ratio(0, 1),
+        comparison.warnings,
+    )
