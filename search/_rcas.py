@@ -118,7 +118,7 @@ class RcasResult(NamedTuple):
     """What RCAS found.
 
     Args:
-        vector: the option index of each decision.
+        vector: the option index of each decision, as the space's ``canonical`` gives it.
         network: the network.
         value: of the set function.
         prediction: of its latency; ``None`` without a predictor.
@@ -229,7 +229,7 @@ def search_rcas(
             paths.append(best)
     every = [step for path in paths for step in path.steps]
     return RcasResult(
-        vector=best.last.vector,
+        vector=resources.canonical(best.last.vector),
         network=resources.network(best.last.vector),
         value=best.last.value,
         prediction=resources.predict(best.last.vector),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,7 +11,7 @@ import msgspec
 
 from lut import Network
 from lut._files import file_error, read_bytes, write_atomically
-from lut.errors import CheckpointError, IncompleteError, UsageError
+from lut.errors import CheckpointError, FileAccessError, IncompleteError, UsageError
 from predictors import LatencyPredictor
 from profiler import NetworkComparison, Progress, Ratio, compare_networks
 from search._checkpoint import content_digest
@@ -26,6 +27,7 @@ __all__ = [
     "measure_both",
     "open_folder",
     "refuse_finished",
+    "refuse_folder",
     "train_both",
     "try_device",
     "write_json",
@@ -60,6 +62,44 @@ def refuse_finished(output: Path, *, restart: bool) -> None:
         raise CheckpointError(f"{output} holds a finished run; give another --output, or --restart")
 
 
+def refuse_folder(plan: msgspec.Struct, output: Path, *, restart: bool, apart_from: Collection[str] = ()) -> None:
+    """Raise where a folder cannot be this plan's, before anything is measured or written there.
+
+    Args:
+        plan: what ``run.json`` would hold.
+        output: the folder, which need not be there yet.
+        restart: what it holds is to be discarded.
+        apart_from: fields of the plan that are not known yet.
+
+    Raises:
+        CheckpointError: it holds another run, or a finished one.
+        FileAccessError: it is a file, or cannot be written to.
+    """
+    # Nothing but the user's own folder, or the one that it is to be made in.
+    place = output
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise FileAccessError(f"cannot create {output}: {place} is a file, not a folder; give another --output")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise FileAccessError(f"cannot write to {place}: permission denied; choose another place with --output")
+    record = output / "run.json"
+    if restart or not record.exists():
+        return
+    try:
+        before = msgspec.json.decode(read_bytes(record), type=type(plan))
+    except (msgspec.DecodeError, UnicodeDecodeError, UsageError) as error:
+        raise CheckpointError(
+            f"{record} is no record of such a run ({error}); give another --output, or discard it with --restart"
+        ) from None
+    if different := _differences(before, plan, apart_from):
+        raise CheckpointError(
+            f"{output} holds another run, with other {', '.join(different)}; give another --output, or discard it "
+            "with --restart"
+        )
+    refuse_finished(output, restart=restart)
+
+
 def open_folder(plan: msgspec.Struct, output: Path, *, files: Iterable[str], restart: bool) -> None:
     """Make the folder, or see that what it holds is this plan's and not finished.
 
@@ -73,33 +113,23 @@ def open_folder(plan: msgspec.Struct, output: Path, *, files: Iterable[str], res
         CheckpointError: it holds another run, or a finished one.
         FileAccessError: it cannot be made or written to.
     """
-    record = output / "run.json"
+    refuse_folder(plan, output, restart=restart)
     if restart:
         for name in files:
-            (output / name).unlink(missing_ok=True)
-    elif record.exists():
-        try:
-            before = msgspec.json.decode(read_bytes(record), type=type(plan))
-        except (msgspec.DecodeError, UnicodeDecodeError, UsageError) as error:
-            raise CheckpointError(
-                f"{record} is no record of such a run ({error}); give another --output, or discard it with --restart"
-            ) from None
-        if different := _differences(before, plan):
-            raise CheckpointError(
-                f"{output} holds another run, with other {', '.join(different)}; give another --output, or discard it "
-                "with --restart"
-            )
-        refuse_finished(output, restart=restart)
+            try:
+                (output / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise file_error(output / name, "delete", error) from None
     try:
         (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise file_error(output, "create", error) from None
-    write_json(record, plan)
+    write_json(output / "run.json", plan)
 
 
-def _differences(before: msgspec.Struct, now: msgspec.Struct) -> list[str]:
+def _differences(before: msgspec.Struct, now: msgspec.Struct, apart_from: Collection[str] = ()) -> list[str]:
     was, new = msgspec.to_builtins(before), msgspec.to_builtins(now)
-    return [name.replace("_", " ") for name in new if was[name] != new[name]]
+    return [name.replace("_", " ") for name in new if was[name] != new[name] and name not in apart_from]
 
 
 def write_json(path: Path, content: Any) -> None:

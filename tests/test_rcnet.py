@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -244,3 +245,12 @@ def test_another_file_of_accuracies_is_refused(tmp_path: Path) -> None:
         file.write_text(content)
         with pytest.raises(DataError, match=message):
             load_accuracies(file)
+
+
+def test_the_pair_for_a_phone_is_the_papers() -> None:
+    place = Path(__file__).parent.parent / "examples" / "rcnet_on_a_phone.py"
+    found = runpy.run_path(str(place))
+    for name, parameters in (("rcnet", 3_436_224), ("mobilenet_v2", 3_504_872)):
+        module = found[name]()
+        assert not module.training
+        assert sum(weight.numel() for weight in module.parameters()) == parameters

@@ -10,10 +10,13 @@ from search._commands._phases import Phases
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table as RichTable
 
+    from lut import Network
     from search._rcas import RcasStep
     from search._rcas_run import RcasPlan, RcasReporter, RcasRun
     from search._resources import NetworkResources
+    from search._training import Trained
 
 __all__ = ["RcasPhases", "print_rcas", "print_rcas_plan", "show_value"]
 
@@ -93,21 +96,29 @@ def print_rcas_plan(console: Console, plan: RcasPlan, resources: NetworkResource
     if predictor is not None:
         console.print(f"[bold]{escape(predictor.device.model)}[/], {escape(str(predictor.setting))}")
     first = resources.network((0,) * len(resources.space.choices))
-    for name, network in (("begins with", first), ("baseline", base_of(resources.space, resources))):
+    base = base_of(resources.space, resources)
+    begins = [(f"{resources.space.name} begins with", first), (f"the baseline, {base.name}, takes", base)]
+    for words, network in begins if base != first else begins[:1]:
         ms = "" if predictor is None else f"{format_ms(predictor.latency_ms(network))} ms, "
         console.print(
-            f"{name} {escape(network.name)}: {ms}{resources.madds(network) / 1e6:.1f} M multiply-adds, "
+            f"{escape(words)} {ms}{resources.madds(network) / 1e6:.1f} M multiply-adds, "
             f"{network.parameters / 1e6:.3f} M parameters"
         )
     console.print(f"within {_budgets(plan)}, by the rules {', '.join(rules_for(plan.search, plan.budgets))}")
     text = f"accuracy: {plan.accuracy}"
     if plan.early_stopped is not None:
-        text += f", {plan.early_stopped.total_epochs} epochs on {plan.data}, {plan.held_out} images a class held out"
+        epochs = _counted(plan.early_stopped.total_epochs, "epoch")
+        text += f", {epochs} on {plan.data}, {_counted(plan.held_out or 0, 'image')} a class held out"
     if plan.search.at_once > 1:
         text += f", {plan.search.at_once} at a time"
     console.print(text, markup=False)
     if plan.recipe is not None:
-        console.print(f"then {plan.recipe.total_epochs} epochs of training on {plan.data}", markup=False)
+        epochs = _counted(plan.recipe.total_epochs, "epoch")
+        console.print(f"then the network found and the baseline are trained for {epochs} on {plan.data}", markup=False)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _budgets(plan: RcasPlan) -> str:
@@ -119,55 +130,87 @@ def _budgets(plan: RcasPlan) -> str:
 
 def print_rcas(console: Console, result: RcasRun, resources: NetworkResources) -> None:
     """Print the network found beside the baseline, and how the search went."""
+    console.print()
+    console.print(_compared(result, resources))
+    console.print()
+    _print_course(console, result)
+    _print_latency(console, result)
+
+
+def _compared(result: RcasRun, resources: NetworkResources) -> RichTable:
+    """Return a table of the network found and the baseline; columns of which nothing is known are left out."""
     from rich.markup import escape
     from rich.table import Table
 
-    found, measured = result.search, result.measured
-    prediction = found.prediction
-    grid = Table(box=None, pad_edge=False)
-    grid.add_column("")
-    for name in ("predicted ms", "measured ms", "accuracy", "M madds", "M params", "blocks"):
-        grid.add_column(name, justify="right")
+    prediction, measured = result.search.prediction, result.measured
     upper = "" if prediction is None or prediction.high_ms is None else f" (≤ {format_ms(prediction.high_ms)})"
-    rows: list[tuple[str, str, float | None, Any, Any]] = [
-        (
-            "found",
-            "–" if prediction is None else f"{format_ms(prediction.ms)}{upper}",
-            measured and measured.winner_ms,
-            result.trained,
-            found.network,
+
+    def ms(value: float | None) -> str:
+        return "" if value is None else format_ms(value)
+
+    def size(network: Network) -> tuple[str, str, str]:
+        blocks = {item.name.rpartition(".")[0] for item in network.layers if "." in item.name}
+        return f"{resources.madds(network) / 1e6:.1f}", f"{network.parameters / 1e6:.3f}", str(len(blocks))
+
+    def accuracy(trained: Trained | None) -> str:
+        return "" if trained is None else f"{trained.test_accuracy:.2%}"
+
+    columns = {
+        "": ("found", escape(result.base.name)),
+        "predicted ms": ("" if prediction is None else ms(prediction.ms) + upper, ms(result.base_predicted_ms)),
+        "measured ms": (ms(measured and measured.winner_ms), ms(measured and measured.base_ms)),
+        "accuracy": (accuracy(result.trained), accuracy(result.base_trained)),
+        **dict(
+            zip(
+                ("M madds", "M params", "blocks"),
+                zip(size(result.search.network), size(result.base), strict=True),
+                strict=True,
+            )
         ),
-        (
-            result.base.name,
-            "–" if result.base_predicted_ms is None else format_ms(result.base_predicted_ms),
-            measured and measured.base_ms,
-            result.base_trained,
-            result.base,
-        ),
-    ]
-    for name, predicted, ms, trained, network in rows:
-        grid.add_row(
-            escape(name),
-            predicted,
-            "–" if ms is None else format_ms(ms),
-            "–" if trained is None else f"{trained.test_accuracy:.2%}",
-            f"{resources.madds(network) / 1e6:.1f}",
-            f"{network.parameters / 1e6:.3f}",
-            str(len({item.name.rpartition(".")[0] for item in network.layers if "." in item.name})),
-        )
-    console.print()
-    console.print(grid)
-    best = next(path for path in found.paths if path.rule == found.rule)
+    }
+    grid = Table(box=None, pad_edge=False)
+    known = {name: cells for name, cells in columns.items() if any(cells)}
+    for name in known:
+        grid.add_column(name, justify="right" if name else "left")
+    for row in zip(*known.values(), strict=True):
+        grid.add_row(*row)
+    return grid
+
+
+def _print_course(console: Console, result: RcasRun) -> None:
+    """Print which rule found the network, what the others found, and what it took."""
+    from search._rcas import EXCHANGE
+
+    found = result.search
+    greedy = [path for path in found.paths if path.rule != EXCHANGE]
+    best = max(greedy, key=lambda path: path.last.value)
     added = ", ".join(f"{option}@{name}" for step in best.steps for name, option in step.changed.items())
-    console.print(f"\n{found.rule}: {show_value(found.value)} when it was judged; added {escape(added) or 'nothing'}")
-    for path in found.paths:
-        if path.rule != found.rule:
-            console.print(f"{path.rule}: {show_value(path.last.value)}")
     console.print(
-        f"{found.evaluated} networks evaluated; without laziness {found.plain}. Of {found.revisited} gains that were "
-        f"taken anew {found.exceeded} had risen"
-        + (f", by {show_value(found.excess)} at most" if found.exceeded else "")
+        f"rule {best.rule}: {show_value(best.last.value)}, blocks added: {added or 'none, since no block fitted'}",
+        markup=False,
     )
+    for path in found.paths:
+        if path.rule == EXCHANGE:
+            # Its first network is the rule's last.
+            steps = [", ".join(f"{o or 'none'}@{name}" for name, o in step.changed.items()) for step in path.steps[1:]]
+            console.print(f"then exchanged: {show_value(path.last.value)}, {'; '.join(steps)}", markup=False)
+    if len(greedy) > 1:
+        others = ", ".join(f"{path.rule} {show_value(path.last.value)}" for path in greedy if path is not best)
+        console.print(f"other rules: {others}", markup=False)
+    text = f"{found.evaluated} networks evaluated; without laziness it would be {found.plain}"
+    if found.revisited:
+        text += f". Of {found.revisited} gains that were taken anew {found.exceeded} had risen"
+    if found.exceeded:
+        excess = found.excess
+        text += f", by {f'{100 * excess:.2f} points' if 0 <= found.value <= 1 else f'{excess:.4g}'} at most"
+    console.print(text)
+
+
+def _print_latency(console: Console, result: RcasRun) -> None:
+    """Print how much faster the network found is, and what is to be said of its prediction."""
+    from rich.markup import escape
+
+    prediction, measured = result.search.prediction, result.measured
     if measured is not None and prediction is not None:
         up = measured.speed_up
         console.print(

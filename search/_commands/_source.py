@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -54,7 +55,10 @@ def open_space(name: str, types: str | None, images: ImageData | None) -> Search
         raise UsageError(f"--types are numbers such as 1,5,6, got {types!r}") from None
     fitting = images is not None and opened.image_size == 32
     classes = len(images.classes) if images is not None and fitting else opened.classes
-    return RCNet(opened.skeleton, types=chosen, classes=classes)
+    try:
+        return RCNet(opened.skeleton, types=chosen, classes=classes)
+    except UsageError as error:
+        raise UsageError(f"--types {types}: {error}") from None
 
 
 def default_at_once(devices: tuple[str, ...]) -> int:
@@ -89,9 +93,22 @@ def open_accuracy(
     from search._early_stopped import EarlyStopped
     from search._nas_bench_macro import NasBenchMacro, load_accuracies
     from search._presets import changed_by_name, rcas_preset
-    from search._shared_weights import check_classes
 
-    trains = images is not None and getattr(space, "image_size", 32) == 32 and train_epochs != 0
+    trainable = getattr(space, "image_size", 32) == 32
+    if not trainable and (text == "train" or train_epochs):
+        raise UsageError(
+            f"{space.name} takes other images than the 32×32 that can be trained here: give --accuracy FILE.py:NAME, a "
+            "function of yours, and --train-epochs 0"
+        )
+    if images is None:
+        for option, given in (
+            ("--accuracy train", text == "train"),
+            (f"--train-epochs {train_epochs}", train_epochs),
+            ("--set", changes),
+        ):
+            if given:
+                raise UsageError(f"{option} needs images to train on: give --data")
+    trains = images is not None and trainable and train_epochs != 0
     judged = recipe = None
     if images is not None:
         judged, recipe = rcas_preset(
@@ -100,29 +117,38 @@ def open_accuracy(
         changed = changed_by_name({"search": judged, "training": recipe}, changes)
         judged, recipe = changed["search"], changed["training"]
         if trains or text == "train":
-            first = space.decode((0,) * len(space.choices))
-            check_classes(first.as_layer().out_channels, images)
+            _check_classes(space, images, may_do_without=text != "train")
     recipe = recipe if trains else None
     if text == "train":
-        if images is None:
-            raise UsageError("--accuracy train needs --data")
-        if getattr(space, "image_size", 32) != 32:
-            raise UsageError(
-                f"{space.name} takes other images than the 32×32 that can be trained here: give --accuracy "
-                "FILE.py:NAME, a function of yours, and --data none"
-            )
+        assert images is not None
         assert judged is not None
         trained = EarlyStopped(images, judged, seed=seed, held_out=held_out, at_once=at_once, devices=devices)
         return Source("trainings of a few epochs", trained, trained.digest, held_out, judged, recipe)
-    kind, colon, file = text.partition(":")
-    if kind == "table" and colon:
+    kind, _, file = text.partition(":")
+    if not file:
+        raise UsageError(f"--accuracy is train, table:FILE or FILE.py:NAME, got {text!r}")
+    if kind == "table":
         if not isinstance(space, NasBenchMacro):
             raise UsageError(f"--accuracy table:FILE is for nas-bench-macro, not for {space.name}: give FILE.py:NAME")
         known = load_accuracies(file)
         digest = sha256(read_bytes(file)).hexdigest()
         return Source(f"the table {file}", lambda network: known[network.name], digest, None, None, recipe)
     function = load_accuracy(text)
-    place = Path(text.rpartition(":")[0])
-    content = read_bytes(place) if place.is_file() else b""
+    place = text.rpartition(":")[0]
+    # A module's file, where it was not given as one.
+    written = Path(place if place.endswith(".py") else getattr(sys.modules.get(place), "__file__", None) or "")
+    content = read_bytes(written) if written.is_file() else b""
     digest = sha256(text.encode() + content).hexdigest()
     return Source(f"the function {text}", function, digest, None, None, recipe)
+
+
+def _check_classes(space: SearchSpace, images: ImageData, *, may_do_without: bool) -> None:
+    """Raise unless a space's networks tell as many classes apart as the images have."""
+    from lut import UsageError
+
+    classes = space.decode((0,) * len(space.choices)).as_layer().out_channels
+    if classes != len(images.classes):
+        raise UsageError(
+            f"the networks of {space.name} tell {classes} classes apart, and {images.name} has {len(images.classes)}: "
+            f"give other --data{', or --data none' if may_do_without else ''}"
+        )

@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lut import SearchSpace
     from predictors import LatencyPredictor
     from search._commands._phases import Phases
     from search._commands._source import Source
@@ -244,6 +245,8 @@ def rcas(
     from contextlib import redirect_stdout
     from sys import stderr, stdout
 
+    import msgspec
+
     from lut import UsageError
     from profiler._cli._progress import make_console
     from search._commands._common import checked_then, hand_on, open_predictor, training_device
@@ -253,7 +256,7 @@ def rcas(
     from search._rcas import RcasSettings
     from search._rcas_run import run_rcas
     from search._resources import Budgets, NetworkResources
-    from search._run_parts import refuse_finished
+    from search._run_parts import refuse_finished, refuse_folder
 
     budgets = Budgets(ms=budget_ms, parameters=budget_params, madds=budget_madds)
     if not any(True for _ in budgets.given()):
@@ -269,6 +272,15 @@ def rcas(
     wanted = checked_then(then)
     if wanted and predictor is None and table is None:
         raise UsageError("--then exports for a device: give its --predictor or --table")
+    if bound not in ("upper", "predicted"):
+        raise UsageError(f"--bound is upper or predicted, got {bound!r}")
+    if evaluations is not None and not exchange:
+        raise UsageError("--evaluations limits exchanges alone: give --exchange, too, or leave it away")
+    # Without a budget nobody asks for the upper end of an interval.
+    bound = bound if budget_ms is not None else "predicted"
+    measured_first = calibrate if measure_seconds and (predictor or table) is not None else 0
+    if measured_first and bound == "upper":
+        _check_level(level, measured_first)
     console = make_console(stderr=json)
     loaded = None
     if predictor is not None or table is not None:
@@ -284,8 +296,6 @@ def rcas(
         exchange=exchange,
         evaluations=evaluations,
     )
-    # Without a budget nobody asks for the upper end of an interval.
-    bound = bound if budget_ms is not None else "predicted"
     refuse_finished(output, restart=restart)
     with ExitStack() as stack, redirect_stdout(stderr if json else stdout):
         source = open_accuracy(
@@ -306,22 +316,24 @@ def rcas(
         if "onnx" in wanted and source.recipe is None:
             raise UsageError("--then onnx exports a trained network: give --data, and --train-epochs above 0")
         # Mistakes are refused before a minute is spent.
-        resources = NetworkResources(opened, loaded, bound="predicted", level=level)
-        resources.check((0,) * len(opened.choices), budgets)
-        warnings: tuple[str, ...] = ()
-        if loaded is not None:
-            from search._cost import unlike_layers
-
-            warnings = unlike_layers(opened, loaded)
-            if calibrate and measure_seconds:
-                with Phases(console) as phases:
-                    loaded = _calibrated(
-                        resources, budgets, loaded, calibrate, seed, output, restart=restart, phases=phases
-                    )
-        resources = NetworkResources(opened, loaded, bound=bound, level=level)  # type: ignore[arg-type]
-        plan = _plan(
-            resources, budgets, settings, source, images, calibrated=calibrate if measure_seconds else 0, seed=seed
+        warnings = _checked_layers(opened, loaded)
+        resources = NetworkResources(
+            opened,
+            loaded,
+            bound="predicted" if measured_first else bound,  # type: ignore[arg-type]
+            level=level,
         )
+        resources.check((0,) * len(opened.choices), budgets)
+        plan = _plan(resources, budgets, settings, source, images, bound=bound, calibrated=measured_first, seed=seed)
+        if measured_first and loaded is not None:
+            # What the predictor will say is not known before it is calibrated.
+            refuse_folder(plan, output, restart=restart, apart_from=("latencies",))
+            with Phases(console) as phases:
+                loaded = _calibrated(
+                    resources, budgets, loaded, measured_first, seed, output, restart=restart, phases=phases
+                )
+            resources = NetworkResources(opened, loaded, bound=bound, level=level)  # type: ignore[arg-type]
+            plan = msgspec.structs.replace(plan, latencies=_latencies(resources))
         print_rcas_plan(console, plan, resources)
         for line in warnings:
             console.print(f"warning: {line}", style="yellow", markup=False)
@@ -349,6 +361,40 @@ def rcas(
                 tell=shown.reporter(),
             )
     _finish(console, plan, result, resources, output, exported, seconds=time.monotonic() - began, json=json)
+
+
+def _check_level(level: float, networks: int) -> None:
+    """See that so many networks measured whole give intervals of a level."""
+    from lut import UsageError
+    from predictors._interval import least_networks
+
+    if 0 < level < 1 and networks < (need := least_networks(level)):
+        raise UsageError(
+            f"an interval of {level:.0%} needs {need} networks measured whole: give --calibrate {need}, a lower "
+            "--level, or --bound predicted"
+        )
+
+
+def _checked_layers(space: SearchSpace, predictor: LatencyPredictor | None) -> tuple[str, ...]:
+    """Return what is to be said of layers that a predictor knows little of.
+
+    Raises:
+        TableError: layers of some kind were not measured at all; names the command that measures them.
+    """
+    from lut.errors import TableError, UnknownOperatorError
+    from search._cost import unlike_layers
+
+    if predictor is None:
+        return ()
+    try:
+        return unlike_layers(space, predictor)
+    except UnknownOperatorError as error:
+        what = str(error).partition(", so its")[0]
+        setting = predictor.setting
+        raise TableError(
+            f"the predictor's tables lack layers of {space.name}: {what}. Measure them: profile-device --target "
+            f"{setting.target} --batch {setting.batch} --space {space.name}"
+        ) from None
 
 
 def _calibrated(
@@ -390,10 +436,10 @@ def _plan(
     source: Source,
     images: ImageData | None,
     *,
+    bound: str,
     calibrated: int,
     seed: int,
 ) -> RcasPlan:
-    from search._cost import compile_latency, compiled_digest
     from search._rcas_run import RcasPlan
 
     space, predictor = resources.space, resources.predictor
@@ -401,7 +447,7 @@ def _plan(
         space=space.name,
         space_options=dict(getattr(space, "options", {})),
         budgets=budgets,
-        bound=resources.bound,
+        bound=bound,  # type: ignore[arg-type]
         level=resources.level,
         search=settings,
         accuracy=source.text,
@@ -412,10 +458,19 @@ def _plan(
         data=images.name if images is not None else "",
         data_digest=images.digest if images is not None else "",
         tables=() if predictor is None else tuple(table.sha256 for table in predictor.tables),
-        latencies="" if predictor is None else compiled_digest(compile_latency(space, predictor)),
-        calibrated=calibrated if predictor is not None else 0,
+        latencies=_latencies(resources),
+        calibrated=calibrated,
         seed=seed,
     )
+
+
+def _latencies(resources: NetworkResources) -> str:
+    """Return the digest of what the predictor says of the space; empty without one."""
+    from search._cost import compile_latency, compiled_digest
+
+    if resources.predictor is None:
+        return ""
+    return compiled_digest(compile_latency(resources.space, resources.predictor))
 
 
 def _finish(

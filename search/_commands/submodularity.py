@@ -93,9 +93,9 @@ def submodularity(
 
     import msgspec
 
-    from lut.errors import InterruptedRunError
+    from lut.errors import CheckpointError, InterruptedRunError
     from profiler._cli._progress import make_console
-    from search._accuracy import AccuracyCache, Evaluator
+    from search._accuracy import ADVICE, AccuracyCache, Evaluator
     from search._commands._common import training_device
     from search._commands._phases import Phases
     from search._commands._source import default_at_once, open_accuracy, open_images, open_space
@@ -126,9 +126,13 @@ def submodularity(
         cache = None
         if output is not None:
             options = msgspec.json.encode(getattr(opened, "options", {})).decode()
-            cache = stack.enter_context(
-                AccuracyCache.open(output, space=f"{opened.name} {options}", function=source.digest)
-            )
+            try:
+                cache = stack.enter_context(
+                    AccuracyCache.open(output, space=f"{opened.name} {options}", function=source.digest)
+                )
+            except CheckpointError as error:
+                # There is no --restart here.
+                raise CheckpointError(str(error).replace(ADVICE, "give another --output")) from None
         phases = stack.enter_context(Phases(console))
         phases.phase("Evaluating")
         evaluate = Evaluator(
@@ -165,32 +169,35 @@ def _print(console: Console, found: Submodularity) -> None:
         return "" if value is None else f"{value:.0%}"
 
     grid = Table(box=None, pad_edge=False)
-    for name in ("blocks", "mean", "± (95 %)", "increment", "gained more than on the smaller", "lost"):
-        grid.add_column(name, justify="right")
     points = all(0 <= step.mean <= 1 for step in found.steps)
+    unit = " points" if points else ""
+    scale = 100 if points else 1
+    for name in ("blocks", "mean", f"±{unit} (95 %)", f"gained{unit}", "gained more than with one less", "lost"):
+        grid.add_column(name, justify="right")
     for step in found.steps:
-        increment = "" if step.increment is None else f"{100 * step.increment if points else step.increment:+.2f}"
-        error = 1.96 * step.standard_error
         grid.add_row(
             str(step.blocks),
             show_value(step.mean),
-            f"{100 * error if points else error:.2f}",
-            increment,
+            f"{scale * 1.96 * step.standard_error:.3g}",
+            "" if step.increment is None else f"{scale * step.increment:+.3g}",
             share(step.diminishing_broken),
             share(step.monotone_broken),
         )
     console.print(grid)
-    unit = " points" if points else ""
-    scale = 100 if points else 1
+    networks = "network" if found.networks == 1 else "networks"
     console.print(
-        f"\n{found.networks} random networks, {found.evaluated} different ones evaluated; the means' increments "
+        f"\n{found.networks} random {networks}, {found.evaluated} different ones evaluated; the means' gains "
         f"{'fall' if found.mean_increments_fall else 'do not always fall'}"
     )
     console.print(
-        f"diminishing returns broken in [bold]{found.diminishing_broken:.1%}[/] of {found.triples} triples, by "
-        f"{scale * found.mean_excess:.2f}{unit} on average (noise on a plain sum: 50 %)"
+        f"diminishing returns broken in [bold]{found.diminishing_broken:.1%}[/] of {found.triples} triples"
+        f"{_by(scale * found.mean_excess, unit)} (noise on a plain sum: 50 %)"
     )
     console.print(
-        f"monotonicity broken in [bold]{found.monotone_broken:.1%}[/] of {found.additions} additions, by "
-        f"{scale * found.mean_loss:.2f}{unit} on average"
+        f"monotonicity broken in [bold]{found.monotone_broken:.1%}[/] of {found.additions} additions"
+        f"{_by(scale * found.mean_loss, unit)}"
     )
+
+
+def _by(mean: float, unit: str) -> str:
+    return f", there by {mean:.3g}{unit} on average" if mean else ""
