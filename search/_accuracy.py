@@ -328,8 +328,8 @@ def load_accuracy(text: str, *, option: str = "--accuracy") -> Accuracy:
 
 
 def evaluation_error(name: str, why: str) -> SearchError:
-    """Return the error of a network that could not be evaluated; ``why``: ``TypeName: message``."""
-    return SearchError(f"the accuracy of network {name!r} could not be evaluated: {why}")
+    """Return the error of a network that could not be evaluated; ``why``: ``TypeName: message``, told in one line."""
+    return SearchError(f"the accuracy of network {name!r} could not be evaluated: {' '.join(why.split())}")
 
 
 class _Called(NamedTuple):

@@ -167,9 +167,7 @@ def compile_latency(space: SearchSpace, predictor: LatencyPredictor) -> Compiled
     try:
         return predictor.compile(space)
     except UnknownOperatorError as error:
-        what = str(error).partition(". Measure it")[0]
-        command = _command(space, predictor.setting)
-        raise TableError(f"the predictor's tables lack layers of the space: {what}. Measure them: {command}") from None
+        raise _lacking(space, predictor, error) from None
 
 
 def compiled_digest(compiled: CompiledLatency) -> str:
@@ -188,7 +186,10 @@ def unlike_layers(space: SearchSpace, predictor: LatencyPredictor) -> tuple[str,
         TableError: layers of some kind were not measured at all; names them, and the command that measures them.
     """
     layers = layers_of(space)
-    predictor.contributions(layers)
+    try:
+        predictor.contributions(layers)
+    except UnknownOperatorError as error:
+        raise _lacking(space, predictor, error) from None
     known = [(layer, predictor.predict_layer(layer)) for layer in layers]
     lacking = [layer for layer, part in known if part.outside == (NO_SUCH_KIND,)]
     if lacking:
@@ -204,6 +205,14 @@ def unlike_layers(space: SearchSpace, predictor: LatencyPredictor) -> tuple[str,
     layer, why = outside[0]
     text = f"{len(outside)} of the space's {len(layers)} layers lie outside what was measured, such as {layer}: "
     return (text + "; ".join(why),)
+
+
+def _lacking(space: SearchSpace, predictor: LatencyPredictor, error: UnknownOperatorError) -> TableError:
+    what = str(error).partition(". Measure it")[0].partition(", so its")[0]
+    return TableError(
+        f"the predictor's tables lack layers of {space.name}: {what}. Measure them: "
+        f"{_command(space, predictor.setting)}"
+    )
 
 
 def _command(space: SearchSpace, setting: Setting) -> str:

@@ -15,13 +15,15 @@ from typing import Generic, NamedTuple, TypeAlias, TypeVar
 from lut import UsageError
 from lut.errors import SearchError
 
-__all__ = ["UNIFORM", "Budget", "GreedyPath", "GreedyStep", "SetProblem", "cost_effective_greedy"]
+__all__ = ["ROUNDING", "UNIFORM", "Budget", "GreedyPath", "GreedyStep", "SetProblem", "cost_effective_greedy"]
 
 E = TypeVar("E", bound=Hashable)
 # The rule that looks at gains alone (RCAS: UC).
 UNIFORM = "uniform"
 # What an element costs at least where a ratio divides by it and nothing else was said.
 LEAST_COST = 1e-12
+# Differences of values that are rounding alone.
+ROUNDING = 1e-12
 
 SetCost: TypeAlias = Callable[[frozenset[E]], float]
 
@@ -217,8 +219,8 @@ def _next_step(
             for other in alike[keys[element]]:
                 if other in bounds:
                     revisited += 1
-                    exceeded += gain > bounds[other]
-                    excess = max(excess, gain - bounds[other])
+                    exceeded += gain > bounds[other] + ROUNDING
+                    excess = max(excess, gain - bounds[other]) if gain > bounds[other] + ROUNDING else excess
                 bounds[other] = fresh[other] = gain
     bigger = candidates[best]
     return GreedyStep(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from math import prod
+from math import inf, prod
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -68,6 +68,8 @@ class RcasSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise UsageError(f"at_once must be at least 1, got {self.at_once}")
         if self.evaluations is not None and self.evaluations < 1:
             raise UsageError(f"evaluations must be at least 1, got {self.evaluations}")
+        if self.evaluations is not None and not self.exchange:
+            raise UsageError("evaluations limit an exchange, and none was asked for: a path is always searched whole")
 
 
 class RcasStep(msgspec.Struct, frozen=True):
@@ -337,21 +339,26 @@ def _exchanged(
     step. The first one that is better is taken, or the best of ``at_once`` where several are evaluated together.
     """
     first = _first_gains(resources, values)
+    most = inf if settings.evaluations is None else settings.evaluations
+
+    def left() -> int:
+        return int(min(max(most - len(values), 0), settings.at_once))
+
     now = start
     yield now
     # Each round takes a better network, of which there are finitely many.
     while True:
         better: RcasStep | None = None
-        tried = values.keys()
+        here = resources.canonical(now.vector)
         fitting = (
             vector
-            for vector in _neighbours(resources.space, resources.canonical(now.vector), first, resources.canonical)
-            if resources.fits(vector, budgets)
+            for vector in _neighbours(resources.space, here, first, resources.canonical)
+            # What is known costs nothing; whether it fits is only asked of what may be evaluated.
+            if (vector in values or left() > 0) and resources.fits(vector, budgets)
         )
         while several := tuple(itertools.islice(fitting, settings.at_once)):
-            left = len(several) if settings.evaluations is None else max(0, settings.evaluations - len(values))
-            new = [vector for vector in several if vector not in tried]
-            asked = [vector for vector in several if vector in tried or vector in new[:left]]
+            new = [vector for vector in several if vector not in values]
+            asked = [vector for vector in several if vector in values or vector in new[: left()]]
             if not asked:
                 continue
             found = dict(zip(asked, value(asked), strict=True))
@@ -360,7 +367,7 @@ def _exchanged(
                 choices = resources.space.choices
                 changed = {
                     decision.name: decision.options[new]
-                    for decision, old, new in zip(choices, resources.canonical(now.vector), best, strict=True)
+                    for decision, old, new in zip(choices, here, best, strict=True)
                     if old != new
                 }
                 gain = found[best] - now.value

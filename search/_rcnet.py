@@ -133,7 +133,7 @@ class RCNet:
         )
 
     def decode(self, vector: Sequence[int]) -> Network:
-        """Return the network that takes option ``vector[i]`` of decision ``i``.
+        """Return the network that takes option ``vector[i]`` of decision ``i``; its name says the types stage by stage.
 
         Raises:
             UsageError: the vector's length or one of its indices does not fit.
@@ -144,7 +144,9 @@ class RCNet:
         for index, decision in zip(vector, choices, strict=True):
             if not 0 <= index < len(decision.options):
                 raise UsageError(f"{decision.name} has {len(decision.options)} options, got index {index}")
-        return self.network([decision.options[i] for i, decision in zip(vector, choices, strict=True)], self.name)
+        types = [decision.options[i] for i, decision in zip(vector, choices, strict=True)]
+        stages = ["".join(map(str, types[i : i + self.positions])) for i in range(0, len(types), self.positions)]
+        return self.network(types, f"{self.name} {'/'.join(stages)}")
 
     def network(self, types: Sequence[int], name: str) -> Network:
         """Return the network whose positions hold these types, one after another; 0: nothing.

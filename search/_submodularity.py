@@ -16,6 +16,7 @@ from statistics import fmean, stdev
 import msgspec
 
 from lut import Network, UsageError
+from search._greedy import ROUNDING
 from search._resources import NetworkResources
 
 __all__ = ["GrowthStep", "Submodularity", "measure_submodularity"]
@@ -145,16 +146,12 @@ def measure_submodularity(
         networks,
         len(all_excess),
         _share(all_excess, above=True),
-        _mean([value for value in all_excess if value > NOTHING]),
+        _mean([value for value in all_excess if value > ROUNDING]),
         len(all_rises),
         _share(all_rises, above=False),
-        _mean([-value for value in all_rises if value < -NOTHING]),
+        _mean([-value for value in all_rises if value < -ROUNDING]),
         len(wanted),
     )
-
-
-# Differences of accuracies that are rounding alone.
-NOTHING = 1e-12
 
 
 def _with(vector: Sequence[int], block: tuple[int, int]) -> tuple[int, ...]:
@@ -164,7 +161,7 @@ def _with(vector: Sequence[int], block: tuple[int, int]) -> tuple[int, ...]:
 
 
 def _share(values: Sequence[float], *, above: bool) -> float:
-    return fmean(value > NOTHING if above else value < -NOTHING for value in values)
+    return fmean(value > ROUNDING if above else value < -ROUNDING for value in values)
 
 
 def _mean(values: Sequence[float]) -> float:

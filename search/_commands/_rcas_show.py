@@ -65,7 +65,7 @@ class RcasPhases:
         done = self._rules.index(rule) if rule in self._rules else len(self._rules)
         self._share = min((done + max(0.0, min(1.0, max(used)))) / len(self._rules), 1.0)
         blocks = sum(index > 0 for index in step.vector)
-        self._text = f"{rule}, {blocks} blocks, {show_value(step.value)}"
+        self._text = f"{rule}, {_counted(blocks, 'block')}, {show_value(step.value)}"
 
     def _evaluated(self, now: Any) -> None:
         if self._searching_since is None:

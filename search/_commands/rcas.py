@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from random import Random
+
     from rich.console import Console
 
     from lut import SearchSpace
@@ -26,6 +28,7 @@ __all__ = ["rcas"]
 WHAT = "What is searched"
 HOW = "How it is searched"
 DATA = "Data and training"
+MOST_DRAWS = 20
 
 
 def rcas(
@@ -381,20 +384,11 @@ def _checked_layers(space: SearchSpace, predictor: LatencyPredictor | None) -> t
     Raises:
         TableError: layers of some kind were not measured at all; names the command that measures them.
     """
-    from lut.errors import TableError, UnknownOperatorError
     from search._cost import unlike_layers
 
     if predictor is None:
         return ()
-    try:
-        return unlike_layers(space, predictor)
-    except UnknownOperatorError as error:
-        what = str(error).partition(", so its")[0]
-        setting = predictor.setting
-        raise TableError(
-            f"the predictor's tables lack layers of {space.name}: {what}. Measure them: profile-device --target "
-            f"{setting.target} --batch {setting.batch} --space {space.name}"
-        ) from None
+    return unlike_layers(space, predictor)
 
 
 def _calibrated(
@@ -416,6 +410,17 @@ def _calibrated(
     path = output / "calibration.json"
     if restart:
         path.unlink(missing_ok=True)
+    drawn: set[tuple[int, ...]] = set()
+
+    def sample(rng: Random) -> tuple[int, ...]:
+        # A network counts once, and tight budgets leave few: each is drawn anew a few times if it was there before.
+        for _ in range(MOST_DRAWS):
+            vector = sample_within(resources, budgets, rng)
+            if resources.canonical(vector) not in drawn:
+                break
+        drawn.add(resources.canonical(vector))
+        return vector
+
     phases.phase("Measuring networks of the space")
     return calibrated(
         resources.space,
@@ -423,7 +428,7 @@ def _calibrated(
         count=count,
         seconds=CALIBRATION_S,
         seed=seed,
-        sample=lambda rng: sample_within(resources, budgets, rng),
+        sample=sample,
         path=path,
         progress=phases.reporter().measure,
     )

@@ -172,7 +172,7 @@ def _print(console: Console, found: Submodularity) -> None:
     points = all(0 <= step.mean <= 1 for step in found.steps)
     unit = " points" if points else ""
     scale = 100 if points else 1
-    for name in ("blocks", "mean", f"±{unit} (95 %)", f"gained{unit}", "gained more than with one less", "lost"):
+    for name in ("blocks", "mean", f"±{unit} (95 %)", f"gained{unit}", "gain rose", "lost"):
         grid.add_column(name, justify="right")
     for step in found.steps:
         grid.add_row(
@@ -200,4 +200,4 @@ def _print(console: Console, found: Submodularity) -> None:
 
 
 def _by(mean: float, unit: str) -> str:
-    return f", there by {mean:.3g}{unit} on average" if mean else ""
+    return f", by {mean:.3g}{unit} on average" if mean else ""
