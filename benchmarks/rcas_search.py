@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from hashlib import sha256
 from math import sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,6 +103,20 @@ def measured_table(work: Path, seconds: float) -> LatencyTable:
     return LatencyTable.load(path)
 
 
+def claim(work: Path, table: LatencyTable) -> None:
+    """See that what a work folder keeps is of this scale and table.
+
+    Raises:
+        SystemExit: it is of others.
+    """
+    scale = [WIDTH, POSITIONS, REFERENCE, POOL, HELD_OUT, TEST, SEARCH_EPOCHS, EPOCHS, BATCH, LR, TAIL]
+    mine = msgspec.json.encode({"scale": scale, "table": sha256(table.to_json()).hexdigest()})
+    stamp = work / "stamp.json"
+    if stamp.exists() and read_bytes(stamp) != mine:
+        raise SystemExit(f"{work} keeps what was done at another scale or by another table: give another --work")
+    write_atomically(stamp, mine)
+
+
 def recipe() -> Recipe:
     """Return the recipe of the trainings at the end: the paper's steps of the learning rate, in fewer epochs."""
     return rcas_recipe(EPOCHS, BATCH, lr=LR, milestones=(0.3, 0.6, 0.9), channels_last=True)
@@ -136,9 +151,8 @@ def random_tail(given: Given, latency: Found, seed: int, *, more: int) -> Networ
                     changed = [*vector[:d], option, *vector[d + 1 :]]
                     if i >= TAIL or resources.fits(changed, Budgets(ms=given.budget_ms)):
                         bigger.append(changed)
-        if not bigger:
-            break
-        vector = rng.choice(bigger)
+        if bigger:
+            vector = rng.choice(bigger)
     return resources.network(vector)
 
 
@@ -199,6 +213,8 @@ def main() -> None:
     options.add_argument("--profile-seconds", type=float, default=150.0)
     options.add_argument("--measure-seconds", type=float, default=180.0)
     given = options.parse_args()
+    if given.seeds < 2:
+        raise SystemExit("a spread needs two seeds at least: --seeds 2")
     given.work.mkdir(parents=True, exist_ok=True)
     table = measured_table(given.work, given.profile_seconds)
     predictor = LatencyPredictor.fit(table, sources=["table.json"])
@@ -210,6 +226,7 @@ def main() -> None:
     )
     if given.measure_only:
         return
+    claim(given.work, table)
     torch.set_num_threads(1)
     found: list[Found] = []
     for seed in range(given.seeds) if given.only is None else [given.only]:
@@ -258,7 +275,10 @@ def report(shared: Given, found: Sequence[Found], seconds: float, results: Path,
     groups = [[100 * run.accuracy for run in runs] for runs in by_arm.values()]
     spread = sqrt(statistics.fmean(statistics.variance(group) for group in groups))
     least = float(t.ppf(0.5 + LEVEL / 2, sum(len(g) - 1 for g in groups))) * spread * sqrt(2 / seeds)
-    print(f"the smallest difference of two arms' means that {seeds} seeds can show: {least:.2f} points")
+    print(
+        f"the smallest difference of two given arms' means that {seeds} seeds can show (t, 95 %, unpaired): "
+        f"{least:.2f} points"
+    )
     searches = [run for run in found if run.evaluated]
     revisited, exceeded = sum(r.revisited for r in searches), sum(r.exceeded for r in searches)
     print(

@@ -52,8 +52,8 @@ def calibrated(
         seconds: of measuring.
         seed: of the networks and the session.
         sample: gives a random vector of the space; by default ``space.sample``.
-        path: a file that keeps the latencies; where it holds those of the same predictor, space and seed, nothing is
-            measured again.
+        path: a file that keeps the latencies; where it holds those of the same networks, predictor and seed, nothing
+            is measured again.
         progress: told where the session stands.
 
     Raises:
@@ -63,11 +63,11 @@ def calibrated(
     if count < LEAST_NETWORKS:
         raise UsageError(f"a calibration is on at least {LEAST_NETWORKS} networks, got {count}")
     latencies = compiled_digest(compile_latency(space, predictor))
-    kept = _load(path, latencies, seed, count)
+    rng = random.Random(f"{seed}-calibration")  # noqa: S311 - a sample, no secret
+    draw = space.sample if sample is None else sample
+    vectors = tuple(tuple(draw(rng)) for _ in range(count))
+    kept = _load(path, latencies, seed, vectors)
     if kept is None:
-        rng = random.Random(f"{seed}-calibration")  # noqa: S311 - a sample, no secret
-        draw = space.sample if sample is None else sample
-        vectors = tuple(tuple(draw(rng)) for _ in range(count))
         networks = [Network(f"{space.name} {i}", space.decode(v).layers) for i, v in enumerate(vectors, start=1)]
         compared = compare_networks(
             networks,
@@ -84,12 +84,12 @@ def calibrated(
     return predictor.recalibrated((space.decode(v), ms) for v, ms in zip(kept.vectors, kept.ms, strict=True))
 
 
-def _load(path: Path | None, latencies: str, seed: int, count: int) -> _Kept | None:
+def _load(path: Path | None, latencies: str, seed: int, vectors: tuple[tuple[int, ...], ...]) -> _Kept | None:
     if path is None or not path.exists():
         return None
     try:
         kept = msgspec.json.decode(read_bytes(path), type=_Kept)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    same = kept.latencies == latencies and kept.seed == seed and len(kept.vectors) == len(kept.ms) == count
+    same = (kept.latencies, kept.seed, kept.vectors) == (latencies, seed, vectors) and len(kept.ms) == len(vectors)
     return kept if same else None

@@ -85,7 +85,7 @@ class GreedyStep(NamedTuple, Generic[E]):
         candidates: elements that fitted.
         evaluated: different sets whose value was asked for in this step.
         plain: of how many it would have been asked for without laziness.
-        revisited: elements whose gain was known from an earlier step and was taken anew.
+        revisited: sets that were evaluated for elements whose gain was known from an earlier step.
         exceeded: those among them whose gain had grown, against diminishing returns; ``excess``: by how much at most.
     """
 
@@ -104,10 +104,14 @@ class GreedyStep(NamedTuple, Generic[E]):
 
 
 class GreedyPath(NamedTuple, Generic[E]):
-    """A greedy search's course, from the start to where nothing more fits: the accuracy/cost curve."""
+    """A greedy search's course, from the start to where nothing more fits: the accuracy/cost curve.
+
+    ``refused``: the step that was not taken any more where the search stops without gain.
+    """
 
     rule: str
     steps: tuple[GreedyStep[E], ...]
+    refused: GreedyStep[E] | None = None
 
     @property
     def last(self) -> GreedyStep[E]:
@@ -115,14 +119,19 @@ class GreedyPath(NamedTuple, Generic[E]):
         return self.steps[-1]
 
     @property
+    def looked_at(self) -> tuple[GreedyStep[E], ...]:
+        """All steps, the one that was refused included."""
+        return self.steps if self.refused is None else (*self.steps, self.refused)
+
+    @property
     def evaluated(self) -> int:
         """Sets whose value was asked for."""
-        return sum(step.evaluated for step in self.steps)
+        return sum(step.evaluated for step in self.looked_at)
 
     @property
     def saved(self) -> int:
         """Sets of which laziness did not ask the value, and a plain greedy search along this path would have."""
-        return sum(step.plain - step.evaluated for step in self.steps)
+        return sum(step.plain - step.evaluated for step in self.looked_at)
 
 
 def cost_effective_greedy(
@@ -172,8 +181,10 @@ def cost_effective_greedy(
     bounds: dict[E, float] = {}
     for _ in problem.elements:
         found = _next_step(problem, rule, steps[-1], bounds, at_once=at_once if lazy else None)
-        if found is None or (stop_without_gain and found.gain <= 0):
+        if found is None:
             break
+        if stop_without_gain and found.gain <= 0:
+            return GreedyPath(rule, tuple(steps), found)
         steps.append(found)
         told(found)
     return GreedyPath(rule, tuple(steps))
@@ -202,7 +213,7 @@ def _next_step(
 
     def order(element: E) -> tuple[bool, float]:
         gain = bounds.get(element, inf)
-        return gain > 0, gain / max(added[element], floor) if rule != UNIFORM and gain > 0 else gain
+        return gain > 0, gain / max(added[element], floor, LEAST_COST) if rule != UNIFORM and gain > 0 else gain
 
     # Each round evaluates something, so there are no more of them than candidates.
     for _ in range(len(candidates) + 1):
@@ -216,11 +227,14 @@ def _next_step(
             evaluated += 1
             values[keys[element]] = value
             gain = value - now.value
+            known = [bounds[other] for other in alike[keys[element]] if other in bounds]
+            if known:
+                # One set is one gain, of however many elements that come to the same.
+                revisited += 1
+                if gain > min(known) + ROUNDING:
+                    exceeded += 1
+                    excess = max(excess, gain - min(known))
             for other in alike[keys[element]]:
-                if other in bounds:
-                    revisited += 1
-                    exceeded += gain > bounds[other] + ROUNDING
-                    excess = max(excess, gain - bounds[other]) if gain > bounds[other] + ROUNDING else excess
                 bounds[other] = fresh[other] = gain
     bigger = candidates[best]
     return GreedyStep(

@@ -43,8 +43,9 @@ class RcasSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         lazy: evaluate no more than submodularity would allow.
         at_once: networks on top of the order that a lazy search evaluates together.
         stop_without_gain: stop a path where nothing gains any more; the paper goes on until nothing fits.
-        exchange: afterwards change one, two or three decisions of the best network at a time as long as that improves
-            it. Not in the paper.
+        exchange: afterwards go on from the best network that was evaluated, and change one, two or three decisions at
+            a time as long as that improves it; three where there are no more than 200,000 such networks. Not in the
+            paper.
         evaluations: networks evaluated in all, beyond which no exchange is tried.
 
     Raises:
@@ -83,8 +84,8 @@ class RcasStep(msgspec.Struct, frozen=True):
         parameters: see :class:`Resources`, as ``madds``, ``ms`` and ``bound_ms``.
         candidates: blocks that fitted.
         evaluated: networks whose value was asked for in this step; ``plain``: how many without laziness.
-        revisited: gains that were known from an earlier step and taken anew; ``exceeded``: how many of them had grown,
-            and ``excess``: by how much at most.
+        revisited: networks evaluated for gains that were known from an earlier step; ``exceeded``: how many of them
+            had grown, and ``excess``: by how much at most.
     """
 
     changed: dict[str, int]
@@ -204,6 +205,7 @@ def search_rcas(
 
     problem = _problem(resources, budgets, start, value)
     paths: list[RcasPath] = []
+    refused: list[RcasStep] = []
     plain: set[tuple[int, ...]] = set()
     for rule in rules:
         steps: list[RcasStep] = []
@@ -222,14 +224,16 @@ def search_rcas(
         )
         plain |= _asked_without_laziness(resources, budgets, path)
         paths.append(RcasPath(rule, tuple(steps)))
+        if path.refused is not None:
+            refused.append(_step(resources, path.refused))
     greedy = set(values)
     best = max(paths, key=lambda path: path.last.value)
     if settings.exchange:
-        moved = tuple(_exchanged(resources, budgets, settings, best.last, value, values, told))
-        if len(moved) > 1:
+        moved = tuple(_exchanged(resources, budgets, settings, _best_evaluated(resources, values), value, values, told))
+        if moved[-1].value > best.last.value:
             best = RcasPath(EXCHANGE, moved)
             paths.append(best)
-    every = [step for path in paths for step in path.steps]
+    every = [*(step for path in paths for step in path.steps), *refused]
     return RcasResult(
         vector=resources.canonical(best.last.vector),
         network=resources.network(best.last.vector),
@@ -286,6 +290,12 @@ def _vector(start: Sequence[int], blocks: Iterable[Block]) -> tuple[int, ...]:
     for decision, index in blocks:
         found[decision] = index
     return tuple(found)
+
+
+def _best_evaluated(resources: NetworkResources, values: Mapping[tuple[int, ...], float]) -> RcasStep:
+    """Return the best of all networks that were evaluated, each of which is within the budgets."""
+    vector = max(values, key=values.__getitem__)
+    return RcasStep({}, vector, values[vector], 0.0, 0.0, **resources.of(vector)._asdict())
 
 
 def _step(resources: NetworkResources, step: GreedyStep[Block]) -> RcasStep:

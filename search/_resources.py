@@ -150,8 +150,14 @@ class NetworkResources:
 
         Raises:
             BudgetError: it is beyond a budget; the message says of which and by how much.
-            UsageError: a budget of ms, and no predictor.
+            UsageError: a budget of ms, and no predictor; or a decision of the space is about widths or depths.
         """
+        for decision in self.space.choices:
+            if decision.kind != "operator" and len(decision.options) > 1:
+                raise UsageError(
+                    f"RCAS adds blocks where there were none, and {decision.name} of {self.space.name} is a "
+                    f"{decision.kind}: take another space"
+                )
         if budgets.ms is not None and self.predictor is None:
             raise UsageError("a budget of ms needs a predictor")
         found = self.of(vector)
@@ -178,7 +184,7 @@ def sample_within(resources: NetworkResources, budgets: Budgets, rng: random.Ran
     vector = [0] * len(choices)
     free = [d for d, decision in enumerate(choices) if len(decision.options) > 1]
     rng.shuffle(free)
-    most = rng.randint(1, len(free))
+    most = rng.randint(1, max(len(free), 1))
     for d in free[:most]:
         vector[d] = rng.randrange(1, len(choices[d].options))
         if not resources.fits(vector, budgets):

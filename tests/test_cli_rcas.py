@@ -415,7 +415,7 @@ def test_networks_are_trained_measured_and_handed_on(
     # First the device is tried, and then both are measured in turns.
     assert [[network.name for network in networks] for networks in seen] == [
         ["MobileNetV2"],
-        ["MobileNetV2", "rcnet-cifar"],
+        ["MobileNetV2", load_network(run / "network.json").name],
     ]
     network = load_network(run / "network.json")
     module = load_weights(run / "weights.safetensors", network).eval()
@@ -445,7 +445,7 @@ def test_networks_that_were_not_trained_are_handed_on_to_be_timed(
     # A phone takes one image at a time.
     ((networks, folder, options),) = bundles
     assert folder == run / "bundle"
-    assert [network.name for network in networks] == ["rcnet-cifar", "MobileNetV2"]
+    assert [network.name for network in networks] == [load_network(run / "network.json").name, "MobileNetV2"]
     assert options["batch"] == 1
 
 
@@ -669,9 +669,17 @@ BUDGET = ("--budget-params", "0.5e6")
             2,
             "give other --data, or --data none",
         ),
-        ((*BUDGET, "--data", "digits", "--set", "colour=red"), 2, "--set is NAME=VALUE, got 'colour=red'; names: "),
-        ((*BUDGET, "--data", "digits", "--set", "search.lr=-1"), 2, "lr must be between"),
-        ((*BUDGET, "--data", "digits", "--set", "training.epochs=many"), 2, "--set: Expected `int`"),
+        ((*BUDGET, "--data", "digits", "--set", "colour=red"), 2, "--set is for trainings, and nothing is trained"),
+        ((*BUDGET, "--data", "digits", "--accuracy", "train", "--set", "search.lr=-1"), 2, "lr must be between"),
+        (
+            (*BUDGET, "--data", "digits", "--train-epochs", "1", "--set", "training.epochs=many"),
+            2,
+            "--set: Expected `int`",
+        ),
+        ((*BUDGET, "--data", "digits", "--train-epochs", "1", "--set", "search.lr=1"), 2, "names: training.epochs"),
+        ((*BUDGET, "--held-out", "5"), 2, "--held-out is for --accuracy train"),
+        ((*BUDGET, "--search-epochs", "5"), 2, "--search-epochs is for --accuracy train"),
+        ((*BUDGET, "--data", "digits", "--accuracy", "train", "--exchange"), 2, "say with --evaluations"),
         ((*BUDGET, "--data", "mnist"), 2, "mnist"),
         ((*BUDGET, "--data", "digits", "--accuracy", "train", "--held-out", "500"), 2, "500 are to be held out"),
         ((*BUDGET, "--device", "nosuch"), 2, "--device nosuch"),

@@ -92,7 +92,7 @@ def hand_on(
     network: Network,
     base: Network,
     weights: Path,
-    predictor: LatencyPredictor,
+    predictor: LatencyPredictor | None,
     output: Path,
     phases: Phases,
 ) -> dict[str, str]:
@@ -105,7 +105,8 @@ def hand_on(
     from search._trainable import load_weights
 
     written = {}
-    batch = predictor.setting.batch
+    setting = None if predictor is None else predictor.setting
+    batch = 1 if setting is None else setting.batch
     for word in wanted:
         phases.phase(f"Exporting ({word})")
         module = load_weights(weights, network) if weights.exists() else None
@@ -115,7 +116,7 @@ def hand_on(
             written["onnx"] = str(export_trained(network, module, to="onnx", path=output / "network.onnx", batch=batch))
             continue
         # A phone takes one image at a time, whatever the search's device takes.
-        images = batch if predictor.setting.target == "coreml" else 1
+        images = batch if setting is not None and setting.target == "coreml" else 1
         if module is not None:
             path = output / "network.mlpackage"
             written["coreml"] = str(export_trained(network, module, to="coreml", path=path, batch=images))

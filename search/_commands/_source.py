@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from search._data import ImageData
     from search._recipe import Recipe
 
-__all__ = ["Source", "default_at_once", "open_accuracy", "open_images", "open_space"]
+__all__ = ["AT_ONCE", "Source", "open_accuracy", "open_images", "open_space", "workers_for"]
+
+# RCAS's images of each class that networks are judged by.
+HELD_OUT = 10
+# Trainings of a lazy search that are asked for together: fixed, since what is found depends on it.
+AT_ONCE = 2
 
 
 class Source(NamedTuple):
@@ -56,18 +61,26 @@ def open_space(name: str, types: str | None, images: ImageData | None) -> Search
     fitting = images is not None and opened.image_size == 32
     classes = len(images.classes) if images is not None and fitting else opened.classes
     try:
-        return RCNet(opened.skeleton, types=chosen, classes=classes)
+        return RCNet(
+            opened.skeleton,
+            positions=opened.positions,
+            types=chosen,
+            initial=opened.initial,
+            width=opened.width,
+            classes=classes,
+        )
     except UsageError as error:
         raise UsageError(f"--types {types}: {error}") from None
 
 
-def default_at_once(devices: tuple[str, ...]) -> int:
-    """Return how many networks to train side by side: one a core, or one a GPU."""
+def workers_for(devices: tuple[str, ...], at_once: int) -> int:
+    """Return how many networks to train side by side: one a core, or one a GPU, and as many as are asked together."""
     import os
 
     if devices[0].startswith("cpu"):
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return len(devices)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(cores, at_once)
+    return max(len(devices), at_once)
 
 
 def open_accuracy(
@@ -75,13 +88,13 @@ def open_accuracy(
     images: ImageData | None,
     space: SearchSpace,
     *,
-    held_out: int,
+    held_out: int | None,
     search_epochs: int | None,
     train_epochs: int | None,
     batch_size: int | None,
     changes: list[str],
     devices: tuple[str, ...],
-    at_once: int,
+    workers: int,
     seed: int,
 ) -> Source:
     """Return the set function, with the digest of what it depends on, and the recipe of the trainings at the end."""
@@ -108,22 +121,32 @@ def open_accuracy(
         ):
             if given:
                 raise UsageError(f"{option} needs images to train on: give --data")
+    if text != "train":
+        for option, given in (("--held-out", held_out), ("--search-epochs", search_epochs)):
+            if given is not None:
+                raise UsageError(f"{option} is for --accuracy train, and accuracies are from {text}")
     trains = images is not None and trainable and train_epochs != 0
     judged = recipe = None
     if images is not None:
         judged, recipe = rcas_preset(
             images, search_epochs=search_epochs, train_epochs=train_epochs or None, batch_size=batch_size
         )
-        changed = changed_by_name({"search": judged, "training": recipe}, changes)
-        judged, recipe = changed["search"], changed["training"]
+        parts = {"search": judged} if text == "train" else {}
+        if trains:
+            parts["training"] = recipe
+        if changes and not parts:
+            raise UsageError("--set is for trainings, and nothing is trained")
+        changed = changed_by_name(parts, changes)
+        judged, recipe = changed.get("search", judged), changed.get("training", recipe)
         if trains or text == "train":
             _check_classes(space, images, may_do_without=text != "train")
     recipe = recipe if trains else None
     if text == "train":
         assert images is not None
         assert judged is not None
-        trained = EarlyStopped(images, judged, seed=seed, held_out=held_out, at_once=at_once, devices=devices)
-        return Source("trainings of a few epochs", trained, trained.digest, held_out, judged, recipe)
+        held = HELD_OUT if held_out is None else held_out
+        trained = EarlyStopped(images, judged, seed=seed, held_out=held, at_once=workers, devices=devices)
+        return Source("trainings of a few epochs", trained, trained.digest, held, judged, recipe)
     kind, _, file = text.partition(":")
     if not file:
         raise UsageError(f"--accuracy is train, table:FILE or FILE.py:NAME, got {text!r}")
@@ -132,14 +155,16 @@ def open_accuracy(
             raise UsageError(f"--accuracy table:FILE is for nas-bench-macro, not for {space.name}: give FILE.py:NAME")
         known = load_accuracies(file)
         digest = sha256(read_bytes(file)).hexdigest()
-        return Source(f"the table {file}", lambda network: known[network.name], digest, None, None, recipe)
+        return Source(f"the table {Path(file).name}", lambda network: known[network.name], digest, None, None, recipe)
     function = load_accuracy(text)
     place = text.rpartition(":")[0]
     # A module's file, where it was not given as one.
     written = Path(place if place.endswith(".py") else getattr(sys.modules.get(place), "__file__", None) or "")
     content = read_bytes(written) if written.is_file() else b""
-    digest = sha256(text.encode() + content).hexdigest()
-    return Source(f"the function {text}", function, digest, None, None, recipe)
+    name = text.rpartition(":")[2]
+    # By content: the same function is the same by whatever path it was named.
+    digest = sha256(name.encode() + b"\0" + (content or place.encode())).hexdigest()
+    return Source(f"the function {name} of {Path(place).name}", function, digest, None, None, recipe)
 
 
 def _check_classes(space: SearchSpace, images: ImageData, *, may_do_without: bool) -> None:

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from random import Random
-
     from rich.console import Console
 
     from lut import SearchSpace
@@ -89,7 +87,8 @@ def rcas(
         bool,
         typer.Option(
             "--exchange",
-            help="Afterwards change up to three blocks at a time as long as that helps. Not in the paper.",
+            help="Afterwards change up to three blocks at a time (two in a space as large as RCNet's) as long as that "
+            "helps. Not in the paper. With trainings --evaluations must say where to end.",
             rich_help_panel=HOW,
         ),
     ] = False,
@@ -102,7 +101,8 @@ def rcas(
         typer.Option(
             "--at-once",
             min=1,
-            help="Networks to evaluate side by side. Default: one a core or GPU where they are trained, else 1.",
+            help="Blocks on top of the order that are evaluated together: more waste some evaluations. Default: 2 "
+            "where they are trained, else 1. As many are trained side by side, at least one a core or GPU.",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -153,14 +153,14 @@ def rcas(
         int | None, typer.Option("--test-images", min=1, help="Likewise.", rich_help_panel=DATA)
     ] = None,
     held_out: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--held-out",
             min=1,
-            help="Training images of each class that networks are judged by (RCAS: 10).",
+            help="Training images of each class that networks are judged by. Default: RCAS's 10.",
             rich_help_panel=DATA,
         ),
-    ] = 10,
+    ] = None,
     search_epochs: Annotated[
         int | None,
         typer.Option(
@@ -255,7 +255,7 @@ def rcas(
     from search._commands._common import checked_then, hand_on, open_predictor, training_device
     from search._commands._phases import Phases
     from search._commands._rcas_show import RcasPhases, print_rcas_plan
-    from search._commands._source import default_at_once, open_accuracy, open_images, open_space
+    from search._commands._source import AT_ONCE, open_accuracy, open_images, open_space, workers_for
     from search._rcas import RcasSettings
     from search._rcas_run import run_rcas
     from search._resources import Budgets, NetworkResources
@@ -273,10 +273,15 @@ def rcas(
             f"profile-device --space {space})"
         )
     wanted = checked_then(then)
-    if wanted and predictor is None and table is None:
-        raise UsageError("--then exports for a device: give its --predictor or --table")
+    if "onnx" in wanted and predictor is None and table is None:
+        raise UsageError("--then onnx exports for a device's batch: give its --predictor or --table")
     if bound not in ("upper", "predicted"):
         raise UsageError(f"--bound is upper or predicted, got {bound!r}")
+    if exchange and evaluations is None and accuracy == "train":
+        raise UsageError(
+            "each exchange that is tried may be a training, and there are thousands: say with --evaluations beyond how "
+            "many networks in all none is tried"
+        )
     if evaluations is not None and not exchange:
         raise UsageError("--evaluations limits exchanges alone: give --exchange, too, or leave it away")
     # Without a budget nobody asks for the upper end of an interval.
@@ -294,7 +299,7 @@ def rcas(
     settings = RcasSettings(
         rules=named,
         lazy=lazy,
-        at_once=at_once or (default_at_once(devices) if accuracy == "train" else 1),
+        at_once=at_once or (AT_ONCE if accuracy == "train" else 1),
         stop_without_gain=stop_without_gain,
         exchange=exchange,
         evaluations=evaluations,
@@ -311,7 +316,7 @@ def rcas(
             batch_size=batch_size,
             changes=set_ or [],
             devices=devices,
-            at_once=settings.at_once,
+            workers=workers_for(devices, settings.at_once),
             seed=seed,
         )
         if (close := getattr(source.function, "close", None)) is not None:
@@ -333,7 +338,15 @@ def rcas(
             refuse_folder(plan, output, restart=restart, apart_from=("latencies",))
             with Phases(console) as phases:
                 loaded = _calibrated(
-                    resources, budgets, loaded, measured_first, seed, output, restart=restart, phases=phases
+                    resources,
+                    budgets,
+                    loaded,
+                    measured_first,
+                    seed,
+                    output,
+                    bound=bound,
+                    restart=restart,
+                    phases=phases,
                 )
             resources = NetworkResources(opened, loaded, bound=bound, level=level)  # type: ignore[arg-type]
             plan = msgspec.structs.replace(plan, latencies=_latencies(resources))
@@ -344,7 +357,7 @@ def rcas(
         exported: dict[str, str] = {}
 
         def export(found: RcasRun) -> None:
-            if wanted and loaded is not None:
+            if wanted:
                 weights = output / "weights.safetensors"
                 exported.update(hand_on(wanted, found.search.network, found.base, weights, loaded, output, shown.bars))
 
@@ -359,7 +372,7 @@ def rcas(
                 device=devices[0],
                 measure_s=measure_seconds,
                 restart=restart,
-                keep_predictor=table is not None,
+                keep_predictor=table is not None or measured_first > 0,
                 hand_on=export,
                 tell=shown.reporter(),
             )
@@ -399,10 +412,15 @@ def _calibrated(
     seed: int,
     output: Path,
     *,
+    bound: str,
     restart: bool,
     phases: Phases,
 ) -> LatencyPredictor:
     """Return the predictor calibrated on random networks within the budgets, which are measured now."""
+    from random import Random
+
+    from lut import UsageError
+    from predictors._interval import least_networks
     from search._calibrate import calibrated
     from search._commands._common import CALIBRATION_S
     from search._resources import sample_within
@@ -410,17 +428,21 @@ def _calibrated(
     path = output / "calibration.json"
     if restart:
         path.unlink(missing_ok=True)
-    drawn: set[tuple[int, ...]] = set()
-
-    def sample(rng: Random) -> tuple[int, ...]:
+    rng, vectors, drawn = Random(seed), [], set()  # noqa: S311 - a sample, no secret
+    for _ in range(count):
         # A network counts once, and tight budgets leave few: each is drawn anew a few times if it was there before.
         for _ in range(MOST_DRAWS):
             vector = sample_within(resources, budgets, rng)
             if resources.canonical(vector) not in drawn:
                 break
         drawn.add(resources.canonical(vector))
-        return vector
-
+        vectors.append(vector)
+    if bound == "upper" and len(drawn) < (need := least_networks(resources.level)):
+        raise UsageError(
+            f"{len(drawn)} different networks were found within the budgets, and an interval of {resources.level:.0%} "
+            f"needs {need} measured whole: give a larger budget, --calibrate 0, or --bound predicted"
+        )
+    draws = iter(vectors)
     phases.phase("Measuring networks of the space")
     return calibrated(
         resources.space,
@@ -428,7 +450,7 @@ def _calibrated(
         count=count,
         seconds=CALIBRATION_S,
         seed=seed,
-        sample=sample,
+        sample=lambda _: next(draws),
         path=path,
         progress=phases.reporter().measure,
     )

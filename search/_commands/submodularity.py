@@ -51,8 +51,9 @@ def submodularity(
     ] = "digits",
     train_images: Annotated[int | None, typer.Option("--train-images", min=1, help="Use so many of them only.")] = None,
     held_out: Annotated[
-        int, typer.Option("--held-out", min=1, help="Images of each class that networks are judged by (RCAS: 10).")
-    ] = 10,
+        int | None,
+        typer.Option("--held-out", min=1, help="Images of each class that networks are judged by. Default: RCAS's 10."),
+    ] = None,
     search_epochs: Annotated[
         int | None, typer.Option("--search-epochs", min=1, help="Of each training. Default: RCAS's 10; digits 3.")
     ] = None,
@@ -98,7 +99,7 @@ def submodularity(
     from search._accuracy import ADVICE, AccuracyCache, Evaluator
     from search._commands._common import training_device
     from search._commands._phases import Phases
-    from search._commands._source import default_at_once, open_accuracy, open_images, open_space
+    from search._commands._source import open_accuracy, open_images, open_space, workers_for
     from search._resources import NetworkResources
     from search._submodularity import measure_submodularity
 
@@ -106,7 +107,7 @@ def submodularity(
     images = open_images(data, train_images, None, seed)
     opened = open_space(space, types, images)
     devices = tuple(training_device(name.strip() or None) for name in (device or "").split(","))
-    together = at_once or (default_at_once(devices) if accuracy == "train" else 1)
+    together = workers_for(devices, at_once or 1) if accuracy == "train" else at_once or 1
     with ExitStack() as stack, redirect_stdout(stderr if json else stdout):
         source = open_accuracy(
             accuracy,
@@ -118,7 +119,7 @@ def submodularity(
             batch_size=batch_size,
             changes=set_ or [],
             devices=devices,
-            at_once=together,
+            workers=together,
             seed=seed,
         )
         if (close := getattr(source.function, "close", None)) is not None:
