@@ -153,8 +153,9 @@ class EarlyStopped:
             "early-stopped",
             VERSION,
             self.recipe,
-            self.data.digest,
-            self.data.mirrored,
+            # Of the images that are trained and judged on: others may change.
+            self.split.digest,
+            self.split.mirrored,
             self.held_out,
             self.seed,
             kind,

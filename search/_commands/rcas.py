@@ -166,7 +166,7 @@ def rcas(
         typer.Option(
             "--search-epochs",
             min=1,
-            help="Of training a network to judge it. Default: RCAS's 10; digits 3.",
+            help="Of training a network to judge it. Default: RCAS's 10; digits 2.",
             rich_help_panel=DATA,
         ),
     ] = None,

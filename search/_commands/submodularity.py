@@ -55,7 +55,7 @@ def submodularity(
         typer.Option("--held-out", min=1, help="Images of each class that networks are judged by. Default: RCAS's 10."),
     ] = None,
     search_epochs: Annotated[
-        int | None, typer.Option("--search-epochs", min=1, help="Of each training. Default: RCAS's 10; digits 3.")
+        int | None, typer.Option("--search-epochs", min=1, help="Of each training. Default: RCAS's 10; digits 2.")
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=2, help="Images a training step. Default: 128; digits 32.")
