@@ -336,6 +336,8 @@ def _chosen(result: RcasRun, scale: _Scale) -> str:
             text += (
                 f"<p>It began with what was found by {escape(before.rule)}:</p>{_steps(before, scale)}<p>And then:</p>"
             )
+        else:
+            text += "<p>It began with the best network that had been evaluated, which is at no path's end.</p>"
     text += _steps(chosen, scale)
     best = max(range(len(chosen.steps)), key=lambda number: chosen.steps[number].value)
     if chosen.steps[best].value > chosen.last.value:

@@ -191,9 +191,11 @@ def _print_course(console: Console, result: RcasRun) -> None:
     )
     for path in found.paths:
         if path.rule == EXCHANGE:
-            # Its first network is the rule's last.
+            # Its first network is the best that was evaluated, which need not be the end of a path.
             steps = [", ".join(f"{o or 'none'}@{name}" for name, o in step.changed.items()) for step in path.steps[1:]]
-            console.print(f"then exchanged: {show_value(path.last.value)}, {'; '.join(steps)}", markup=False)
+            first = show_value(path.steps[0].value)
+            text = f"exchange: {show_value(path.last.value)}, from the best network evaluated ({first})"
+            console.print(f"{text}, {'; '.join(steps) or 'which no exchange improved'}", markup=False)
     if len(greedy) > 1:
         others = ", ".join(f"{path.rule} {show_value(path.last.value)}" for path in greedy if path is not best)
         console.print(f"other rules: {others}", markup=False)
