@@ -13,6 +13,7 @@
     │   ├── UnknownOperatorError            a layer has an operator that no measured layer has
     │   └── PredictorFormatError (ValueError)  a saved predictor is not one, or was altered
     ├── FileAccessError (OSError)           a file cannot be read or written
+    ├── FolderInUseError                    another run writes into the same folder
     ├── ProfileError
     │   ├── TargetUnavailableError          the target cannot run here; says why and what to install
     │   ├── DeviceBusyError                 another profile holds the device; names its process id
@@ -38,6 +39,7 @@ __all__ = [
     "DataError",
     "DeviceBusyError",
     "FileAccessError",
+    "FolderInUseError",
     "IncompleteError",
     "InterruptedRunError",
     "JournalError",
@@ -112,6 +114,10 @@ class PredictorFormatError(PredictorError, ValueError):
 
 class FileAccessError(LatencyLutError, OSError):
     """A file cannot be read or written: missing, forbidden, or the disk is full."""
+
+
+class FolderInUseError(LatencyLutError):
+    """Another run writes into the same folder; the message names it."""
 
 
 class ProfileError(LatencyLutError):

@@ -1,0 +1,28 @@
+"""What a terminal is shown of text that may come from a file: the one place where it is made harmless.
+
+Names, warnings and reasons out of a file can hold whatever its author liked: escape sequences that move the cursor or
+retitle the window, line breaks that make one message look like two, marks that turn the direction of writing, halves
+of characters that no encoding has. They are shown as Python writes them in a string: ``\\x1b``.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["printable", "shortened"]
+
+# Control characters (C0, DEL, C1), line and paragraph separators, marks of direction, and lone surrogates.
+_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return the text in one line, without anything that a terminal would act on."""
+    return _UNSHOWN.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), text)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return the text, its middle left out where it is longer than ``most`` characters."""
+    if len(text) <= most:
+        return text
+    end = most // 4
+    return f"{text[: most - end - 1]}…{text[-end:]}"
