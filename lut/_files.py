@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import re
@@ -18,7 +19,15 @@ from pathlib import Path
 
 from lut.errors import FileAccessError
 
-__all__ = ["LARGEST_JSON", "file_error", "read_bytes", "show_bytes", "write_atomically"]
+__all__ = [
+    "LARGEST_JSON",
+    "file_error",
+    "open_regular",
+    "read_bytes",
+    "sha256_of",
+    "show_bytes",
+    "write_atomically",
+]
 
 # JSON in memory takes up to some twenty times its bytes, and no reader is to need more than two gibibytes. A table of
 # 50,000 layers is smaller.
@@ -50,28 +59,55 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int = LARGEST_JSON) -> by
         FileAccessError: it is missing, a folder, a device or a pipe, forbidden, or above the limit.
     """
     file = Path(path)
+    parts: list[bytes] = []
+    left = limit + 1
+    with open_regular(file) as stream:
+        try:
+            # One byte more than the limit at most: what stat says of a size can be wrong.
+            while left and (part := stream.read(min(left, 1 << 24))):
+                parts.append(part)
+                left -= len(part)
+        except OSError as error:
+            raise file_error(file, "read", error) from None
+    if not left:
+        raise FileAccessError(f"{file}: more than {show_bytes(limit)} is too large for such a file")
+    return b"".join(parts)
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file of any size, in hexadecimal.
+
+    Raises:
+        FileAccessError: as of :func:`read_bytes`.
+    """
+    digest = hashlib.sha256()
+    with open_regular(Path(path)) as stream:
+        try:
+            while part := stream.read(1 << 20):
+                digest.update(part)
+        except OSError as error:
+            raise file_error(Path(path), "read", error) from None
+    return digest.hexdigest()
+
+
+def open_regular(file: Path) -> io.BufferedReader:
+    """Open a regular file, or one of ``/dev/stdin`` and ``/dev/fd/N``, for reading.
+
+    Raises:
+        FileAccessError: it is missing, a folder, a device or a pipe, or forbidden.
+    """
     try:
         # Opening a pipe that nobody writes to would wait for ever without O_NONBLOCK.
         handed = _HANDED.fullmatch(os.fspath(file)) is not None
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | (0 if handed else os.O_NONBLOCK))
-        with os.fdopen(descriptor, "rb") as stream:
-            _refuse_irregular(file, os.fstat(descriptor).st_mode, "read", handed=handed)
-            content = _read_up_to(stream, limit)
+        stream = os.fdopen(os.open(file, os.O_RDONLY | os.O_CLOEXEC | (0 if handed else os.O_NONBLOCK)), "rb")
+        try:
+            _refuse_irregular(file, os.fstat(stream.fileno()).st_mode, "read", handed=handed)
+        except BaseException:
+            stream.close()
+            raise
     except (OSError, ValueError) as error:
         raise file_error(file, "read", error) from None
-    if len(content) > limit:
-        raise FileAccessError(f"{file}: more than {show_bytes(limit)} is too large for such a file")
-    return content
-
-
-def _read_up_to(stream: io.BufferedReader, limit: int) -> bytes:
-    """Return the content, or one byte more than ``limit``: what ``stat`` says of a size can be wrong."""
-    parts: list[bytes] = []
-    left = limit + 1
-    while left and (part := stream.read(min(left, 1 << 24))):
-        parts.append(part)
-        left -= len(part)
-    return b"".join(parts)
+    return stream
 
 
 def _refuse_irregular(file: Path, mode: int, verb: str, *, handed: bool) -> None:

@@ -9,12 +9,15 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
-from lut._layer import Layer, Node
+from lut._layer import MOST_NODES, Layer, Node
 from lut.errors import LayerError
 from lut.primitives import Shape
 
 __all__ = ["ChannelCurve", "Decision", "Network", "NetworkLayer", "SearchSpace", "SpaceLayer"]
 
+
+# How often a layer may stand in a row: far above any that was ever built, and few enough to cost no minutes.
+MOST_REPEATS = 10_000
 
 # How a network layer names the network's own input among its ``inputs``.
 INPUT = "input"
@@ -31,6 +34,10 @@ class NetworkLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     layer: Layer
     count: int = 1
     inputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= MOST_REPEATS:
+            raise LayerError(f"{self.name[:80]!r} stands {self.count} times: between 1 and {MOST_REPEATS} are possible")
 
 
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,6 +64,9 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         if not self.layers:
             raise LayerError(f"network {self.name!r} has no layers")
+        operators = sum(item.count * len(item.layer.nodes) for item in self.layers)
+        if operators > MOST_NODES:
+            raise LayerError(f"network {self.name!r} has {operators} operators, and a layer at most {MOST_NODES}")
         shapes: list[Shape] = []
         nodes: list[Node] = []
         outputs: dict[str, int] = {}

@@ -199,7 +199,7 @@ class CpuTarget(Target[_Prepared]):
 
         with layer_errors(torch.OutOfMemoryError), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module = build_module(layer)
+            module = build_module(layer, self.namespaces)
             inputs = example_inputs(layer, self._batch, self._dtype)
             prepared = self._ready(module, inputs)
             prepared.compiles = _compiled_operators(layer) > 0

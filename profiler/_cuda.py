@@ -299,7 +299,7 @@ class CudaTarget(Target[_Prepared]):
         torch = self._torch
         with self._mapped(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module = build_module(layer)
+            module = build_module(layer, self.namespaces)
             inputs = example_inputs(layer, self._batch, self._dtype)
             prepared = self._ready(layer.digest, _kernels(layer), module, inputs, seed)
             prepared.output_bytes = self._batch * prod(layer.output_shape) * self._dtype.itemsize

@@ -1,23 +1,33 @@
-"""The journal: every visit, on disk as soon as it is made, so that nothing is lost and nothing counted twice."""
+"""The journal: every visit, on disk as soon as it is made, so that nothing is lost and nothing counted twice.
+
+History of the format
+    1   JSON lines.
+    2   every line is sealed (:mod:`lut._lines`): one that was altered, copied or moved is noticed.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from lut._files import file_error, read_bytes
-from lut._records import Preflight
+from lut._lines import DamagedLineError, seal, unsealed
+from lut._records import Count, Preflight
 from lut.errors import DeviceBusyError, JournalError
 from profiler._visit import Implementation, LayerFailure, Visit
 
 __all__ = ["Journal", "JournalContent", "JournalHeader", "journal_path"]
 
 FORMAT = "latency-lut-journal"
-VERSION = 1
+VERSION = 2
+
+# Twenty-four hours of visits are a tenth of this.
+LARGEST_JOURNAL = 256 << 20
 
 
 class JournalHeader(msgspec.Struct, frozen=True, tag="header"):
@@ -33,7 +43,7 @@ class JournalHeader(msgspec.Struct, frozen=True, tag="header"):
 class ProcessStart(msgspec.Struct, frozen=True, tag="process"):
     """A measuring process began."""
 
-    process: int
+    process: Count
     resumed: bool
 
 
@@ -52,6 +62,13 @@ class PreflightDone(msgspec.Struct, frozen=True, tag="preflight"):
 _Event = JournalHeader | ProcessStart | MachineSeen | PreflightDone | LayerFailure | Implementation
 _EVENTS = msgspec.json.Decoder(_Event)
 _VISITS = msgspec.json.Decoder(Visit)
+
+
+class _Version(msgspec.Struct):
+    """What tells whose journal it is, whatever else its first line holds."""
+
+    format: str
+    version: int
 
 
 class JournalContent(NamedTuple):
@@ -93,7 +110,11 @@ class Journal:
             FileAccessError: the folder or the disk does not allow it.
         """
         try:
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            # A pipe that lies there would keep us waiting, and is no journal.
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+            self._descriptor = os.open(self.path, flags, 0o666)
+            if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+                raise JournalError(f"{self.path} is no regular file; remove it, or give another --output")
             if exclusive:
                 self._hold(self._descriptor)
             size = os.fstat(self._descriptor).st_size
@@ -127,8 +148,9 @@ class Journal:
             FileAccessError: the disk is full, or the like.
         """
         assert self._descriptor is not None
-        line = msgspec.json.encode(event) + b"\n"
         try:
+            # One process at a time writes: the measuring one while it has an order, ours before and after.
+            line = seal(msgspec.json.encode(event), os.lseek(self._descriptor, 0, os.SEEK_END))
             if os.write(self._descriptor, line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
@@ -147,20 +169,23 @@ class Journal:
             FileAccessError: it cannot be read.
             JournalError: it is no journal of ours, or damaged in the middle.
         """
-        content = read_bytes(self.path)
-        lines = content.split(b"\n")[:-1]
+        content = read_bytes(self.path, limit=LARGEST_JOURNAL)
         advice = "start afresh with --restart"
+        self._refuse_other_versions(content, advice)
         events: list[object] = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                events.append(_VISITS.decode(line) if line.startswith(b"[") else _EVENTS.decode(line))
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                raise JournalError(f"{self.path}, line {number}: not a line of a journal; {advice}") from None
-        if not events or not isinstance(events[0], JournalHeader) or events[0].format != FORMAT:
+        try:
+            for line in unsealed(content):
+                decoder: msgspec.json.Decoder[Any] = _VISITS if line.startswith(b"[") else _EVENTS
+                events.append(decoder.decode(line))
+        except DamagedLineError as error:
+            raise JournalError(f"{self.path}, line {error.number}: {error}; {advice}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise JournalError(
+                f"{self.path}, line {len(events) + 1}: not a line of a journal ({error}); {advice}"
+            ) from None
+        if not events or not isinstance(events[0], JournalHeader):
             raise JournalError(f"{self.path}: not a journal of ours; {advice}")
         header = events[0]
-        if header.version != VERSION:
-            raise JournalError(f"{self.path}: version {header.version} of the journal is unknown here; {advice}")
         preflights = [event.preflight for event in events if isinstance(event, PreflightDone)]
         starts = [event for event in events if isinstance(event, ProcessStart)]
         return JournalContent(
@@ -173,6 +198,20 @@ class Journal:
             processes=max((start.process for start in starts), default=-1) + 1,
             resumed=sum(start.resumed for start in starts),
         )
+
+    def _refuse_other_versions(self, content: bytes, advice: str) -> None:
+        first = content.partition(b"\n")[0].rpartition(b"\t")[0] or content.partition(b"\n")[0]
+        try:
+            header = msgspec.json.decode(first, type=_Version)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise JournalError(f"{self.path}: not a journal of ours; {advice}") from None
+        if header.format != FORMAT:
+            raise JournalError(f"{self.path}: not a journal of ours; {advice}")
+        if header.version != VERSION:
+            raise JournalError(
+                f"{self.path}: version {header.version} of the journal is not this release's, {VERSION}; finish that "
+                f"run with the release that began it, or {advice}"
+            )
 
     def delete(self) -> None:
         """Remove the file, if it is there."""

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import re
 import sys
+from hashlib import sha256
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -179,13 +180,21 @@ def import_place(place: str, said: str) -> Any:
         folder = str(Path(place).parent)
         if folder not in sys.path:
             sys.path.append(folder)
-        name = f"_latency_lut_model_{Path(place).stem}"
+        # Named by its path, so that files of one name are two modules; and imported once, since what it registers with
+        # PyTorch, an operator say, cannot be registered twice.
+        name = f"_latency_lut_model_{Path(place).stem}_{sha256(place.encode()).hexdigest()[:8]}"
+        if name in sys.modules:
+            return sys.modules[name]
         found = importlib.util.spec_from_file_location(name, place)
         assert found is not None
         assert found.loader is not None
         module = importlib.util.module_from_spec(found)
         sys.modules[name] = module
-        found.loader.exec_module(module)
+        try:
+            found.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
     except (Exception, SystemExit) as error:
         raise UsageError(f"{said}: it cannot be imported: {_short(error)}") from None
     return module

@@ -31,7 +31,7 @@ from lut.subgraph import Given
 from profiler._subgraph import Traced, example
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 __all__ = ["build_module", "example_inputs"]
 
@@ -103,13 +103,21 @@ class _Graph(nn.Module):
         return output
 
 
-def build_module(layer: Layer) -> nn.Module:
+def build_module(layer: Layer, namespaces: Collection[str] = ()) -> nn.Module:
     """Return a module in evaluation mode whose ``forward`` takes the layer's inputs, each with a batch in front.
 
     Weights follow He et al. (2015), so that activations neither grow nor vanish; norms get random statistics near the
     identity. Both are drawn from PyTorch's global generator: seed it before.
+
+    Args:
+        layer: what is built.
+        namespaces: of operators that it may call beside PyTorch's own (``aten``): those that your own code registers,
+            ``mylib`` of ``torch.library.custom_op("mylib::op")`` say.
+
+    Raises:
+        LayerError: it has operators that this PyTorch does not have, or that are not of these namespaces.
     """
-    ops = [_build(node.op, tuple(layer.shapes[i] for i in node.args)) for node in layer.nodes]
+    ops = [_build(node.op, tuple(layer.shapes[i] for i in node.args), namespaces) for node in layer.nodes]
     plain = len(layer.inputs) == 1 and all(node.args == (i,) for i, node in enumerate(layer.nodes))
     module = nn.Sequential(*ops) if plain else _Graph(len(layer.inputs), ops, [node.args for node in layer.nodes])
     for part in module.modules():
@@ -150,7 +158,7 @@ def example_inputs(layer: Layer, batch: int, dtype: torch.dtype) -> list[torch.T
     ]
 
 
-def _build(op: Primitive, shapes: tuple[Shape, ...]) -> nn.Module:
+def _build(op: Primitive, shapes: tuple[Shape, ...], namespaces: Collection[str]) -> nn.Module:
     match op:
         case Conv2d():
             return nn.Conv2d(
@@ -191,5 +199,5 @@ def _build(op: Primitive, shapes: tuple[Shape, ...]) -> nn.Module:
         case LayerNorm():
             return nn.LayerNorm(shapes[0][-1], bias=op.bias)
         case Subgraph():
-            return Traced(op)
+            return Traced(op, namespaces)
     raise LayerError(f"no module is known for {type(op).__name__}")

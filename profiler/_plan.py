@@ -15,6 +15,7 @@ from lut._records import Protocol
 from profiler._whole import Whole
 
 __all__ = [
+    "LEAST_ENTRY",
     "LOOKS",
     "PREFLIGHT_ENTRY",
     "PROTOCOL_NAME",
@@ -64,6 +65,8 @@ COMPANIONS: tuple[Layer, ...] = (
     linear(320, 10, bias=True),
 )
 COMPANION_ENTRIES = tuple(range(PREFLIGHT_ENTRY - 1, PREFLIGHT_ENTRY - 1 - len(COMPANIONS), -1))
+# Entry numbers that stand for something lie between this one and the plan's size.
+LEAST_ENTRY = COMPANION_ENTRIES[-1]
 
 DEFAULT_BUDGET_S = 112.0
 QUICK_BUDGET_S = 24.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -46,7 +47,7 @@ from profiler._adaptive import Adaptive, Sampler
 from profiler._journal import FORMAT, VERSION, Journal, JournalContent, JournalHeader, journal_path
 from profiler._judge import Judgement, LayerJudgement, judge
 from profiler._lock import device_lock
-from profiler._plan import LOOKS, SENTINELS, Plan, make_protocol
+from profiler._plan import LEAST_ENTRY, LOOKS, SENTINELS, Plan, make_protocol
 from profiler._reference import load_references, reference_path, save_references
 from profiler._session import Progress, SessionResult, Sorted, run_session, sort_visits
 from profiler._target import TargetSpec, target_spec
@@ -54,7 +55,7 @@ from profiler._visit import Implementation, LayerFailure, Visit
 from profiler._whole import Subject, record_of, subject_of
 from profiler._worker import ChildWorker, Ready, Worker
 
-__all__ = ["load_space", "profile", "profile_plan"]
+__all__ = ["check_output", "load_space", "profile", "profile_plan"]
 
 # A reference speed that later sessions are held against is not taken from a glimpse.
 LEAST_REFERENCE_VISITS = 12
@@ -234,13 +235,12 @@ def profile_plan(
         accept: told what a process measures on, before it begins; raises what the caller is to get instead.
         progress: told where the session stands.
     """
-    if output.is_dir():
-        raise file_error(output, "write", IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+    check_output(output, restart=restart)
     if not plan.size:
         raise UsageError("there is nothing to measure: no layers were given")
     journal = Journal(journal_path(output))
     with device_lock("machine"):
-        _check_output(output, journal.path, restart=restart)
+        check_output(output, restart=restart)
         if restart:
             journal.delete()
         try:
@@ -304,8 +304,26 @@ def profile_plan(
     return table
 
 
-def _check_output(output: Path, journal: Path, *, restart: bool) -> None:
-    if output.exists() and not restart and not journal.exists():
+def check_output(output: Path, *, restart: bool) -> None:
+    """Raise unless a table can be written there in the end: before anything is traced or measured.
+
+    Raises:
+        UsageError: a finished table is there.
+        FileAccessError: the folder is missing, or something else than a file is there.
+    """
+    try:
+        mode = output.stat().st_mode
+    except FileNotFoundError:
+        mode = None
+        if not output.parent.is_dir():
+            raise file_error(output, "write", FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))) from None
+    except (OSError, ValueError) as error:
+        raise file_error(output, "write", error) from None
+    if mode is not None and stat.S_ISDIR(mode):
+        raise file_error(output, "write", IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+    if mode is not None and not stat.S_ISREG(mode):
+        raise FileAccessError(f"cannot write {output}: it is no regular file; --output names one")
+    if mode is not None and not restart and not journal_path(output).exists():
         raise UsageError(
             f"{output} exists already; --restart measures again and replaces it in the end, --output writes elsewhere"
         )
@@ -323,6 +341,11 @@ def _open_journal(journal: Journal, plan: Plan, output: Path) -> tuple[JournalHe
                 f"{journal.path} belongs to an interrupted run with other options or layers. Run that command again "
                 f"to finish it, give another --output than {output}, or discard it with --restart"
             )
+        entries = [
+            note.entry for notes in (resumed.visits, resumed.failures, resumed.implementations) for note in notes
+        ]
+        if entries and not LEAST_ENTRY <= min(entries) <= max(entries) < plan.size:
+            raise JournalError(f"{journal.path} holds layers that this run does not have; start afresh with --restart")
         return resumed.header, resumed
     header = JournalHeader(
         format=FORMAT, version=VERSION, plan=plan.digest, started_at=_now(), started_unix_s=time.time()

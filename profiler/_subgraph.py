@@ -2,93 +2,193 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from math import prod, sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from lut import LayerError
-from lut.subgraph import Argument, Given, Ref, Scalar, Subgraph, Weight
+from lut.subgraph import (
+    DTYPES,
+    MEMORY_FORMATS,
+    SIDE_EFFECTS,
+    Argument,
+    Call,
+    Given,
+    Ref,
+    Subgraph,
+    Weight,
+    values_of,
+)
 
-__all__ = ["Traced", "example", "function_of"]
+__all__ = ["Traced", "example", "function_of", "registered_namespaces"]
+
+
+# PyTorch's namespaces whose operators compute tensors. Others are allowed where the user's own file registers them.
+NAMESPACES = frozenset({"aten", "prims"})
+
+# Arguments of these types are no description of a computation: foreign memory, streams, objects of a library.
+_REFUSED_TYPES = ("Storage", "Stream", "__torch__")
+
+
+class _Step(NamedTuple):
+    """One call: what makes it of the values so far, and whose last reader it is."""
+
+    call: Callable[[list[Any]], Any]
+    dead: tuple[int, ...]
 
 
 class Traced(nn.Module):
-    """The calls of a subgraph, as one module: the code of ``forward`` is written by :mod:`torch.fx`. Final.
+    """The calls of a subgraph, as one module, which makes them one after another. Final.
 
-    Weights are drawn from PyTorch's global generator.
+    A call is a function that was looked up among those that PyTorch registered, and the numbers of the values that it
+    takes; no source text is made of what a file says. Weights are drawn from PyTorch's global generator.
+
+    Args:
+        op: the subgraph.
+        namespaces: of operators that may be called beside PyTorch's own.
 
     Raises:
         LayerError: the operators are not PyTorch's, or this PyTorch does not have one.
     """
 
-    def __init__(self, op: Subgraph) -> None:
+    def __init__(self, op: Subgraph, namespaces: Collection[str] = ()) -> None:
         super().__init__()
         if op.framework != "torch":
             raise LayerError(f"these are operators of {op.framework}, and PyTorch does not have them")
-        graph = fx.Graph()
-        values: list[fx.Node] = [graph.placeholder(f"x{i}") for i in range(len(op.inputs))]
-        root = nn.Module()
+        weights: list[tuple[bool, str]] = []
         for i, weight in enumerate(op.weights):
-            name = f"w{i}"
+            trained = weight.role == "parameter"
             made = tensor_of(weight)
-            if weight.role == "parameter":
-                root.register_parameter(name, nn.Parameter(made, requires_grad=False))
+            if trained:
+                self.register_parameter(f"w{i}", nn.Parameter(made, requires_grad=False))
             else:
-                root.register_buffer(name, made)
-            values.append(graph.get_attr(name))
-        for call in op.calls:
-            args = tuple(_argument(argument, values) for argument in call.args)
-            named = {name: _argument(argument, values) for name, argument in call.named}
-            values.append(graph.call_function(function_of(call.op), args, named))
-        graph.output(values[-1])
-        self.calls = fx.GraphModule(root, graph)
+                self.register_buffer(f"w{i}", made)
+            weights.append((trained, f"w{i}"))
+        self._weights = tuple(weights)
+        first = len(op.inputs) + len(op.weights)
+        last_read = {value: number for number, call in enumerate(op.calls) for value in values_of(call)}
+        output = first + len(op.calls) - 1
+        steps = []
+        for number, call in enumerate(op.calls):
+            # Weights live on; what the caller gave is its own to free.
+            dead = [v for v in dict.fromkeys(values_of(call)) if v >= first and last_read[v] == number and v != output]
+            steps.append(_Step(_caller(function_of(call.op, namespaces), call), tuple(dead)))
+        self._steps = tuple(steps)
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.calls(*inputs)
+        parameters, buffers = self._parameters, self._buffers
+        values: list[Any] = list(inputs)
+        for trained, name in self._weights:
+            values.append(parameters[name] if trained else buffers[name])
+        for call, dead in self._steps:
+            values.append(call(values))
+            for value in dead:
+                # As in eager code, a tensor's memory is free once nobody reads it any more.
+                values[value] = None
+        output: torch.Tensor = values[-1]
         return output
 
 
-def _argument(argument: Argument, values: list[fx.Node]) -> Any:
+def _caller(function: Callable[..., Any], call: Call) -> Callable[[list[Any]], Any]:
+    """Return what makes a call of the values so far.
+
+    Most calls take one to three tensors and then constants; these cost no more than a line of Python would.
+    """
+    named = {name: _constant(argument) for name, argument in call.named if not _takes_values(argument)}
+    taking = [(name, argument) for name, argument in call.named if _takes_values(argument)]
+    leading = [*itertools.takewhile(lambda argument: isinstance(argument, Ref) and _takes_values(argument), call.args)]
+    rest = call.args[len(leading) :]
+    if not taking and not any(map(_takes_values, rest)) and 1 <= len(leading) <= 3:
+        constants = tuple(_constant(argument) for argument in rest)
+        a, b, c = [_number(ref) for ref in leading] + [0] * (3 - len(leading))
+        if len(leading) == 1:
+            return lambda values: function(values[a], *constants, **named)
+        if len(leading) == 2:
+            return lambda values: function(values[a], values[b], *constants, **named)
+        return lambda values: function(values[a], values[b], values[c], *constants, **named)
+    args = [_filler(argument) for argument in call.args]
+    fillers = [(name, _filler(argument)) for name, argument in taking]
+    return lambda values: function(
+        *[fill(values) for fill in args], **named, **{name: fill(values) for name, fill in fillers}
+    )
+
+
+def _takes_values(argument: Argument) -> bool:
+    each = argument if isinstance(argument, tuple) else (argument,)
+    return any(isinstance(scalar, Ref) and scalar.kind == "value" for scalar in each)
+
+
+def _number(ref: Argument) -> int:
+    assert isinstance(ref, Ref)
+    assert isinstance(ref.of, int)
+    return ref.of
+
+
+def _filler(argument: Argument) -> Callable[[list[Any]], Any]:
+    """Return what gives an argument, of the values so far."""
+    if isinstance(argument, tuple) and _takes_values(argument):
+        parts = [_filler(scalar) for scalar in argument]
+        return lambda values: [fill(values) for fill in parts]
+    if _takes_values(argument):
+        assert not isinstance(argument, tuple)
+        number = _number(argument)
+        return lambda values: values[number]
+    constant = _constant(argument)
+    return lambda _: constant
+
+
+def _constant(argument: Argument) -> Any:
     if isinstance(argument, tuple):
-        return [_scalar(each, values) for each in argument]
-    return _scalar(argument, values)
-
-
-def _scalar(scalar: Scalar, values: list[fx.Node]) -> Any:
-    if not isinstance(scalar, Ref):
-        return scalar
-    if scalar.kind == "value":
-        assert isinstance(scalar.of, int)
-        return values[scalar.of]
-    if scalar.kind == "float":
-        return float(scalar.of)
-    found = getattr(torch, str(scalar.of), None)
-    if not isinstance(found, torch.dtype if scalar.kind == "dtype" else torch.memory_format):
-        raise LayerError(f"this PyTorch has no {scalar.kind} {scalar.of!r}")
+        return [_constant(scalar) for scalar in argument]
+    if not isinstance(argument, Ref):
+        return argument
+    if argument.kind == "float":
+        return float(argument.of)
+    # Names of types and formats are a fixed list of ours: lut.subgraph has refused all others.
+    known = DTYPES if argument.kind == "dtype" else MEMORY_FORMATS
+    found = getattr(torch, str(argument.of), None) if argument.of in known else None
+    if not isinstance(found, torch.dtype if argument.kind == "dtype" else torch.memory_format):
+        raise LayerError(f"this PyTorch has no {argument.kind} {argument.of!r}")
     return found
 
 
-def function_of(op: str) -> Callable[..., Any]:
+def function_of(op: str, namespaces: Collection[str] = ()) -> Callable[..., Any]:
     """Return the function that eager PyTorch would call for an operator such as ``aten.layer_norm.default``.
 
-    The overloads themselves (``torch.ops.aten…``) cost a microsecond or two more a call than PyTorch's generated
-    functions and methods, which take the same arguments.
+    The name is looked up among the operators that are registered, and nowhere else. The overloads themselves
+    (``torch.ops.aten…``) cost a microsecond or two more a call than PyTorch's generated functions and methods, which
+    take the same arguments.
+
+    Args:
+        op: ``namespace.operator.overload``, or ``getitem``.
+        namespaces: those that are allowed beside PyTorch's own.
 
     Raises:
-        LayerError: this PyTorch has no such operator.
+        LayerError: this PyTorch has no such operator, or it does something else than compute tensors.
     """
     if op == "getitem":
         return operator.getitem
     namespace, _, rest = op.partition(".")
     packet, _, overload = rest.partition(".")
-    try:
-        found: Callable[..., Any] = getattr(getattr(getattr(torch.ops, namespace), packet), overload or "default")
-    except (AttributeError, RuntimeError):
-        raise LayerError(f"PyTorch {torch.__version__} has no operator {op}") from None
+    if namespace not in NAMESPACES and namespace not in namespaces:
+        raise LayerError(
+            f"operator {op} is not of PyTorch's own ({', '.join(sorted(NAMESPACES))}); it runs only with the --model "
+            "file that registers it"
+        )
+    schema = _schema(namespace, packet, overload or "default")
+    if schema is None:
+        raise LayerError(f"PyTorch {torch.__version__} has no operator {op}")
+    types = [str(argument.type) for argument in schema.arguments]
+    if packet in SIDE_EFFECTS or any(refused in name for name in types for refused in _REFUSED_TYPES):
+        raise LayerError(f"operator {op} does more than compute its result, and is never called")
+    found: Any = getattr(getattr(getattr(torch.ops, namespace), packet), overload or "default")
+    if not isinstance(found, torch._ops.OpOverload):
+        raise LayerError(f"PyTorch {torch.__version__} has no operator {op}")
     if namespace != "aten" or packet in _OTHER_ARGUMENTS:
         return found
     for place in (torch, torch._C._nn, torch.Tensor):
@@ -97,6 +197,18 @@ def function_of(op: str) -> Callable[..., Any]:
             made: Callable[..., Any] = generated
             return made
     return found
+
+
+def _schema(namespace: str, packet: str, overload: str) -> Any:
+    """Return what PyTorch's registry says of an operator's overload, ``None`` where it has none."""
+    wanted = "" if overload == "default" else overload
+    schemas = torch._C._jit_get_schemas_for_operator(f"{namespace}::{packet}")
+    return next((schema for schema in schemas if schema.overload_name == wanted), None)
+
+
+def registered_namespaces() -> frozenset[str]:
+    """Return the namespaces of all operators that are registered in this process."""
+    return frozenset(name.partition("::")[0] for name in torch._C._dispatch_get_all_op_names())
 
 
 # Generated functions whose arguments are not the operator's.

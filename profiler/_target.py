@@ -60,6 +60,10 @@ class Target(ABC, Generic[PreparedT]):
     the reason ``out_of_memory`` where that is what happened.
     """
 
+    namespaces: frozenset[str] = frozenset()
+    """Of operators that layers may call beside PyTorch's own: those that the user's own file registers. Set once, by
+    the process that measures, before any layer is prepared."""
+
     least_block_ms: ClassVar[float] = 0.0
     """Blocks are no shorter than this: what the target's clock can resolve well."""
 

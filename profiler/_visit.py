@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from math import ceil
 from statistics import median
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from lut import Layer
-from lut._records import Protocol, RejectionCause
-from lut.errors import LatencyLutError, LayerFailedError
+from lut._printable import shortened
+from lut._records import AtLeastOne, Count, Ms, Protocol, RejectionCause, Seconds, Text
+from lut.errors import LatencyLutError, LayerFailedError, TargetUnavailableError
 from profiler._plan import COMPANION_ENTRIES, layer_of
 from profiler._target import Part, Target
 from profiler._whole import Whole
@@ -36,8 +38,15 @@ LONGEST_CYCLE_S = 0.25
 # A network's visit is ended after the fewest calls where it takes longer than this.
 LONGEST_NETWORK_VISIT_S = 0.4
 
+# What a failure says of its cause, in characters.
+LONGEST_REASON = 2000
+
 # A visit whose first block is this much slower than the middle of the others came before the layer had warmed up.
 NOT_STEADY = 1.1
+
+
+# A layer's number in the plan, or below 0 one of the sentinels and companions.
+Entry: TypeAlias = Annotated[int, Meta(ge=-1000, le=2**31 - 1)]
 
 
 class Visit(msgspec.Struct, frozen=True, array_like=True):
@@ -48,25 +57,25 @@ class Visit(msgspec.Struct, frozen=True, array_like=True):
     per call; ``also`` is what the target observed beside it; ``unresolved`` tells that a difference was lost in noise.
     """
 
-    entry: int
-    process: int
-    at_s: float
-    ms: float
+    entry: Entry
+    process: Count
+    at_s: Seconds
+    ms: Ms
     cause: RejectionCause | None
     late: bool
-    faults: float
-    calls: int
-    also: dict[str, float] = {}
+    faults: Annotated[float, Meta(ge=0, le=1e12)]
+    calls: AtLeastOne
+    also: dict[Text, Annotated[float, Meta(ge=-1e15, le=1e15)]] = {}
     unresolved: bool = False
 
 
 class LayerFailure(msgspec.Struct, frozen=True, tag="failure"):
     """A layer that could not be measured: a line of the journal."""
 
-    entry: int
-    process: int
-    reason: str
-    message: str
+    entry: Entry
+    process: Count
+    reason: Text
+    message: Text
 
 
 class Implementation(msgspec.Struct, frozen=True, tag="implementation"):
@@ -74,7 +83,7 @@ class Implementation(msgspec.Struct, frozen=True, tag="implementation"):
     journal.
     """
 
-    entry: int
+    entry: Entry
     kernel: str
     origin: Literal["measured", "marginal"] = "measured"
 
@@ -247,12 +256,13 @@ class Visitor:
             return [self._failure(entry, error)]
 
     def _failure(self, entry: int, error: Exception) -> LayerFailure:
-        if isinstance(error, LayerFailedError):
-            return LayerFailure(entry, self._process, error.reason, str(error))
-        if isinstance(error, LatencyLutError):
-            # Not about this layer: the target itself is lost.
+        """Return what is noted of a layer that raised, whatever it raised: it is that layer's failure."""
+        if isinstance(error, TargetUnavailableError):
+            # Not about this layer: the target itself cannot run here.
             raise error
-        return LayerFailure(entry, self._process, "error", f"{type(error).__name__}: {error}")
+        reason = error.reason if isinstance(error, LayerFailedError) else "error"
+        text = str(error) if isinstance(error, LatencyLutError) else f"{type(error).__name__}: {error}"
+        return LayerFailure(entry, self._process, reason, shortened(text, LONGEST_REASON))
 
     def _in_turns(self, group: Sequence[int], failed: set[int]) -> Sequence[Visit | LayerFailure]:
         """Visit a group's layers together: a call of each in turn, again and again, each call timed by itself.

@@ -8,7 +8,6 @@ layer in a file that both share: when it dies or hangs, the profiler knows by wh
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import gc
 import os
@@ -21,6 +20,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, NamedTuple, final
 
@@ -28,7 +28,8 @@ import msgspec
 
 from lut import Device, Layer, Setting, UsageError
 from lut._records import Protocol, Software
-from lut.errors import FileAccessError, LatencyLutError, ProfileError, TargetUnavailableError
+from lut.errors import LatencyLutError, ProfileError
+from profiler._child import Refused, boot_environment, boot_script, die_with, ending, refusal
 from profiler._journal import Journal
 from profiler._target import Target, TargetSpec, load_target
 from profiler._visit import Implementation, LayerFailure, Visit, Visitor, calibrate_timer
@@ -50,13 +51,6 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     software: Software
     timer_resolution_ns: float
     timer_overhead_ns: float
-
-
-class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """The child's only report, where it cannot begin or go on."""
-
-    kind: str
-    message: str
 
 
 class Report(msgspec.Struct, frozen=True, tag="report"):
@@ -211,7 +205,7 @@ class ChildWorker(Worker):
         order_read, order_write = os.pipe()
         report_read, report_write = os.pipe()
         passed = (order_read, report_write, self._heartbeat.fileno())
-        command = [sys.executable, "-c", _BOOT, *map(str, passed), str(os.getpid())]
+        command = [sys.executable, "-c", boot_script(__name__), *map(str, passed), str(os.getpid())]
         self._child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -219,7 +213,7 @@ class ChildWorker(Worker):
             stderr=subprocess.STDOUT,
             pass_fds=passed,
             start_new_session=True,
-            env={**os.environ, "LATENCY_LUT_ROOT": str(Path(__file__).resolve().parent.parent)},
+            env=boot_environment(),
         )
         os.close(order_read)
         os.close(report_write)
@@ -242,7 +236,7 @@ class ChildWorker(Worker):
             if first is None:
                 raise ProfileError(f"the measuring process {self._ending()} before it began{self._last_words()}")
             if isinstance(first, Refused):
-                raise _refusal(first)
+                raise refusal(first)
             assert isinstance(first, Ready)
             self.ready = first
         except BaseException:
@@ -259,7 +253,7 @@ class ChildWorker(Worker):
         while True:
             report = self._receive(time.monotonic() + min(REPORT_EVERY_S * 2, self._limit_s))
             if isinstance(report, Refused):
-                raise _refusal(report)
+                raise refusal(report)
             if isinstance(report, Report):
                 visits += report.visits
                 failures += report.failures
@@ -318,7 +312,10 @@ class ChildWorker(Worker):
                 return None
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
-        message: Ready | Refused | Report = msgspec.json.decode(line, type=Ready | Refused | Report)
+        try:
+            message: Ready | Refused | Report = msgspec.json.decode(line, type=Ready | Refused | Report)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ProfileError(f"the measuring process sent what is no report of ours: {error}") from None
         return message
 
     def _beat(self, entry: int) -> None:
@@ -329,12 +326,7 @@ class ChildWorker(Worker):
         return int(HEARTBEAT.unpack(data)[0]) if len(data) == HEARTBEAT.size else NOTHING
 
     def _ending(self) -> str:
-        code = self._child.poll()
-        if code is None:
-            return "gave no sign of life"
-        if code < 0:
-            return f"was ended by {signal.Signals(-code).name}"
-        return f"ended with exit code {code}"
+        return ending(self._child.poll())
 
     def _crash(self) -> tuple[str, str]:
         memory = self._child.poll() == -signal.SIGKILL
@@ -347,32 +339,9 @@ class ChildWorker(Worker):
         return f": {lines[-1][:300]}" if lines else ""
 
 
-def _refusal(refused: Refused) -> LatencyLutError:
-    kinds: dict[str, type[LatencyLutError]] = {
-        kind.__name__: kind for kind in (TargetUnavailableError, FileAccessError, ProfileError, UsageError)
-    }
-    return kinds.get(refused.kind, ProfileError)(refused.message)
-
-
-# The current folder, where a user's own search.py or profiler.py may lie, must not come before our packages; they are
-# found where the parent found them, installed or not.
-_BOOT = """\
-import os, sys
-root = os.environ.pop("LATENCY_LUT_ROOT")
-sys.path[:] = [path for path in sys.path if path]
-if root not in sys.path:
-    sys.path.append(root)
-from profiler._worker import main
-main(*map(int, sys.argv[1:]))
-"""
-
-
 def main(orders: int, reports: int, heartbeat: int, parent: int) -> None:
     """Run the child: read orders, visit, report, until the orders end."""
-    _die_with(parent)
-    with contextlib.suppress(OSError):
-        # Should memory run out, the kernel is to take this process and not the one that keeps the results.
-        Path("/proc/self/oom_score_adj").write_text("900", encoding="ascii")
+    die_with(parent)
 
     def report(message: Ready | Refused | Report) -> None:
         data = memoryview(msgspec.json.encode(message) + b"\n")
@@ -389,6 +358,7 @@ def main(orders: int, reports: int, heartbeat: int, parent: int) -> None:
         journal = Journal(Path(hello.journal))
         try:
             target = load_target(TargetSpec(hello.factory, hello.options))
+            target.namespaces = _registered_by(hello.wholes)
             journal.open()
             resolution, overhead = calibrate_timer()
             report(Ready(*target.describe(), timer_resolution_ns=resolution, timer_overhead_ns=overhead))
@@ -413,6 +383,29 @@ def main(orders: int, reports: int, heartbeat: int, parent: int) -> None:
             report(Refused(type(error).__name__, str(error)))
         except BrokenPipeError:
             pass
+
+
+def _registered_by(wholes: Sequence[Whole]) -> frozenset[str]:
+    """Return the namespaces of operators that the user's own files register, having imported these.
+
+    They are imported before any layer is prepared, whose operators may be theirs, and outside of any layer's time.
+    """
+    places = dict.fromkeys(whole.model.place for whole in wholes if whole.model is not None)
+    if not places:
+        return frozenset()
+    from profiler._model import import_place
+    from profiler._subgraph import registered_namespaces
+
+    before = registered_namespaces()
+    for place in places:
+        # Where it fails, so will the network itself, which says why.
+        with contextlib.suppress(UsageError):
+            import_place(place, f"--model {place}")
+    found = registered_namespaces() - before
+    if found:
+        # PyTorch imports its compiler when an operator that is written in Python is first called: for seconds.
+        import_module("torch._dynamo")
+    return found
 
 
 def _work(
@@ -445,13 +438,3 @@ def _work(
     spent = visitor.preparing_s - before_s
     report(msgspec.structs.replace(collected, done=True, lost=not alive, preparing_s=spent))
     return alive
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel end this process when its parent ends, so that a hanging layer leaves no orphan (Linux)."""
-    if sys.platform != "linux":
-        return
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)

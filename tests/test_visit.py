@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from conftest import conv, curve_of, simulate, table_of
 
-from lut import LatencyTable, LayerError, Network, NetworkLayer, conv_norm_act, linear, residual_add
-from lut.errors import LayerFailedError, ProfileError
+from lut import LatencyTable, Layer, LayerError, Network, NetworkLayer, UsageError, conv_norm_act, linear, residual_add
+from lut.errors import LayerFailedError, ProfileError, TargetUnavailableError
 from profiler import FakeTarget, Observation, Part, build_module
 from profiler._fake import _Fake
 from profiler._plan import COMPANIONS, PREFLIGHT_ENTRY, SENTINELS, layer_of, make_protocol
@@ -117,10 +117,28 @@ def test_a_target_that_is_lost_ends_the_order() -> None:
 
     class Gone(Counting):
         def run(self, prepared: _Fake, calls: int) -> int:  # noqa: ARG002
-            raise ProfileError("no device any more")
+            raise TargetUnavailableError("no device any more")
 
-    with pytest.raises(ProfileError, match="no device any more"):
+    with pytest.raises(TargetUnavailableError, match="no device any more"):
         visits_of(Gone(FakeTarget(together=4)), [0])
+
+
+@pytest.mark.parametrize("together", [1, 4])
+@pytest.mark.parametrize(
+    "error", [LayerError("no such operator"), ProfileError("odd"), UsageError("odd"), ValueError("x")]
+)
+def test_an_error_about_one_layer_is_that_layers_whatever_raises_it(together: int, error: Exception) -> None:
+    class Fails(Counting):
+        def prepare(self, layer: Layer, seed: int) -> _Fake:
+            if layer == LAYERS[1]:
+                raise error
+            return super().prepare(layer, seed)
+
+    found = visits_of(Fails(FakeTarget(together=together)), [0, 1, 2, 3])
+    (failure,) = [event for event in found if isinstance(event, LayerFailure)]
+    assert (failure.entry, failure.reason) == (1, "error")
+    assert str(error) in failure.message
+    assert {event.entry for event in found if isinstance(event, Visit)} == {0, 2, 3}
 
 
 def test_preflight_stands_once_in_every_group() -> None:

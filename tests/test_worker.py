@@ -15,6 +15,7 @@ import pytest
 from conftest import conv, curve_of, in_the_foreground
 
 from lut import LatencyTable, UsageError
+from lut._lines import seal
 from lut.errors import DeviceBusyError, JournalError, ProfileError, TargetUnavailableError
 from profiler import TargetSpec, profile
 from profiler._journal import Journal, journal_path
@@ -156,7 +157,7 @@ def test_kill_9_loses_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
     ]
     assert len(visits) == len(set(visits))
     entries = dict(enumerate(curve_of(range(1, 25)).layers))
-    lines = [json.loads(line) for line in before]
+    lines = [json.loads(line.rpartition(b"\t")[0]) for line in before]
     kept = {(entries[v[0]].digest, v[1], round(v[2], 3)) for v in lines if v[0] >= 0}
     assert kept <= set(visits)
     assert not journal.exists()
@@ -216,10 +217,66 @@ def test_a_stale_lock_is_taken_over(tmp_path: Path) -> None:
 def test_a_damaged_journal_is_one_clear_line(tmp_path: Path) -> None:
     path = journal_path(tmp_path / "t.json")
     path.write_bytes(b"garbage\nmore\n")
-    with pytest.raises(JournalError, match=r"line 1: not a line of a journal; start afresh with --restart"):
+    with pytest.raises(JournalError, match=r"t.json.journal: not a journal of ours; start afresh with --restart"):
         run(tmp_path)
     path.write_bytes(b"half a line without its end")
     assert len(run(tmp_path)) == 8
+
+
+def _journal_of(tmp_path: Path) -> tuple[Path, bytes]:
+    """Return the journal of a run that was killed."""
+    process = start_slow(tmp_path)
+    path = journal_path(tmp_path / "t.json")
+    wait_for_visits(path, 10)
+    process.kill()
+    process.wait()
+    assert process.stderr is not None
+    process.stderr.close()
+    return path, path.read_bytes().rpartition(b"\n")[0] + b"\n"
+
+
+def _go_on(tmp_path: Path) -> LatencyTable:
+    """Take up the run of ``start_slow`` in this process."""
+    return profile(
+        curve_of(range(1, 25)).layers,
+        target=TargetSpec("slow_target:SlowFake", {}),
+        output=tmp_path / "t.json",
+        reference=tmp_path / "references.json",
+        time_budget_s=60,
+        precision=0.0005,
+    )
+
+
+def test_a_journal_is_believed_only_as_it_was_written(tmp_path: Path) -> None:
+    path, content = _journal_of(tmp_path)
+    lines = content.splitlines(keepends=True)
+    header = lines[0].rpartition(b"\t")[0]
+    wild = b"[-9223372036854775808,0,0.5,0.1,null,false,0.0,3,{},false]"
+    beyond = b"[99,0,0.5,0.1,null,false,0.0,3,{},false]"
+    overflowing = b"[0,0,0.5,1e308,null,false,0.0,3,{},false]"
+    for written, why in (
+        (content * 2, rf"line {len(lines) + 1}: its checksum is not that of what stands there"),
+        (b"".join([*lines[:5], lines[4], *lines[5:]]), r"line 6: its checksum"),
+        (b"".join([*lines[:3], *lines[4:]]), r"line 4: its checksum"),
+        (content.replace(b",", b";", 20), r"line 1: its checksum|not a journal of ours"),
+        (content + wild + b"\n", rf"line {len(lines) + 1}: it has no checksum"),
+        (content + seal(wild, len(content)), rf"line {len(lines) + 1}: not a line of a journal .*>= -1000"),
+        (content + seal(overflowing, len(content)), rf"line {len(lines) + 1}: not a line of a journal .*<= 1000000000"),
+        (content + seal(beyond, len(content)), r"holds layers that this run does not have"),
+        (seal(header.replace(b'"version":2', b'"version":1'), 0), r"version 1 of the journal is not this release's, 2"),
+        (seal(header.replace(b'"version":2', b'"version":3'), 0), r"version 3 of the journal is not this release's, 2"),
+    ):
+        path.write_bytes(written)
+        with pytest.raises(JournalError, match=why) as error:
+            _go_on(tmp_path)
+        assert str(error.value).count("\n") == 0
+        assert "--restart" in str(error.value)
+
+
+def test_a_pipe_that_lies_where_the_journal_goes_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(journal_path(tmp_path / "t.json"))
+    with pytest.raises(JournalError, match="is no regular file"):
+        run(tmp_path)
 
 
 def test_an_unwritable_folder_is_said_before_measuring(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -10,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lut import UsageError
-from lut._files import read_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from lut import ChannelCurve, Layer, Network, SearchSpace
     from profiler._adaptive import Adaptive
+    from profiler._user_network import UserNetwork
     from profiler._whole import Subject
 
 __all__ = ["Work", "sampled", "swept", "work_of_layers", "work_of_model", "work_of_space"]
@@ -133,13 +132,13 @@ def work_of_model(
     if text.endswith(".onnx"):
         if target != "onnx":
             raise UsageError(f"--model {text}: an ONNX file runs on --target onnx, not on {target}")
-        subject, found, dtype = _onnx_file(Path(text), input_text)
+        found = _onnx_file(Path(text), input_text)
     else:
-        subject, found, dtype = _torch_model(text, input_text, target=target, seed=seed, output=output, console=console)
-    if batch is not None and batch != found:
-        raise UsageError(f"--batch {batch}: the network's input has batch {found}; give another --input")
-    layers = tuple(dict.fromkeys(item.layer for item in subject.network.layers))
-    return Work(layers, (), (subject,), found, dtype)
+        found = _torch_model(text, input_text, target=target, seed=seed, output=output, console=console)
+    if batch is not None and batch != found.batch:
+        raise UsageError(f"--batch {batch}: the network's input has batch {found.batch}; give another --input")
+    layers = tuple(dict.fromkeys(item.layer for item in found.subject.network.layers))
+    return Work(layers, (), (found.subject,), found.batch, found.dtype)
 
 
 def swept(work: Work, *, expand: float, step: int | None, budget_s: float, console: Console) -> Work:
@@ -160,30 +159,21 @@ def swept(work: Work, *, expand: float, step: int | None, budget_s: float, conso
 
 def _torch_model(
     text: str, input_text: str | None, *, target: str, seed: int, output: Path, console: Console
-) -> tuple[Subject, int, str | None]:
-    from profiler._model import load_model, parse_model
-    from profiler._whole import Subject, Whole
+) -> UserNetwork:
+    from profiler._model import parse_model
+    from profiler._user_network import onnx_network, torch_network
 
     spec = parse_model(text, input_text, seed)
-    console.print(f"Loading and tracing {spec}.")
-    module, examples = load_model(spec)
     if target == "onnx":
         _need_onnx(text)
-        from profiler._onnx._file import export_model
-
-        # Ours, and replaced by the next run; the user's own file is hardly called so.
-        path = output.with_name(f"{spec.factory}-exported.onnx")
-        export_model(module, examples, path)
-        console.print(f"exported to {path}")
-        return _onnx_file(path, None, name=str(spec))
-    from profiler._trace import trace
-
-    traced = trace(module, examples, name=str(spec))
-    # A run is not taken up again with another network under the same name.
-    digest = hashlib.sha256(read_bytes(spec.place)).hexdigest()[:16] if spec.place.endswith(".py") else ""
-    whole = Whole(str(spec), model=spec, digest=digest) if target != "coreml" else None
-    reason = None if whole is not None else "layers only: export-coreml --model makes the whole network's program"
-    return Subject(traced.network, whole, traced.operators, traced.idle, reason), traced.batch, None
+    console.print(f"Loading and tracing {spec}.")
+    if target != "onnx":
+        return torch_network(spec, as_whole=target != "coreml")
+    # Ours, and replaced by the next run; the user's own file is hardly called so.
+    path = output.with_name(f"{spec.factory}-exported.onnx")
+    found = onnx_network(path, exported_from=spec)
+    console.print(f"exported to {path}")
+    return found
 
 
 def _need_onnx(text: str) -> None:
@@ -196,16 +186,9 @@ def _need_onnx(text: str) -> None:
             )
 
 
-def _onnx_file(path: Path, input_text: str | None, *, name: str | None = None) -> tuple[Subject, int, str | None]:
+def _onnx_file(path: Path, input_text: str | None) -> UserNetwork:
     from profiler._model import parse_input
-    from profiler._whole import Subject, Whole
+    from profiler._user_network import onnx_network
 
     _need_onnx(str(path))
-    from profiler._onnx._file import load_onnx, trace_onnx
-
-    shapes = parse_input(input_text) if input_text is not None else ()
-    traced = trace_onnx(load_onnx(path, shapes=shapes), name=name or path.name)
-    digest = hashlib.sha256(read_bytes(path)).hexdigest()[:16]
-    whole = Whole(traced.network.name, file=str(path.resolve()), digest=digest, shapes=shapes)
-    subject = Subject(traced.network, whole, traced.operators, traced.idle, kernels=traced.kernels)
-    return subject, traced.batch, traced.dtype
+    return onnx_network(path, shapes=parse_input(input_text) if input_text is not None else ())

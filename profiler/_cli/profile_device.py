@@ -354,7 +354,12 @@ def profile_device(
         _finish(table, output, console, groups=groups, alpha=alpha, json=json, verbose=verbose)
         return
     from profiler._plan import make_protocol
+    from profiler._profile import check_output
 
+    protocol = make_protocol(precision=precision, time_budget_s=time_budget, quick=quick, seed=seed)
+    if output is not None:
+        # Tracing takes a while, and measuring longer.
+        check_output(output, restart=restart)
     work = _what_to_measure(
         context_,
         layers=layers,
@@ -370,7 +375,7 @@ def profile_device(
         target=target,
         batch=batch,
         seed=seed,
-        budget_s=make_protocol(precision=precision, time_budget_s=time_budget, quick=quick, seed=seed).time_budget_s,
+        budget_s=protocol.time_budget_s,
         output=output or _default_output(target, batch or 1, model),
         console=console,
     )
@@ -454,13 +459,18 @@ def _finish(
     else:
         print_result(console, table, selections, gains, output, report, groups=groups, alpha=alpha, verbose=verbose)
     missing = [entry for entry in table.not_measured if entry.reason != NOT_CHOSEN]
-    if table.failures or missing:
+    # Where a reason stands, a network was to be run as a whole and was not; but Core ML runs what export-coreml makes.
+    unrun = [network for network in table.networks if network.whole is None and network.reason is not None]
+    if table.setting.target == "coreml":
+        unrun = []
+    if table.failures or missing or unrun:
         from lut.errors import IncompleteError
 
-        raise IncompleteError(
-            f"{count_layers(len(table.failures))} failed, {len(missing)} not measured; {output} holds the "
-            f"other {len(table)} and the reasons"
-        )
+        parts = [f"{count_layers(len(table.failures))} failed, {len(missing)} not measured"]
+        if unrun:
+            also = f" and {len(unrun) - 1} more" if len(unrun) > 1 else ""
+            parts.append(f"not measured end to end: {unrun[0].name}{also}: {unrun[0].reason}")
+        raise IncompleteError(f"{'; '.join(parts)}; {output} holds the other {len(table)} layers and the reasons")
 
 
 def _what_to_measure(

@@ -1,0 +1,257 @@
+"""Whatever a user's network does, it does it in a process of its own: the command says what happened and goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from test_cli import command
+
+from lut import LatencyTable, UsageError
+from lut.errors import LatencyLutError, ProfileError
+from profiler import _child
+from profiler._child import Refused, ending, refusal, run_task
+from profiler._model import parse_model
+from profiler._user_network import TraceAnswer, TraceRequest, torch_network
+
+MODEL = """
+import ctypes, os, sys, time
+import torch
+from torch import nn
+
+with open(os.environ["IMPORTED_BY"], "a") as file:
+    file.write(f"{os.getpid()} ")
+
+
+class Net(nn.Module):
+    '''Runs once, when it is traced's example; after that it does something else.'''
+
+    def __init__(self, then):
+        super().__init__()
+        self.conv, self.then, self.calls = nn.Conv2d(3, 4, 3), then, 0
+
+    def forward(self, x):
+        if not torch.compiler.is_compiling():
+            self.calls += 1
+            if self.calls > 1:
+                self.then()
+        return self.conv(x).relu()
+
+
+def fails():
+    raise RuntimeError("no weights \\x1b[31m here")
+
+
+def raises_later(): return Net(fails)
+def exits_later(): return Net(lambda: sys.exit(0))
+def leaves_later(): return Net(lambda: os._exit(0))
+def crashes_later(): return Net(lambda: ctypes.string_at(0))
+def hangs_later(): return Net(lambda: time.sleep(1000))
+def leaves(): os._exit(0)
+def crashes(): ctypes.string_at(0)
+def is_ended(): os.kill(os.getpid(), 40)
+def hangs(): time.sleep(1000)
+
+
+def prints():
+    print("{'not': json}")
+    return Net(lambda: None)
+
+
+def leaves_a_process_behind():
+    if os.fork() == 0:
+        time.sleep(1000)
+    return Net(lambda: None)
+
+
+@torch.library.custom_op("latency_lut_example::cube", mutates_args=())
+def cube(x: torch.Tensor) -> torch.Tensor:
+    return x * x * x
+
+
+@cube.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+
+class Cubes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x):
+        return torch.ops.latency_lut_example.cube(self.conv(x)).relu()
+
+
+def custom(): return Cubes()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "my.py").write_text(MODEL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IMPORTED_BY", str(tmp_path / "imported-by"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("factory", "why"),
+    [
+        ("leaves", "ended with exit code 0 before it answered"),
+        ("crashes", "was ended by SIGSEGV before it answered"),
+        ("is_ended", "was ended by signal 40 before it answered"),
+    ],
+)
+def test_a_factory_that_ends_its_process_is_one_line(folder: Path, factory: str, why: str) -> None:
+    with pytest.raises(ProfileError) as error:
+        torch_network(parse_model(f"my.py:{factory}", "1x3x8x8", 0), as_whole=True)
+    assert str(error.value) == f"--model my.py:{factory}: the process that loaded it {why}"
+    # Nothing of the user's file ran in this process.
+    assert str(os.getpid()) not in (folder / "imported-by").read_text().split()
+
+
+def test_a_factory_that_hangs_is_ended(folder: Path) -> None:
+    spec = parse_model("my.py:hangs", "1x3x8x8", 0)
+    request = TraceRequest("hangs", model=spec)
+    with pytest.raises(ProfileError, match=r"gave no answer within 0.5 s$"):
+        run_task("trace", request, TraceAnswer, what="--model my.py:hangs", limit_s=0.5)
+
+
+def test_what_a_factory_leaves_behind_is_not_waited_for(folder: Path) -> None:
+    found = torch_network(parse_model("my.py:leaves_a_process_behind", "1x3x8x8", 0), as_whole=True)
+    assert found.batch == 1
+    assert len(found.subject.network.layers) == 1
+
+
+@pytest.mark.parametrize(
+    ("factory", "why"),
+    [
+        ("raises_later", "no weights"),
+        ("exits_later", "SystemExit 0"),
+        ("leaves_later", "the measuring process ended with exit code 0"),
+        ("crashes_later", "the measuring process was ended by SIGSEGV"),
+    ],
+)
+def test_a_network_that_cannot_be_measured_is_exit_code_3(folder: Path, factory: str, why: str) -> None:
+    done = command(
+        folder,
+        "profile-device",
+        *("--model", f"my.py:{factory}", "--input", "1x3x8x8", "--threads", "1", "--precision", "0.5"),
+        *("--output", "t.json"),
+        code=3,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("incomplete: ")
+    assert f"not measured end to end: my.py:{factory}" in last
+    assert why in last
+    assert "\x1b" not in done.stdout + done.stderr
+    (network,) = LatencyTable.load(folder / "t.json").networks
+    assert network.whole is None
+    assert why in (network.reason or "")
+    assert len(LatencyTable.load(folder / "t.json")) == 1
+
+
+def test_an_operator_of_the_users_own_is_measured(folder: Path) -> None:
+    command(
+        folder,
+        "profile-device",
+        *(
+            "--model",
+            "my.py:custom",
+            "--input",
+            "1x3x8x8",
+            "--threads",
+            "1",
+            "--time-budget",
+            "3",
+            "--output",
+            "t.json",
+        ),
+    )
+    table = LatencyTable.load(folder / "t.json")
+    assert any("cube" in str(layer) for layer in table)
+    assert table.networks[0].whole is not None
+    # The same layers without the file that has the operator: one line for that layer, and it stays that layer's.
+    items = [msgspec.json.decode(msgspec.json.encode(layer)) for layer in table]
+    (folder / "layers.json").write_bytes(msgspec.json.encode(items))
+    done = command(
+        folder,
+        "profile-device",
+        *("--layers", "layers.json", "--batch", "1", "--threads", "1", "--precision", "0.5", "--output", "u.json"),
+        code=3,
+    )
+    assert "1 layer failed" in done.stderr
+    (failure,) = LatencyTable.load(folder / "u.json").failures
+    assert "latency_lut_example.cube.default is not of PyTorch's own" in failure.message
+    assert len(LatencyTable.load(folder / "u.json")) == 1
+
+
+def test_what_a_factory_prints_is_not_in_the_json(folder: Path) -> None:
+    done = command(
+        folder,
+        "profile-device",
+        *("--model", "my.py:prints", "--input", "1x3x8x8", "--threads", "1", "--precision", "0.5", "--json"),
+    )
+    assert msgspec.json.decode(done.stdout)["networks"]
+    assert "{'not': json}" in done.stderr
+
+
+def test_errors_keep_their_class_and_unknown_ones_are_the_profilers() -> None:
+    assert isinstance(refusal(Refused("UsageError", "x")), UsageError)
+    for name in ("SystemExit", "no such", "annotations", "LatencyLutError.__init__", "UserWarning"):
+        assert type(refusal(Refused(name, "x"))) is ProfileError
+    assert isinstance(refusal(Refused("LatencyLutError", "x")), LatencyLutError)
+
+
+def test_every_ending_has_words() -> None:
+    assert ending(None) == "gave no sign of life"
+    assert ending(3) == "ended with exit code 3"
+    assert ending(-signal.SIGKILL) == "was ended by SIGKILL"
+    assert ending(-40) == "was ended by signal 40"
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    monkeypatch.setattr(_child, "boot_script", lambda _: "import os, sys; exec(os.environ['ANSWER'])")
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("os.write(int(sys.argv[2]), b'\\xff' * 8)", "answers with more than 256 MiB"),
+        ("os.write(int(sys.argv[2]), (4).to_bytes(8, 'little') + b'{[}]')", "no answer of ours"),
+        ("os.write(int(sys.argv[2]), (9).to_bytes(8, 'little') + b'{}')", "ended with exit code 0"),
+        ("os.write(int(sys.argv[2]), (13).to_bytes(8, 'little') + b'{\"answer\":12}')", "no answer of ours"),
+    ],
+)
+def test_an_answer_that_is_none_is_one_line(answering: pytest.MonkeyPatch, answer: str, why: str) -> None:
+    answering.setenv("ANSWER", answer)
+    with pytest.raises(ProfileError, match=why):
+        run_task("trace", TraceRequest("x"), TraceAnswer, what="--model x")
+
+
+def test_a_child_ends_with_its_parent(folder: Path) -> None:
+    script = (
+        "from profiler._model import parse_model; from profiler._user_network import torch_network\n"
+        "torch_network(parse_model('my.py:hangs', '1x3x8x8', 0), as_whole=True)"
+    )
+    parent = os.posix_spawn(sys.executable, [sys.executable, "-c", script], os.environ)
+    imported = folder / "imported-by"
+    until = time.monotonic() + 120
+    while not (imported.exists() and imported.read_text().endswith(" ")):
+        assert time.monotonic() < until, "the child did not start"
+        time.sleep(0.02)
+    child = int(imported.read_text())
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    while Path(f"/proc/{child}").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{child}").exists()
