@@ -34,6 +34,8 @@ CONTEXTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "cuda": ({"mode": "device-warm"}, {"mode": "device-cold"}),
 }
 WHOLE_CALLS = 5
+# Every other round is held against the rest.
+LEAST_ROUNDS = 2
 # Each operator of a whole network may have four compiled kernels; the deepest ones here have seventy.
 KERNEL_CACHE = 512
 # Whether a target can run here is found out in another process: making one sets its process up for good.
@@ -89,8 +91,11 @@ def visit_all(
     batch: int,
     threads: int,
     what: str,
+    seconds: float | None = None,
 ) -> Found:
     """Return the latencies of networks, their layers and ``blocks``; to be called in a process of its own.
+
+    After ``seconds`` no further round is begun, once there are two.
 
     Columns are ``isolated`` and ``in_context`` (of :func:`layers_of` the networks), ``blocks`` (alone) and ``whole``.
     """
@@ -119,6 +124,9 @@ def visit_all(
     began = time.monotonic()
     starts: list[float] = []
     for turn in range(rounds):
+        if seconds is not None and turn >= LEAST_ROUNDS and time.monotonic() - began >= seconds * turn / (turn + 1):
+            # Another round would not be over in time.
+            break
         jobs: list[tuple[str, Any]] = []
         for name, visitor in visitors.items():
             order = list(range(sizes[name]))

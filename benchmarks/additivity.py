@@ -22,11 +22,22 @@ from lut import Layer, Network
 from lut.errors import LatencyLutError
 
 
-def measure(target: str, space: str, count: int, rounds: int, batch: int, threads: int, seed: int) -> dict[str, Any]:
+def measure(
+    target: str,
+    space: str,
+    count: int,
+    rounds: int,
+    batch: int,
+    threads: int,
+    seed: int,
+    seconds: float | None = None,
+) -> dict[str, Any]:
     """Return the ratios of one space on one target; to be called in a process of its own."""
     networks = list(distinct(SPACES[space], count, seed))
     layers = layers_of(networks)
-    found = visit_all(target, networks, rounds=rounds, batch=batch, threads=threads, what=f"{target} {space}")
+    found = visit_all(
+        target, networks, rounds=rounds, batch=batch, threads=threads, what=f"{target} {space}", seconds=seconds
+    )
     result: dict[str, Any] = {
         "target": target,
         "setting": found.setting,
@@ -76,11 +87,19 @@ def main() -> None:
     made.add_argument("--batch", type=int, default=4)
     made.add_argument("--threads", type=int, default=1, help="1 leaves a core to the system")
     made.add_argument("--seed", type=int, default=1, help="of the networks; the size of the groups was chosen on 0")
+    made.add_argument("--seconds", type=float, help="begin no round of a space that would not be over by then")
     made.add_argument("--one", metavar="FILE", help="measure the one target and space named here, into this file")
     given = made.parse_args()
     if given.one:
         found = measure(
-            given.targets[0], given.spaces[0], given.networks, given.rounds, given.batch, given.threads, given.seed
+            given.targets[0],
+            given.spaces[0],
+            given.networks,
+            given.rounds,
+            given.batch,
+            given.threads,
+            given.seed,
+            given.seconds,
         )
         Path(given.one).write_bytes(msgspec.json.encode(found))
         return
@@ -96,6 +115,8 @@ def main() -> None:
                 command = [sys.executable, __file__, "--one", str(path), "--targets", target, "--spaces", space]
                 for name in ("networks", "rounds", "batch", "threads", "seed"):
                     command += [f"--{name}", str(getattr(given, name))]
+                if given.seconds is not None:
+                    command += ["--seconds", str(given.seconds)]
                 subprocess.run(command, check=True)
                 results.append(msgspec.json.decode(path.read_bytes()))
     rows = []

@@ -22,7 +22,11 @@ from typing import Any
 
 from _common import parser, print_table, write_results
 
-MODES = ("device-cold", "device-warm", "host")
+# Per target, its modes and the options that choose them; the CPU is there to rehearse on.
+MODES: dict[str, dict[str, dict[str, Any]]] = {
+    "cuda": {mode: {"mode": mode} for mode in ("device-cold", "device-warm", "host")},
+    "cpu": {context: {"context": context} for context in ("network", "isolated")},
+}
 PEER = "torch.utils.benchmark"
 
 
@@ -46,8 +50,8 @@ def once(options: argparse.Namespace) -> dict[str, Any]:
 
     from lut.errors import LayerFailedError
     from profiler import build_module
-    from profiler._cuda import CudaTarget
     from profiler._plan import make_protocol
+    from profiler._target import load_target, target_spec
     from profiler._visit import Visitor
 
     entries = tuple(layers())
@@ -56,8 +60,8 @@ def once(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, dict[str, float | None]] = {str(layer): {} for layer in entries}
     overhead: dict[str, float] = {}
     device: dict[str, Any] = {}
-    for mode in MODES:
-        target = CudaTarget(batch=options.batch, dtype=options.dtype, mode=mode)
+    for mode, extra in MODES[options.target].items():
+        target = load_target(target_spec(options.target, entries, batch=options.batch, dtype=options.dtype, **extra))
         facts, _, software = target.describe()
         device = {"model": facts.model, "architecture": facts.architecture, **software.details}
         visitor = Visitor(target, entries, protocol, process=0, origin=0.0)
@@ -85,9 +89,9 @@ def once(options: argparse.Namespace) -> dict[str, Any]:
         overhead[mode] = wall_s / timed_s if timed_s else float("nan")
         target.close()
     for layer in entries:
-        module = build_module(layer).to(device="cuda", dtype=getattr(torch, options.dtype))
+        module = build_module(layer).to(device=options.target, dtype=getattr(torch, options.dtype))
         inputs = [
-            torch.randn((options.batch, *shape), device="cuda", dtype=getattr(torch, options.dtype))
+            torch.randn((options.batch, *shape), device=options.target, dtype=getattr(torch, options.dtype))
             for shape in layer.inputs
         ]
         with torch.inference_mode():
@@ -104,6 +108,8 @@ def main() -> None:
     options.add_argument("--batch", type=int, default=64)
     options.add_argument("--dtype", default="float32")
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--seconds", type=float, help="begin no process that would not be done by then")
+    options.add_argument("--target", default="cuda", choices=list(MODES), help=argparse.SUPPRESS)
     options.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
     arguments = options.parse_args()
     if arguments.once:
@@ -116,8 +122,13 @@ def main() -> None:
             sys.exit(error.exit_code)
         return
     runs: list[dict[str, Any]] = []
+    began = time.monotonic()
     for repeat in range(arguments.repeats):
+        if repeat and arguments.seconds and time.monotonic() - began > arguments.seconds * repeat / (repeat + 1):
+            print(f"{repeat} of {arguments.repeats} repeats: the time is up", flush=True)
+            break
         command = [sys.executable, str(Path(__file__)), "--once", "--visits", str(arguments.visits)]
+        command += ["--target", arguments.target]
         command += ["--batch", str(arguments.batch), "--dtype", arguments.dtype, "--seed", str(arguments.seed + repeat)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -126,11 +137,12 @@ def main() -> None:
         runs.append(json.loads(done.stdout.splitlines()[-1]))
         print(done.stderr, end="", file=sys.stderr)
         print(f"repeat {repeat + 1} of {arguments.repeats}", flush=True)
+    modes = MODES[arguments.target]
     figures: dict[str, dict[str, dict[str, float]]] = {}
     rows: list[list[object]] = []
     for name in runs[0]["ms"]:
         row: list[object] = [name]
-        for mode in (*MODES, PEER):
+        for mode in (*modes, PEER):
             values = [run["ms"][name][mode] for run in runs if run["ms"][name][mode] is not None]
             if not values:
                 row.append("–")
@@ -140,9 +152,9 @@ def main() -> None:
             figures.setdefault(name, {})[mode] = {"median_us": middle * 1e3, "spread_percent": spread}
             row.append(f"{middle * 1e3:.2f} ±{spread:.1f}%")
         rows.append(row)
-    overhead = {mode: median(run["overhead"][mode] for run in runs) for mode in MODES}
+    overhead = {mode: median(run["overhead"][mode] for run in runs) for mode in modes}
     title = f"{runs[0]['device']['model']}, batch {arguments.batch}, {arguments.dtype}: µs a call ± spread"
-    print_table(title, ["layer", *MODES, PEER], rows)
+    print_table(title, ["layer", *modes, PEER], rows)
     print(
         "wall-clock time of a visit over the time its calls ran: "
         + ", ".join(f"{m} {v:.1f}" for m, v in overhead.items())
@@ -154,7 +166,7 @@ def main() -> None:
             "device": runs[0]["device"],
             "batch": arguments.batch,
             "dtype": arguments.dtype,
-            "repeats": arguments.repeats,
+            "repeats": len(runs),
             "visits": arguments.visits,
             "figures": figures,
             "overhead": overhead,

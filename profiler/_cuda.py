@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import platform
 import random
 import traceback
@@ -34,24 +35,27 @@ SIDE_VALUES = {COLD: "device_cold_ms", WARM: "device_warm_ms", HOST: "host_ms"}
 
 # Events resolve half a microsecond, and a replay has a gap of a few before it: 2 ms make both negligible.
 REPLAY_MS = 2.0
-MOST_UNROLLED = 4096
+# Some drivers die while they capture or launch graphs of tens of thousands of nodes (meta-pytorch/tritonbench#1248 caps
+# them for that reason). So many of the shortest kernels, of a microsecond each, already fill a replay; what takes more
+# becomes several graphs, which are replayed in turns.
+MOST_NODES = 2000
 WARM_UP_CALLS = 3
 
 # Cold means: between two uses of the same bytes, at least one and a half times the L2 cache passes through it. With
 # copies whose bytes are three times the cache, and two at least, that is so: all other copies lie between.
 COLD_FACTOR = 3
-# A copy costs nodes in the graph, each of them up to 64 KB of device memory (less with newer drivers) and some 10 µs of
-# capture. What would need more copies moves some 2 KB a call, and stays in the cache inside any network.
+# A copy costs nodes in the graphs, each of them up to 64 KB of device memory (less with newer drivers) and some 10 µs
+# of capture. What would need more copies moves some 2 KB a call, and stays in the cache inside any network.
 MOST_COPIES = 65_536
-GRAPH_BYTES_PER_KERNEL = 1 << 16
+GRAPH_BYTES_PER_NODE = 1 << 16
 MEMORY_SHARE = 0.9
 
 # As PyTorch's allocator aligns: vectorised kernels are chosen by it.
 ALIGNMENT_BYTES = 512
 SHIFTS = 2048
 
-# The other modes are timed in a layer's first visits only: they need no narrow interval.
-SIDE_VISITS = 4
+# The other modes are timed in a layer's first visit of each process only: they need no narrow interval.
+SIDE_VISITS = 1
 
 SLOW_CLOCK = 0.75
 LEAST_READINGS = 3
@@ -74,7 +78,7 @@ class _Slot(NamedTuple):
 class _Prepared:
     """A layer's or a network's module with its weights on the host, and what is known about timing it.
 
-    ``key`` is shared by equal layers; ``kernels`` is about how many kernels a call launches.
+    ``key`` is shared by equal layers; ``kernels`` is a guess of how many kernels a call launches.
     """
 
     def __init__(self, key: str, kernels: int, module: torch.nn.Module, weights: list[torch.Tensor], seed: int) -> None:
@@ -99,6 +103,9 @@ class _Known:
     """What the visits to a layer have taught so far; kept when the layer itself is given back."""
 
     def __init__(self) -> None:
+        # Nodes that a call adds to a graph, and whether they were counted or had to be guessed.
+        self.nodes = 0
+        self.counted = False
         # Calls of a graph on one set of buffers that take REPLAY_MS, and one call's share of it; found once.
         self.unrolled = 0
         self.call_ns = 0.0
@@ -129,12 +136,47 @@ class _Copies:
         return sum(sizes.values())
 
 
-class _Series(NamedTuple):
-    """A graph of unrolled calls, with the buffers that it works on."""
+class _Graph(NamedTuple):
+    """A captured graph of so many calls."""
 
     graph: Any
     calls: int
-    copies: _Copies
+
+
+class _Series:
+    """Graphs of unrolled calls that are replayed in turns, with the buffers that they work on.
+
+    The turns go on where they stopped: the calls of all graphs form one circle, in which a copy comes again only after
+    all others have.
+    """
+
+    def __init__(self, graphs: Sequence[_Graph], copies: _Copies) -> None:
+        self.graphs = tuple(graphs)
+        self.copies = copies
+        self._turn = 0
+
+    def next(self) -> _Graph:
+        """Return the graph whose turn it is."""
+        graph = self.graphs[self._turn]
+        self._turn = (self._turn + 1) % len(self.graphs)
+        return graph
+
+
+class GraphFacts(NamedTuple):
+    """What the graphs of a layer's mode are, for whoever checks them.
+
+    ``touched_bytes`` are the distinct bytes that one lap over all graphs touches; ``nodes_per_call`` was counted in a
+    captured graph, or guessed from the layer's operators where the driver does not tell (``counted``).
+    """
+
+    graphs: int
+    calls: int
+    copies: int
+    nodes_per_call: int
+    counted: bool
+    largest_graph_nodes: int
+    touched_bytes: int
+    l2_bytes: int
 
 
 class _Live:
@@ -177,6 +219,7 @@ class CudaTarget(Target[_Prepared]):
     """
 
     least_block_ms: ClassVar[float] = REPLAY_MS
+    least_processes: ClassVar[int] = 3
 
     def __init__(
         self,
@@ -294,16 +337,37 @@ class CudaTarget(Target[_Prepared]):
         return device, setting, software
 
     def prepare(self, layer: Layer, seed: int) -> _Prepared:
-        from profiler._modules import build_module, example_inputs
+        from profiler._modules import build_module
 
         torch = self._torch
+        self._refuse_too_large(layer)
         with self._mapped(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = build_module(layer, self.namespaces)
-            inputs = example_inputs(layer, self._batch, self._dtype)
+            inputs = self._inputs(layer)
             prepared = self._ready(layer.digest, _kernels(layer), module, inputs, seed)
             prepared.output_bytes = self._batch * prod(layer.output_shape) * self._dtype.itemsize
         return prepared
+
+    def _inputs(self, layer: Layer) -> list[torch.Tensor]:
+        """Return a call's inputs; floating-point ones without content, which is drawn on the device in every visit."""
+        from profiler._modules import example_inputs
+
+        if any(isinstance(node.op, Subgraph) for node in layer.nodes):
+            # Some may be integers, in the range that the operators take.
+            return example_inputs(layer, self._batch, self._dtype)
+        shapes = [(self._batch, *shape) for shape in layer.inputs]
+        return [self._torch.empty(shape, dtype=self._dtype, device="meta") for shape in shapes]
+
+    def _refuse_too_large(self, layer: Layer) -> None:
+        """Refuse what no memory of the device holds, before the host tries to make its weights."""
+        needed = layer.bytes_moved(batch=self._batch, bytes_per_element=self._dtype.itemsize)
+        there = self._driver.facts.memory_bytes
+        if needed > there:
+            raise LayerFailedError(
+                f"needs about {needed / 2**30:.1f} GiB of device memory, and the GPU has {there / 2**30:.1f} GiB",
+                reason="out_of_memory",
+            )
 
     def prepare_network(self, whole: Whole, seed: int) -> _Prepared:
         """A user's module with inputs, ready to run; or a network that is one layer."""
@@ -378,28 +442,29 @@ class CudaTarget(Target[_Prepared]):
             return self._time_host(live, calls)
         if mode not in live.series:
             live.series[mode] = self._warm(live) if mode == WARM else self._cold(live)
-        series = live.series[mode]
-        replays = ceil(calls / series.calls)
-        return self._time_replays(series, replays) * calls / (replays * series.calls)
+        return self._time_calls(live.series[mode], calls)
 
-    def _time_replays(self, series: _Series, replays: int) -> float:
-        """Return the nanoseconds of some replays, by events in the queue.
+    def _time_calls(self, series: _Series, calls: int) -> float:
+        """Return the nanoseconds of so many calls, by events in the queue around whole replays.
 
         A first replay goes before: while it runs, the host issues the others, so that none of them waits for it, and
         the cache is left as a replay leaves it.
         """
         driver = self._driver
-        driver.replay(series.graph)
+        driver.replay(series.next().graph)
         start = driver.record()
-        for _ in range(replays):
-            driver.replay(series.graph)
+        replayed = 0
+        while replayed < calls:
+            graph = series.next()
+            driver.replay(graph.graph)
+            replayed += graph.calls
         end = driver.record()
         # Read while the device is busy: an idle one lowers its clock.
         reading = driver.read_clock()
         driver.synchronize()
         if reading is not None:
             self._readings.append(reading)
-        return driver.elapsed_ms(start, end) * 1e6
+        return driver.elapsed_ms(start, end) * 1e6 * calls / replayed
 
     def _time_host(self, live: _Live, calls: int) -> float:
         driver, module = self._driver, live.owner.module
@@ -451,15 +516,15 @@ class CudaTarget(Target[_Prepared]):
         for weight, tensor in zip(prepared.weights, copy.weights, strict=True):
             weight.data = tensor
 
-    def _body(self, prepared: _Prepared, copies: _Copies, calls: int) -> Callable[[], None]:
-        """Return what issues ``calls`` calls, each on the next set of buffers."""
+    def _body(self, prepared: _Prepared, copies: _Copies, calls: int, first: int = 0) -> Callable[[], None]:
+        """Return what issues ``calls`` calls, each on the next set of buffers, from the call ``first`` on."""
 
         def issue() -> None:
             with self._torch.inference_mode():
-                for call in range(calls):
+                for call in range(first, first + calls):
                     which = call % len(copies.copies)
                     copy = copies.copies[which]
-                    if call == 0 or len(copies.copies) > 1:
+                    if call == first or len(copies.copies) > 1:
                         self._point(prepared, copy)
                     # Kept until the same copy's next turn: the allocator then has to put the others elsewhere.
                     copies.outputs[which] = None
@@ -467,27 +532,51 @@ class CudaTarget(Target[_Prepared]):
 
         return issue
 
-    def _capture(self, prepared: _Prepared, copies: _Copies, calls: int) -> _Series:
-        return _Series(self._driver.capture(self._body(prepared, copies, calls)), calls, copies)
+    def _nodes(self, live: _Live) -> int:
+        """Return the nodes that a call adds to a graph: counted once, or guessed where the driver does not tell."""
+        known = live.known
+        if not known.nodes:
+            counted = self._driver.count_nodes(self._body(live.owner, live.one, 1))
+            known.counted = counted is not None
+            known.nodes = max(1, live.owner.kernels if counted is None else counted)
+        return known.nodes
+
+    def _capture(self, live: _Live, copies: _Copies, calls: int) -> _Series:
+        """Return the graphs of so many calls: one, or as many as keep each within ``MOST_NODES``.
+
+        A call is not cut in two: a network of more nodes than that is one graph.
+        """
+        owner = live.owner
+        count = ceil(calls / max(1, MOST_NODES // self._nodes(live)))
+        bounds = [calls * number // count for number in range(count + 1)]
+        # What an earlier graph wrote is given back now, and not in the middle of the capture.
+        copies.outputs = [None] * len(copies.copies)
+        graphs: list[_Graph] = []
+        for first, last in itertools.pairwise(bounds):
+            body = self._body(owner, copies, last - first, first)
+            beside = graphs[0].graph if graphs else None
+            graphs.append(_Graph(self._driver.capture(body, beside=beside), last - first))
+        return _Series(graphs, copies)
 
     def _warm(self, live: _Live) -> _Series:
-        """Return a graph of calls on the same buffers, of so many that a replay takes ``REPLAY_MS``."""
-        prepared, known = live.owner, live.known
+        """Return a graph of calls on the same buffers, of so many that a replay takes ``REPLAY_MS`` if it may."""
+        known = live.known
         if known.unrolled:
-            return self._capture(prepared, live.one, known.unrolled)
+            return self._capture(live, live.one, known.unrolled)
+        most = max(1, MOST_NODES // self._nodes(live))
         calls = 1
         while True:
-            series = self._capture(prepared, live.one, calls)
-            elapsed = max(1.0, self._time_replays(series, 1))
-            if elapsed >= REPLAY_MS * 1e6 or calls == MOST_UNROLLED:
+            series = self._capture(live, live.one, calls)
+            elapsed = max(1.0, self._time_calls(series, calls))
+            if elapsed >= REPLAY_MS * 1e6 or calls == most:
                 break
             # Of a short replay, the gap before it is a large part: the guess is low, and is made again.
-            calls = min(MOST_UNROLLED, max(2 * calls, ceil(1.1 * REPLAY_MS * 1e6 * calls / elapsed)))
+            calls = min(most, max(2 * calls, ceil(1.1 * REPLAY_MS * 1e6 * calls / elapsed)))
         known.unrolled, known.call_ns = calls, elapsed / calls
         return series
 
     def _cold(self, live: _Live) -> _Series:
-        """Return a graph of calls that each find nothing of theirs in the L2 cache.
+        """Return graphs of calls that each find nothing of theirs in the L2 cache.
 
         Raises:
             LayerFailedError: that cannot be reached here; a warm number must not go by this name.
@@ -505,10 +594,11 @@ class CudaTarget(Target[_Prepared]):
             )
         if not live.known.unrolled:
             live.series[WARM] = self._warm(live)
-        cycles = max(1, min(ceil(REPLAY_MS * 1e6 / (count * live.known.call_ns)), MOST_UNROLLED // count))
+        nodes = self._nodes(live)
+        cycles = max(1, min(ceil(REPLAY_MS * 1e6 / (count * live.known.call_ns)), MOST_NODES // (count * nodes)))
         aligned = ceil(prepared.output_bytes / ALIGNMENT_BYTES) * ALIGNMENT_BYTES
         needed = count * (prepared.elements * self._dtype.itemsize + aligned)
-        needed += count * cycles * prepared.kernels * GRAPH_BYTES_PER_KERNEL
+        needed += count * cycles * nodes * GRAPH_BYTES_PER_NODE
         free = self._driver.free_bytes()
         if needed > MEMORY_SHARE * free:
             raise LayerFailedError(
@@ -516,14 +606,37 @@ class CudaTarget(Target[_Prepared]):
                 f"and {free / 2**30:.1f} GiB are free",
                 reason="out_of_memory",
             )
-        series = self._capture(prepared, self._copies(prepared, count), count * cycles)
+        series = self._capture(live, self._copies(prepared, count), count * cycles)
         touched = series.copies.distinct_bytes()
         if touched < COLD_FACTOR * l2_bytes:
             raise LayerFailedError(
-                f"a replay of {count:,} copies touches {touched} bytes, less than {COLD_FACTOR} times the L2 cache "
+                f"a lap over {count:,} copies touches {touched} bytes, less than {COLD_FACTOR} times the L2 cache "
                 f"({l2_bytes} bytes): it would not be cold"
             )
+        if len(series.graphs) > 1:
+            # A graph's first launch also brings it to the device, which must not happen while others are timed.
+            for _ in series.graphs:
+                self._driver.replay(series.next().graph)
         return series
+
+    def graph_facts(self, prepared: _Prepared) -> dict[str, GraphFacts]:
+        """Return, by mode, what the graphs are that a layer has on the device now; none before it was run."""
+        live = self._live
+        if live is None or live.owner is not prepared:
+            return {}
+        return {
+            mode: GraphFacts(
+                graphs=len(series.graphs),
+                calls=sum(graph.calls for graph in series.graphs),
+                copies=len(series.copies.copies),
+                nodes_per_call=live.known.nodes,
+                counted=live.known.counted,
+                largest_graph_nodes=live.known.nodes * max(graph.calls for graph in series.graphs),
+                touched_bytes=series.copies.distinct_bytes(),
+                l2_bytes=self._driver.facts.l2_bytes,
+            )
+            for mode, series in live.series.items()
+        }
 
     def implementation(self, prepared: _Prepared) -> str | None:
         """Return the CUDA kernels of one call, ``None`` where the profiler sees none."""
@@ -673,7 +786,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def _kernels(layer: Layer) -> int:
-    """Return about how many kernels a call of a layer launches."""
+    """Return a guess of how many kernels a call of a layer launches: one an operator."""
     return sum(len(node.op.calls) if isinstance(node.op, Subgraph) else 1 for node in layer.nodes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import time
@@ -62,8 +63,15 @@ class Driver(ABC):
         """Issue the work once on the stream that graphs are captured on, and wait: libraries choose kernels now."""
 
     @abstractmethod
-    def capture(self, body: Callable[[], None]) -> Any:
-        """Record the work that ``body`` issues as a graph, without running it; a warm-up must have come before."""
+    def capture(self, body: Callable[[], None], *, beside: Any = None) -> Any:
+        """Record the work that ``body`` issues as a graph, without running it; a warm-up must have come before.
+
+        ``beside`` is a graph to share memory with: the two must never run at the same time.
+        """
+
+    @abstractmethod
+    def count_nodes(self, body: Callable[[], None]) -> int | None:
+        """Return how many nodes the work that ``body`` issues makes in a graph, ``None`` where nobody tells."""
 
     @abstractmethod
     def replay(self, graph: Any) -> None:
@@ -240,18 +248,37 @@ class TorchDriver(Driver):
         cuda.current_stream(self.device).wait_stream(self._stream)
         cuda.synchronize(self.device)
 
-    def capture(self, body: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    def capture(self, body: Callable[[], None], *, beside: torch.cuda.CUDAGraph | None = None) -> torch.cuda.CUDAGraph:
         graph = self._torch.cuda.CUDAGraph()
+        self._capture_into(graph, body, beside)
+        return graph
+
+    def _capture_into(
+        self, graph: torch.cuda.CUDAGraph, body: Callable[[], None], beside: torch.cuda.CUDAGraph | None = None
+    ) -> None:
+        pool = None if beside is None else beside.pool()
         # A collection during the capture could free tensors of another graph, which no capture survives.
         collecting = gc.isenabled()
         gc.disable()
         try:
-            with self._torch.cuda.graph(graph, stream=self._stream):
+            with self._torch.cuda.graph(graph, pool=pool, stream=self._stream):
                 body()
         finally:
             if collecting:
                 gc.enable()
-        return graph
+
+    def count_nodes(self, body: Callable[[], None]) -> int | None:
+        # A graph of its own, which is never run: PyTorch shows the nodes of such graphs only that it was asked to keep.
+        try:
+            graph = self._torch.cuda.CUDAGraph(keep_graph=True)
+        except TypeError:
+            # Before torch 2.8.
+            return None
+        self._capture_into(graph, body)
+        try:
+            return _nodes_of(graph.raw_cuda_graph())
+        except (AttributeError, OSError, RuntimeError):
+            return None
 
     def replay(self, graph: torch.cuda.CUDAGraph) -> None:
         graph.replay()
@@ -327,6 +354,15 @@ class TorchDriver(Driver):
         if self._nvml is not None:
             self._nvml.nvmlShutdown()
             self._nvml = None
+
+
+def _nodes_of(graph: int) -> int | None:
+    """Return the number of nodes of a ``CUgraph``, asked of the driver's own library."""
+    library = ctypes.CDLL("libcuda.so.1")
+    count = ctypes.c_size_t(0)
+    library.cuGraphGetNodes.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t)]
+    failed = library.cuGraphGetNodes(graph, None, ctypes.byref(count))
+    return None if failed else count.value
 
 
 def _open_nvml(index: int, properties: Any) -> tuple[Any, Any, str]:

@@ -50,7 +50,7 @@ from profiler._lock import device_lock
 from profiler._plan import LEAST_ENTRY, LOOKS, SENTINELS, Plan, make_protocol
 from profiler._reference import load_references, reference_path, save_references
 from profiler._session import Progress, SessionResult, Sorted, run_session, sort_visits
-from profiler._target import TargetSpec, target_spec
+from profiler._target import TargetSpec, target_factory, target_spec
 from profiler._visit import Implementation, LayerFailure, Visit
 from profiler._whole import Subject, record_of, subject_of
 from profiler._worker import ChildWorker, Ready, Worker
@@ -201,7 +201,13 @@ def protocol_for(spec: TargetSpec, protocol: Protocol) -> Protocol:
     if spec.options.get("compile"):
         # Every process compiles anew, for far longer than it measures.
         return msgspec.structs.replace(protocol, most_processes=2, rounds_per_process=LOOKS[2])
-    return protocol
+    # No layer is looked at before so many visits, a round each.
+    least: int = getattr(target_factory(spec.factory), "least_processes", 1)
+    return msgspec.structs.replace(
+        protocol,
+        rounds_per_process=max(1, min(protocol.rounds_per_process, protocol.first_look // least)),
+        most_processes=max(protocol.most_processes, least),
+    )
 
 
 def profile_plan(

@@ -67,6 +67,9 @@ class Target(ABC, Generic[PreparedT]):
     least_block_ms: ClassVar[float] = 0.0
     """Blocks are no shorter than this: what the target's clock can resolve well."""
 
+    least_processes: ClassVar[int] = 1
+    """A layer known well enough has been visited by so many processes at least, in a quick run too."""
+
     @property
     def slow_to_prepare(self) -> bool:
         """Whether preparing takes so long, as compiling does, that it must not count as time spent measuring."""

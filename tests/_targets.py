@@ -26,7 +26,7 @@ import torch
 
 from lut import Layer
 from lut.errors import TargetUnavailableError
-from profiler import CpuTarget, _modules
+from profiler import CpuTarget, _cuda, _modules
 from profiler._cuda import CudaTarget
 from profiler._fake import FakeTarget
 from profiler._target import Target
@@ -258,16 +258,21 @@ class CudaRig(Rig):
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.",
     )
-    refuses_before_trying = False
+
+    def enter(self, patch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> None:
+        super().enter(patch, stack)
+        # Every test makes a target, and waits for a steady clock only where it times.
+        patch.setattr(_cuda, "SPIN_MS", 5.0)
 
     def __str__(self) -> str:
         return super().__str__() if self.simulated else f"{super().__str__()}-real"
 
     def _make(self, **options: Any) -> Target[Any]:
-        return CudaTarget(**{"batch": BATCH, **options})
+        # What is computed is compared with the CPU's, which knows no TF32.
+        return CudaTarget(**{"batch": BATCH, "tf32": "off", **options})
 
     def settings(self) -> dict[str, Any]:
-        return {"batch": 3, "dtype": "bfloat16", "memory_format": "channels_last", "tf32": "off"}
+        return {"batch": 3, "dtype": "bfloat16", "memory_format": "channels_last", "tf32": "on"}
 
     def data(self, target: Any, prepared: Any) -> list[bytes]:
         target.run(prepared, 1)
@@ -287,13 +292,15 @@ class CudaRig(Rig):
 
     def break_run(self, target: Any, prepared: Any, error: BaseException) -> None:
         driver = target._driver
-        whole = driver.synchronize
+        # The first that a visit does on a GPU: capturing thousands of calls for each error would take minutes.
+        name = "synchronize" if self.simulated else "warm_up"
+        whole = getattr(driver, name)
 
-        def once() -> None:
-            driver.synchronize = whole
+        def once(*_: object) -> None:
+            setattr(driver, name, whole)
             raise error
 
-        driver.synchronize = once
+        setattr(driver, name, once)
 
 
 class SimulatedCudaRig(CudaRig):
@@ -302,8 +309,6 @@ class SimulatedCudaRig(CudaRig):
     def enter(self, patch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> None:
         super().enter(patch, stack)
         from test_cuda_target import Gpu
-
-        from profiler import _cuda
 
         gpu = Gpu()
         patch.setattr(_cuda, "open_driver", lambda *_, **__: gpu)

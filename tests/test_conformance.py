@@ -49,7 +49,8 @@ LAYERS = [
     SMALL,
     conv(10, channels=3, size=16),
     residual_add(8, activation="relu", input_size=(8, 8)),
-    linear(24, 10, bias=True),
+    # Large enough that copies of it outgrow a GPU's cache before they are too many.
+    linear(96, 20, bias=True),
     GATE,
     SHUFFLED,
     chain((12, 8, 8), ChannelShuffle(groups=4)),

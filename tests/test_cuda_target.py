@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import conv
+from conftest import conv, curve_of, simulate
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from lut import Layer, UsageError, chain, conv_norm_act, linear, residual_add
@@ -30,12 +30,16 @@ from profiler import _cuda, _cuda_driver
 from profiler._cuda import CudaTarget
 from profiler._cuda_driver import Clock, Driver, Facts, TorchDriver
 from profiler._plan import make_protocol
+from profiler._profile import protocol_for
+from profiler._target import TargetSpec
 from profiler._visit import Visitor
 from profiler._whole import Whole
 
 KERNEL_NS = 1500.0
 HIT_NS, MISS_NS = 0.05, 0.5
 GRAPH_GAP_NS = 4000.0
+FIRST_LAUNCH_NS = 300_000.0
+DEADLY_NODES = 2500
 NO_KERNELS = ("empty", "view", "as_strided", "expand", "detach", "alias", "unbind", "slice", "select", "flatten")
 
 Kernel = tuple[tuple[int, int], ...]
@@ -56,6 +60,8 @@ class Gpu(Driver):
         self.capturing: list[Kernel] | None = None
         self.warm: set[str] = set()
         self.graphs: list[list[Kernel]] = []
+        self.launched: list[list[Kernel]] = []
+        self.counts = True
         self.replays = self.syncs = self.trims = self.spins = 0
         self.busy_readings: list[bool] = []
         self.trouble: dict[str, Exception] = {}
@@ -113,20 +119,32 @@ class Gpu(Driver):
         body()
         self.synchronize()
 
-    def capture(self, body: Callable[[], None]) -> list[Kernel]:
+    def capture(self, body: Callable[[], None], *, beside: list[Kernel] | None = None) -> list[Kernel]:
+        assert beside is None or any(beside is graph for graph in self.graphs)
+        graph = self._captured(body)
+        assert len(graph) <= DEADLY_NODES, "some drivers die of such a graph"
+        self.graphs.append(graph)
+        return graph
+
+    def _captured(self, body: Callable[[], None]) -> list[Kernel]:
         self.capturing = []
         try:
             body()
-            self.graphs.append(self.capturing)
             return self.capturing
         finally:
             self.capturing = None
+
+    def count_nodes(self, body: Callable[[], None]) -> int | None:
+        return len(self._captured(body)) if self.counts else None
 
     def replay(self, graph: list[Kernel]) -> None:
         self._check("replay")
         self.replays += 1
         self.host_ns += self.launch_ns
         self.device_ns = max(self.host_ns, self.device_ns) + GRAPH_GAP_NS
+        if not any(graph is seen for seen in self.launched):
+            self.launched.append(graph)
+            self.device_ns += FIRST_LAUNCH_NS
         for kernel in graph:
             self.device_ns += self.cost_ns(kernel)
 
@@ -241,6 +259,89 @@ def test_cold_is_the_latency_of_calls_that_find_nothing_in_the_cache(gpu: Gpu, l
         assert target.run(prepared, calls) / calls == pytest.approx(expected, rel=0.01)
     distinct = dict(buffer for kernel in gpu.graphs[-1] for buffer in kernel)
     assert sum(distinct.values()) >= 3 * l2_bytes
+
+
+def test_cold_of_many_copies_takes_turns_between_graphs(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However blocks end, a copy comes again only after three times the cache: the turns go on where they stopped."""
+    monkeypatch.setattr(_cuda, "MOST_NODES", 100)
+    target = CudaTarget(batch=2)
+    layer = relu(1, 8)
+    prepared = target.prepare(layer, 0)
+    expected = KERNEL_NS + MISS_NS * touched_bytes(layer, 2)
+    for calls in (1, 1, 150, 1000, 1):
+        # Between two graphs there is a gap, of a fiftieth of what these small ones take.
+        assert expected <= target.run(prepared, calls) / calls <= 1.025 * expected
+    facts = target.graph_facts(prepared)["device-cold"]
+    assert facts.graphs == 2
+    assert facts.copies == facts.calls == 192
+    assert facts.counted
+    assert facts.nodes_per_call == 1
+    assert facts.largest_graph_nodes == 96
+    assert facts.touched_bytes >= 3 * facts.l2_bytes == 3 << 16
+    assert [len(graph) for graph in gpu.graphs[-2:]] == [96, 96]
+    target.release(prepared)
+    assert target.graph_facts(prepared) == {}
+
+
+@pytest.mark.parametrize("counts", [True, False])
+@pytest.mark.parametrize("mode", ["device-cold", "device-warm"])
+def test_no_graph_is_larger_than_drivers_bear(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch, mode: str, counts: bool
+) -> None:
+    """Layers are of several kernels; where the driver does not tell how many, an operator counts as one."""
+    assert 500 <= _cuda.MOST_NODES <= 4000
+    gpu.counts = counts
+    monkeypatch.setattr(_cuda, "MOST_NODES", 20)
+    target = CudaTarget(batch=2, mode=mode)
+    for layer in (conv(4, channels=2, size=8), residual_add(4, activation="relu", input_size=(8, 8)), SMALL):
+        prepared = target.prepare(layer, 0)
+        gpu.graphs.clear()
+        target.run(prepared, 300)
+        facts = target.graph_facts(prepared)[mode]
+        assert facts.counted == counts
+        assert facts.largest_graph_nodes <= max(map(len, gpu.graphs)) <= 20
+        if mode == "device-cold":
+            assert facts.graphs > 1 or layer is SMALL
+            assert facts.touched_bytes >= 3 * gpu.facts.l2_bytes
+
+
+def test_a_call_of_many_kernels_is_one_graph(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cuda, "MOST_NODES", 2)
+    target = CudaTarget(batch=2)
+    prepared = target.prepare(conv(8, size=8), 0)
+    assert target.run(prepared, 10) > 0
+    assert {len(graph) for graph in gpu.graphs} == {3}
+
+
+def test_what_no_device_holds_is_refused_before_the_host_makes_it(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(*_: object) -> Any:
+        raise AssertionError("it was tried")
+
+    monkeypatch.setattr("profiler._modules.build_module", made)
+    target = CudaTarget(batch=2)
+    for layer in (relu(4096, 4096), linear(1 << 20, 1 << 20, bias=False)):
+        with pytest.raises(LayerFailedError, match=r"the GPU has 80\.0 GiB") as caught:
+            target.prepare(layer, 0)
+        assert caught.value.reason == "out_of_memory"
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_three_processes_visit_every_layer_that_is_known_well_enough(quick: bool) -> None:
+    """A process has a luck of its own, which an interval of one or two processes does not know."""
+    wanted = protocol_for(TargetSpec("profiler:CudaTarget", {}), make_protocol(quick=quick))
+    plan, result, _ = simulate(
+        curve_of(range(4, 16)).layers,
+        sigma=0.002,
+        protocol={"rounds_per_process": wanted.rounds_per_process, "most_processes": wanted.most_processes},
+    )
+    seen: dict[int, set[int]] = {}
+    for visit in result.visits:
+        seen.setdefault(visit.entry, set()).add(visit.process)
+    assert min(len(seen[entry]) for entry in range(len(plan.entries))) >= 3
+    # Quiet layers are done at the first look: no more processes are started than it takes.
+    assert result.processes == 3
+    others = make_protocol(quick=quick)
+    assert protocol_for(TargetSpec("profiler:CpuTarget", {}), others) == others
 
 
 def test_cold_exchanges_weights_inputs_and_outputs(gpu: Gpu) -> None:
