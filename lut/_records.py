@@ -78,6 +78,8 @@ Text: TypeAlias = Annotated[str, Meta(max_length=10_000)]
 # Bounds on what one entry holds, far above what is ever measured, so that no file makes work that never ends.
 MOST_VISITS = 1 << 16
 MOST_NETWORKS = 10_000
+MOST_CURVES = 10_000
+MOST_WIDTHS = 1 << 13
 
 Instant: TypeAlias = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$", description="UTC")]
 
@@ -496,7 +498,7 @@ class CurveRecord(Record, frozen=True):
 
     name: Text
     base_channels: AtLeastOne
-    layers: tuple[Text, ...]
+    layers: Annotated[tuple[Text, ...], Meta(max_length=MOST_WIDTHS)]
 
 
 class TableRecord(Record, frozen=True):
@@ -507,7 +509,7 @@ class TableRecord(Record, frozen=True):
     device: Device
     setting: Setting
     sessions: tuple[Session, ...]
-    curves: tuple[CurveRecord, ...]
+    curves: Annotated[tuple[CurveRecord, ...], Meta(max_length=MOST_CURVES)]
     measurements: tuple[Measurement, ...]
     not_measured: tuple[NotMeasured, ...]
     failures: tuple[Failure, ...]
