@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
@@ -51,12 +52,17 @@ def audit_of(networks: Iterable[NetworkRecord], latencies_ms: Mapping[str, float
 
 def kendall_tau(pairs: Sequence[tuple[float, float]]) -> float:
     """Return Kendall's τ-a: the share of pairs in the same order less that of those in the opposite one."""
-    signs = [_sign(a - c) * _sign(b - d) for (a, b), (c, d) in itertools.combinations(pairs, 2)]
-    return sum(signs) / len(signs)
-
-
-def _sign(value: float) -> int:
-    return (value > 0) - (value < 0)
+    total = 0
+    before: list[float] = []
+    for _, group in itertools.groupby(sorted(pairs), key=lambda pair: pair[0]):
+        # Pairs of one group are in no order. Each is held against those before it, whose second values are in order.
+        seconds = [second for _, second in group]
+        for second in seconds:
+            smaller, larger = bisect.bisect_left(before, second), len(before) - bisect.bisect_right(before, second)
+            total += smaller - larger
+        for second in seconds:
+            bisect.insort(before, second)
+    return total / (len(pairs) * (len(pairs) - 1) // 2)
 
 
 def _rounded(value: float) -> float:

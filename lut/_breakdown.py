@@ -43,9 +43,7 @@ class Share(NamedTuple):
 def breakdown(table: LatencyTable, network: NetworkRecord) -> tuple[Share, ...]:
     """Return a network's distinct layers, those without a latency first, then the longest first."""
     found: dict[str, Share] = {}
-    layers = {layer.digest: layer for layer in table}
-    reasons = {f.layer.digest: (f.layer, f"{f.reason}: {f.message}") for f in table.failures}
-    reasons |= {entry.layer.digest: (entry.layer, entry.reason) for entry in table.not_measured}
+    layers, reasons = table.measured_by_digest, table.reasons_by_digest
     for part in network.layers:
         if part.layer in found:
             known = found[part.layer]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import isclose
 from statistics import median
 from typing import Any
@@ -13,8 +14,10 @@ import msgspec
 from lut._audit import audit_of
 from lut._layer import Layer
 from lut._network import ChannelCurve
+from lut._printable import printable, shortened
 from lut._records import (
     FORMAT,
+    MOST_NETWORKS,
     VERSION,
     Audit,
     CurveRecord,
@@ -26,20 +29,32 @@ from lut._records import (
     TableRecord,
     WholeMeasurement,
 )
-from lut.errors import LayerError, TableFormatError
+from lut.errors import LayerError, TableFormatError, UsageError
 
-__all__ = ["decode_table", "encode_table", "json_schema"]
+__all__ = ["decode_table", "encode_table", "json_schema", "refuse_unwritable", "short_problem"]
+
+
+# Objects in a file, braces counted: each costs far more time than its bytes. A table of 50,000 layers has fewer.
+MOST_OBJECTS = 1 << 20
+# Entries of a list that are looked through for the number of the one that is wrong.
+MOST_NUMBERED = 1 << 20
+# Characters of a decoder's message, which may quote what it found at full length.
+LONGEST_PROBLEM = 400
+LONGEST_VALUE = 80
 
 
 class _Header(msgspec.Struct):
-    """The two fields that say what a file is; everything else is passed over."""
+    """The two fields that say what a file is; everything else is passed over, and they are not read before that."""
 
-    format: Any = None
-    version: Any = None
+    format: msgspec.Raw = msgspec.Raw(b"null")
+    version: msgspec.Raw = msgspec.Raw(b"null")
 
 
 def decode_table(content: bytes, *, source: str) -> TableRecord:
     """Return the table that ``content`` holds.
+
+    Where an object names a field twice, the last one counts, as in most readers of JSON. No hash or digest is of the
+    text: all are of what was understood.
 
     Args:
         content: a JSON file's bytes; any bytes at all.
@@ -48,57 +63,128 @@ def decode_table(content: bytes, *, source: str) -> TableRecord:
     Raises:
         TableFormatError: not JSON, not ours, of an unknown version, or wrong at a place that the message names.
     """
-    try:
-        header = msgspec.json.decode(content, type=_Header)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        hint = "it is empty" if not content.strip() else f"it is not valid JSON ({_lower(error)})"
-        raise TableFormatError(f"{source}: not a lookup table: {hint}") from None
-    except RecursionError:
-        raise TableFormatError(f"{source}: not a lookup table: it is nested too deeply") from None
-    if header.format != FORMAT:
-        raise TableFormatError(f"{source}: not a lookup table: 'format' is not {FORMAT!r}")
-    version = header.version
-    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= VERSION:
-        raise TableFormatError(
-            f"{source}: version {str(version)[:40]} of the format is unknown here; this release reads versions 1 to "
-            f"{VERSION}. Install a newer latency-lut"
-        )
+    version = _version_of(content, source)
+    # Braces inside of texts count too, but what objects there are has them.
+    if content.count(b"{") > MOST_OBJECTS:
+        raise TableFormatError(f"{source}: more than {MOST_OBJECTS} objects are too many for a lookup table")
     try:
         if version < VERSION:
-            content = _upgraded(content, version)
+            content = _upgraded(content)
         record = msgspec.json.decode(content, type=TableRecord)
     except (msgspec.DecodeError, UnicodeDecodeError, LayerError) as error:
         raise TableFormatError(f"{source}: {_numbered(content, _lower(error))}") from None
     except RecursionError:
         raise TableFormatError(f"{source}: it is nested too deeply") from None
     for place, problem in _problems(record):
-        raise TableFormatError(f"{source}: {problem} - at `$.{place}`")
+        raise TableFormatError(f"{source}: {short_problem(problem)} - at `$.{place}`")
     return record
 
 
-def _upgraded(content: bytes, version: int) -> bytes:
+def refuse_unwritable(
+    layers: Iterable[Layer], curves: Iterable[ChannelCurve] = (), networks: Iterable[NetworkRecord] = ()
+) -> None:
+    """Raise where a table of these could not be read again, so that it is known before anything is measured.
+
+    Raises:
+        UsageError: two networks have one name, a network names a layer that is none of ``layers``, a name is too long,
+            or a layer's description does not survive being written.
+    """
+    by_digest = {layer.digest: layer for layer in layers}
+    by_digest |= {layer.digest: layer for curve in curves for layer in curve.layers}
+    given = tuple(networks)
+    try:
+        for digest, layer in by_digest.items():
+            if msgspec.json.decode(msgspec.json.encode(layer), type=Layer).digest != digest:
+                raise UsageError(
+                    f"{short_problem(str(layer))} ({digest}) is another layer once it is written to a file"
+                )
+        for curve in curves:
+            _again(CurveRecord(name=curve.name, base_channels=curve.base_channels, layers=()))
+        for network in given:
+            _again(network)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise UsageError(f"no table can hold what is to be measured: {_lower(error)}") from None
+    if len(given) > MOST_NETWORKS:
+        raise UsageError(f"a table holds at most {MOST_NETWORKS} networks, got {len(given)}")
+    for _, problem in _network_names(given, by_digest):
+        raise UsageError(f"{short_problem(problem)}; a table tells its networks apart by their names")
+
+
+def _again(record: msgspec.Struct) -> None:
+    msgspec.json.decode(msgspec.json.encode(record), type=type(record))
+
+
+def _version_of(content: bytes, source: str) -> int:
+    """Return the version that a file says it is of, once it is known to be a table."""
+    try:
+        header = msgspec.json.decode(content, type=_Header)
+        # What is longer than any of our values is none of them, and is not read at all.
+        kind, version = (
+            msgspec.json.decode(raw) if len(memoryview(raw)) <= LONGEST_VALUE else "…"
+            for raw in (header.format, header.version)
+        )
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        hint = "it is empty" if not content.strip() else f"it is not valid JSON ({_lower(error)})"
+        raise TableFormatError(f"{source}: not a lookup table: {hint}") from None
+    except RecursionError:
+        raise TableFormatError(f"{source}: not a lookup table: it is nested too deeply") from None
+    if kind != FORMAT:
+        raise TableFormatError(f"{source}: not a lookup table: 'format' is not {FORMAT!r}")
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= VERSION:
+        raise TableFormatError(
+            f"{source}: version {printable(str(version)[:40])} of the format is unknown here; this release reads "
+            f"versions 1 to {VERSION}. Install a newer latency-lut"
+        )
+    return version
+
+
+class _OldSetting(msgspec.Struct, forbid_unknown_fields=True):
+    """A setting of version 1, not yet read."""
+
+    target: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    batch: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    dtype: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    threads: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    memory_format: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    context: msgspec.Raw = msgspec.Raw(b'"isolated"')
+    options: msgspec.Raw = msgspec.Raw(b'{"execution":"eager"}')
+
+
+class _OldTable(msgspec.Struct, forbid_unknown_fields=True):
+    """A table of an older version, its fields not yet read."""
+
+    format: msgspec.Raw
+    version: msgspec.Raw
+    device: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    setting: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    sessions: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    curves: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    measurements: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    not_measured: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    failures: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    networks: msgspec.Raw = msgspec.Raw(b"[]")
+    audit: msgspec.Raw = msgspec.Raw(b"null")
+
+
+def _upgraded(content: bytes) -> bytes:
     """Return an older table as one of this version; what is wrong with it is left for the decoder to say."""
-    fields = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-    if version == 1 and "setting" in fields:
-        setting = msgspec.json.decode(fields["setting"])
-        if isinstance(setting, dict):
-            fields["setting"] = msgspec.Raw(
-                msgspec.json.encode({**setting, "context": "isolated", "options": {"execution": "eager"}})
-            )
-    fields = {"networks": msgspec.Raw(b"[]"), "audit": msgspec.Raw(b"null"), **fields}
-    fields["version"] = msgspec.Raw(str(VERSION).encode())
-    return msgspec.json.encode(fields)
+    table = msgspec.json.decode(content, type=_OldTable)
+    if msgspec.json.decode(table.version) == 1 and table.setting is not msgspec.UNSET:
+        with contextlib.suppress(msgspec.ValidationError):
+            table.setting = msgspec.Raw(msgspec.json.encode(msgspec.json.decode(table.setting, type=_OldSetting)))
+    table.version = msgspec.Raw(str(VERSION).encode())
+    return msgspec.json.encode(table)
 
 
 class _Lists(msgspec.Struct):
-    """The long lists of a table, their entries not yet decoded."""
+    """The long lists of a table, not yet decoded."""
 
-    sessions: list[msgspec.Raw] = []
-    curves: list[msgspec.Raw] = []
-    measurements: list[msgspec.Raw] = []
-    not_measured: list[msgspec.Raw] = []
-    failures: list[msgspec.Raw] = []
-    networks: list[msgspec.Raw] = []
+    sessions: msgspec.Raw = msgspec.Raw(b"[]")
+    curves: msgspec.Raw = msgspec.Raw(b"[]")
+    measurements: msgspec.Raw = msgspec.Raw(b"[]")
+    not_measured: msgspec.Raw = msgspec.Raw(b"[]")
+    failures: msgspec.Raw = msgspec.Raw(b"[]")
+    networks: msgspec.Raw = msgspec.Raw(b"[]")
 
 
 _ENTRIES: dict[str, Any] = {
@@ -118,62 +204,65 @@ def _numbered(content: bytes, message: str) -> str:
         return message
     name = found.group(1)
     try:
-        lists = msgspec.json.decode(content, type=_Lists)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        raw = getattr(msgspec.json.decode(content, type=_Lists), name)
+        if bytes(raw).count(b",") > MOST_NUMBERED:
+            return message
+        entries = msgspec.json.decode(raw, type=list[msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return message
-    for number, raw in enumerate(getattr(lists, name)):
+    for number, entry in enumerate(entries):
         try:
-            msgspec.json.decode(raw, type=_ENTRIES[name])
-        except (msgspec.DecodeError, LayerError):
+            msgspec.json.decode(entry, type=_ENTRIES[name])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LayerError):
             return message.replace(f"$.{name}[...]", f"$.{name}[{number}]")
     return message
 
 
 def _lower(error: Exception) -> str:
-    text = str(error)
+    text = short_problem(str(error))
     return text[:1].lower() + text[1:]
 
 
-def _problems(record: TableRecord) -> list[tuple[str, str]]:
-    """Return what the types alone cannot rule out, as (place, problem)."""
-    found: list[tuple[str, str]] = []
+def short_problem(text: str) -> str:
+    """Return what is wrong with a file for one line, whatever it quotes of the file."""
+    return printable(shortened(text, LONGEST_PROBLEM))
+
+
+def _problems(record: TableRecord) -> Iterator[tuple[str, str]]:
+    """Yield what the types alone cannot rule out, as (place, problem)."""
     seen: dict[Layer, str] = {}
     for kind in ("measurements", "not_measured", "failures"):
         for i, entry in enumerate(getattr(record, kind)):
             place = f"{kind}[{i}]"
             if entry.layer in seen:
-                found.append(
-                    (
-                        f"{place}.layer",
-                        f"layer {entry.layer} ({entry.layer.digest}) stands twice, first at `$.{seen[entry.layer]}`",
-                    )
-                )
+                text = f"layer {entry.layer} ({entry.layer.digest}) stands twice, first at `$.{seen[entry.layer]}`"
+                yield f"{place}.layer", text
             seen.setdefault(entry.layer, place)
             if kind != "not_measured" and entry.session >= len(record.sessions):
-                found.append((f"{place}.session", f"there is no session {entry.session}"))
+                yield f"{place}.session", f"there is no session {entry.session}"
     for i, measurement in enumerate(record.measurements):
-        found += [(f"measurements[{i}].{field}", text) for field, text in _measurement_problems(measurement)]
+        yield from ((f"measurements[{i}].{field}", text) for field, text in _measurement_problems(measurement))
     for i, session in enumerate(record.sessions):
         for j, sentinel in enumerate(session.sentinels):
             if len(sentinel.at_s) != len(sentinel.ms):
-                found.append((f"sessions[{i}].sentinels[{j}]", "columns differ in length"))
+                yield f"sessions[{i}].sentinels[{j}]", "columns differ in length"
     by_digest = {layer.digest: layer for layer in seen}
-    found += _network_problems(record, by_digest)
+    yield from _network_problems(record, by_digest)
     for i, curve in enumerate(record.curves):
         for j, digest in enumerate(curve.layers):
             if digest not in by_digest:
-                found.append((f"curves[{i}].layers[{j}]", f"no layer of this table has the digest {digest!r}"))
+                yield f"curves[{i}].layers[{j}]", f"no layer of this table has the digest {digest!r}"
         if set(curve.layers) <= by_digest.keys():
             try:
                 ChannelCurve(curve.name, curve.base_channels, tuple(by_digest[digest] for digest in curve.layers))
             except LayerError as error:
-                found.append((f"curves[{i}]", str(error)))
-    return found
+                yield f"curves[{i}]", str(error)
 
 
-def _network_problems(record: TableRecord, by_digest: Mapping[str, Layer]) -> Iterator[tuple[str, str]]:
+def _network_names(networks: Iterable[NetworkRecord], by_digest: Mapping[str, Layer]) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with networks' names and the layers that they name."""
     names: set[str] = set()
-    for i, network in enumerate(record.networks):
+    for i, network in enumerate(networks):
         place = f"networks[{i}]"
         if network.name in names:
             yield place, f"network {network.name!r} stands twice"
@@ -181,6 +270,12 @@ def _network_problems(record: TableRecord, by_digest: Mapping[str, Layer]) -> It
         for j, part in enumerate(network.layers):
             if part.layer not in by_digest:
                 yield f"{place}.layers[{j}]", f"no layer of this table has the digest {part.layer!r}"
+
+
+def _network_problems(record: TableRecord, by_digest: Mapping[str, Layer]) -> Iterator[tuple[str, str]]:
+    yield from _network_names(record.networks, by_digest)
+    for i, network in enumerate(record.networks):
+        place = f"networks[{i}]"
         if network.whole is not None:
             if network.whole.session >= len(record.sessions):
                 yield f"{place}.whole.session", f"there is no session {network.whole.session}"

@@ -8,14 +8,21 @@ from math import prod
 
 import msgspec
 
+from lut._op import show_shapes
+from lut._printable import shortened
 from lut.errors import LayerError
 from lut.primitives import LARGEST_SIZE, Add, Conv2d, Linear, Primitive, Shape, Subgraph
 
 __all__ = ["Layer", "Node"]
 
-# A unit that a target runs as a whole has a handful of operators. The bound keeps a hostile file from costing minutes.
+# A unit that a target runs as a whole has a handful of operators. The bounds keep a hostile file from costing minutes.
 MOST_NODES = 1000
+# Arguments for each input and node: a network of densely connected blocks, as one layer, has four.
+MOST_ARGUMENTS = 16
 MOST_AXES = 7
+MOST_OUTPUT_AXES = 64
+# Elements of one value, multiply-adds, parameters: what 63 bits hold, so that every reader can count them.
+LARGEST_COUNT = 2**63 - 1
 
 
 class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -120,18 +127,47 @@ def _check(inputs: tuple[Shape, ...], nodes: tuple[Node, ...]) -> None:
         raise LayerError("a layer needs at least one input and one node")
     if len(inputs) + len(nodes) > MOST_NODES:
         raise LayerError(f"a layer has at most {MOST_NODES} inputs and nodes, got {len(inputs) + len(nodes)}")
+    arguments = sum(len(node.args) for node in nodes)
+    if arguments > MOST_ARGUMENTS * (len(inputs) + len(nodes)):
+        raise LayerError(
+            f"a layer of {len(nodes)} nodes takes at most {MOST_ARGUMENTS} values for each, got {arguments}"
+        )
     for shape in inputs:
         if not shape or len(shape) > MOST_AXES or any(not 1 <= size <= LARGEST_SIZE for size in shape):
-            raise LayerError(f"an input's shape has one to {MOST_AXES} positive sizes, got {shape}")
+            raise LayerError(f"an input's shape has one to {MOST_AXES} positive sizes, got {show_shapes((shape,))}")
     used: set[int] = set()
     for position, node in enumerate(nodes, start=len(inputs)):
         if any(not 0 <= arg < position for arg in node.args):
-            raise LayerError(f"node {position - len(inputs)} takes {node.args}: only inputs and earlier nodes exist")
+            found = shortened(str(node.args), 80)
+            raise LayerError(f"node {position - len(inputs)} takes {found}: only inputs and earlier nodes exist")
         used.update(node.args)
     unused = set(range(len(inputs) + len(nodes) - 1)) - used
     if unused:
         raise LayerError(f"value {min(unused)} is never used (values are numbered inputs first, then nodes)")
-    _shapes(inputs, nodes)
+    _check_sizes(inputs, nodes)
+
+
+def _check_sizes(inputs: tuple[Shape, ...], nodes: tuple[Node, ...]) -> None:
+    """Raise unless all shapes fit and are of a size that can be counted."""
+    if any(prod(shape) > LARGEST_COUNT for shape in inputs):
+        raise LayerError(f"an input of {show_shapes(inputs)} has more elements than can be counted")
+    shapes = list(inputs)
+    madds = parameters = 0
+    for i, node in enumerate(nodes):
+        taken = tuple(shapes[arg] for arg in node.args)
+        output = node.op.output_shape(taken)
+        # Axes first: a product of any number of sizes takes any time.
+        if (
+            len(output) > MOST_OUTPUT_AXES
+            or any(size > LARGEST_SIZE for size in output)
+            or prod(output) > LARGEST_COUNT
+        ):
+            raise LayerError(f"node {i}: an output of {show_shapes((output,))} has more elements than can be counted")
+        madds += node.op.madds(taken)
+        parameters += node.op.parameters(taken)
+        if madds > LARGEST_COUNT or parameters > LARGEST_COUNT:
+            raise LayerError(f"node {i}: more multiply-adds or parameters than can be counted")
+        shapes.append(output)
 
 
 def _shapes(inputs: tuple[Shape, ...], nodes: tuple[Node, ...]) -> tuple[Shape, ...]:

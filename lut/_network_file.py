@@ -13,11 +13,16 @@ from typing import Literal
 
 import msgspec
 
+from lut._codec import short_problem
 from lut._files import read_bytes, write_atomically
 from lut._network import Network
 from lut.errors import LayerError, TableFormatError
 
 __all__ = ["NetworkFile", "load_network", "read_network_file", "save_network"]
+
+
+# A network has a few hundred layers, and as one layer at most a thousand nodes.
+MOST_OBJECTS = 1 << 16
 
 
 class NetworkFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,11 +73,14 @@ def read_network_file(path: str | os.PathLike[str]) -> NetworkFile:
         TableFormatError: it is no network file, or its layers do not fit together.
     """
     content = read_bytes(path)
+    if content.count(b"{") > MOST_OBJECTS:
+        raise TableFormatError(f"{path}: more than {MOST_OBJECTS} objects are too many for a network file")
     try:
         found = msgspec.json.decode(content, type=NetworkFile)
         found.network.as_layer()
     except LayerError as error:
-        raise TableFormatError(f"{path}: the network is impossible: {error}") from None
+        raise TableFormatError(f"{path}: the network is impossible: {short_problem(str(error))}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise TableFormatError(f"{path}: not a network file ({error}); search-architecture writes them") from None
+        problem = short_problem(str(error))
+        raise TableFormatError(f"{path}: not a network file ({problem}); search-architecture writes them") from None
     return found

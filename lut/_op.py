@@ -16,6 +16,15 @@ class Op(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op"
     """What all operators share: strict fields and the JSON tag. Abstract: never instantiated."""
 
 
+# Sizes, and shapes, that a message shows; a file can hold any number of them.
+_MOST_SHOWN = 8
+
+
 def show_shapes(shapes: tuple[Shape, ...]) -> str:
-    """Return shapes for a message: ``16×32×32, 16×1×1``."""
-    return ", ".join("×".join(map(str, shape)) or "1" for shape in shapes) or "nothing"
+    """Return shapes for a message, the first few of them: ``16×32×32, 16×1×1``."""
+    shown = [
+        "×".join(map(str, shape[:_MOST_SHOWN])) + "…" * (len(shape) > _MOST_SHOWN) for shape in shapes[:_MOST_SHOWN]
+    ]
+    if len(shapes) > _MOST_SHOWN:
+        shown.append(f"and {len(shapes) - _MOST_SHOWN} more")
+    return ", ".join(text or "1" for text in shown) or "nothing"

@@ -75,6 +75,12 @@ Deviation: TypeAlias = Annotated[float, Meta(ge=0, le=10)]
 Positive: TypeAlias = Annotated[float, Meta(ge=1e-9, le=1e12)]
 Factor: TypeAlias = Annotated[float, Meta(ge=1e-6, le=1e6)]
 Text: TypeAlias = Annotated[str, Meta(max_length=10_000)]
+# Bounds on what one entry holds, far above what is ever measured, so that no file makes work that never ends.
+MOST_VISITS = 1 << 16
+MOST_NETWORKS = 10_000
+MOST_CURVES = 10_000
+MOST_WIDTHS = 1 << 13
+
 Instant: TypeAlias = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$", description="UTC")]
 
 Origin: TypeAlias = Literal["measured", "marginal", "interpolated", "predicted", "imported"]
@@ -228,7 +234,7 @@ class Correction(Record, frozen=True):
 
     name: Text
     description: Text
-    parameters: dict[Text, float]
+    parameters: dict[Text, Annotated[float, Meta(ge=-1e15, le=1e15)]]
 
 
 class SentinelTimeline(Record, frozen=True):
@@ -300,10 +306,10 @@ class Interval(Record, frozen=True):
 class Visits(Record, frozen=True):
     """The accepted raw visits, columns of one length, in time order; ``raw_ms / drift`` are the corrected ones."""
 
-    process: tuple[Count, ...]
-    at_s: tuple[Seconds, ...]
-    raw_ms: tuple[Ms, ...]
-    drift: tuple[Factor, ...]
+    process: Annotated[tuple[Count, ...], Meta(max_length=MOST_VISITS)]
+    at_s: Annotated[tuple[Seconds, ...], Meta(max_length=MOST_VISITS)]
+    raw_ms: Annotated[tuple[Ms, ...], Meta(max_length=MOST_VISITS)]
+    drift: Annotated[tuple[Factor, ...], Meta(max_length=MOST_VISITS)]
 
     @property
     def corrected_ms(self) -> tuple[float, ...]:
@@ -492,7 +498,7 @@ class CurveRecord(Record, frozen=True):
 
     name: Text
     base_channels: AtLeastOne
-    layers: tuple[Text, ...]
+    layers: Annotated[tuple[Text, ...], Meta(max_length=MOST_WIDTHS)]
 
 
 class TableRecord(Record, frozen=True):
@@ -503,9 +509,9 @@ class TableRecord(Record, frozen=True):
     device: Device
     setting: Setting
     sessions: tuple[Session, ...]
-    curves: tuple[CurveRecord, ...]
+    curves: Annotated[tuple[CurveRecord, ...], Meta(max_length=MOST_CURVES)]
     measurements: tuple[Measurement, ...]
     not_measured: tuple[NotMeasured, ...]
     failures: tuple[Failure, ...]
-    networks: tuple[NetworkRecord, ...]
+    networks: Annotated[tuple[NetworkRecord, ...], Meta(max_length=MOST_NETWORKS)]
     audit: Audit | None

@@ -22,12 +22,14 @@ __all__ = [
 ]
 
 LEAST_FOR_MODES = 8
+# Beyond so many values the binomial distribution is the normal one, and its terms are numbers of thousands of digits.
+MOST_COUNTED = 4096
 
 
 @lru_cache(maxsize=4096)
 def attained_level(n: int, rank: int) -> float:
     """Return P(x₍ₖ₎ ≤ median ≤ x₍ₙ₊₁₋ₖ₎) for k = ``rank`` of ``n`` independent values: 1 − 2·P(Bin(n, ½) < k)."""
-    return 1.0 - 2.0 * sum(comb(n, i) for i in range(rank)) / 2.0**n
+    return 1.0 - 2.0 * float(sum(comb(n, i) for i in range(rank)) / (1 << n))
 
 
 @lru_cache(maxsize=4096)
@@ -36,9 +38,13 @@ def median_rank(n: int, level: float) -> int:
 
     Source: Hahn & Meeker, Statistical Intervals, section 5.2 (distribution-free interval for a quantile).
     """
-    rank = 0
-    while 2 * (rank + 1) <= n and attained_level(n, rank + 1) >= level:
+    if n > MOST_COUNTED:
+        return max(0, int((n - NormalDist().inv_cdf(0.5 + level / 2) * sqrt(n)) / 2))
+    rank, below, ways = 0, 1, 1
+    while 2 * (rank + 1) <= n and 1.0 - 2.0 * (below / (1 << n)) >= level:
         rank += 1
+        ways = ways * (n - rank + 1) // rank
+        below += ways
     return rank
 
 
@@ -82,8 +88,12 @@ def median_absolute_deviation(values: Sequence[float]) -> float:
 
 
 def log_standard_error(low: float, high: float, level: float) -> float:
-    """Return the standard error of log(median) that an interval of ``level`` stands for, were it normal."""
-    return log(high / low) / (2 * NormalDist().inv_cdf(0.5 + level / 2)) if 0 < level < 1 else float("inf")
+    """Return the standard error of log(median) that an interval of ``level`` stands for, were it normal.
+
+    Infinite where the level is 0 or 1, or so close to it that no normal distribution says how wide that is.
+    """
+    quantile = 0.5 + level / 2
+    return log(high / low) / (2 * NormalDist().inv_cdf(quantile)) if 0.5 < quantile < 1 else float("inf")
 
 
 def bimodal_split(values: Sequence[float]) -> tuple[tuple[float, int], tuple[float, int]] | None:

@@ -89,6 +89,17 @@ class LatencyTable(Mapping[Layer, Measurement]):
         return {layer.digest: m.median_ms for layer, m in self._measurements.items()}
 
     @cached_property
+    def measured_by_digest(self) -> dict[str, Layer]:
+        """The layers that have a latency, by their digests."""
+        return {layer.digest: layer for layer in self._measurements}
+
+    @cached_property
+    def reasons_by_digest(self) -> dict[str, tuple[Layer, str]]:
+        """The layers that have none, by their digests, each with the reason."""
+        failed = {f.layer.digest: (f.layer, f"{f.reason}: {f.message}") for f in self.failures}
+        return failed | {entry.layer.digest: (entry.layer, entry.reason) for entry in self.not_measured}
+
+    @cached_property
     def audit(self) -> Audit | None:
         """How well the sums of layers give the whole networks that were measured; ``None``: never audited."""
         return audit_of(self.networks, self._ms)
@@ -100,12 +111,12 @@ class LatencyTable(Mapping[Layer, Measurement]):
 
     def network(self, record: NetworkRecord) -> Network:
         """Return one of :attr:`networks` with its layers, for code that takes a :class:`~lut.Network`."""
-        layers = [*self, *(entry.layer for entry in self.not_measured), *(failure.layer for failure in self.failures)]
-        by_digest = {layer.digest: layer for layer in layers}
+        measured, others = self.measured_by_digest, self.reasons_by_digest
         return Network(
             name=record.name,
             layers=tuple(
-                NetworkLayer(part.name, by_digest[part.layer], part.count, part.inputs) for part in record.layers
+                NetworkLayer(part.name, measured.get(part.layer) or others[part.layer][0], part.count, part.inputs)
+                for part in record.layers
             ),
         )
 
@@ -239,8 +250,11 @@ class LatencyTable(Mapping[Layer, Measurement]):
 
         Raises:
             FileAccessError: the folder or the disk does not allow it; an old file is untouched.
+            TableFormatError: the table holds what no table may hold, so that :meth:`load` would refuse it.
         """
-        write_atomically(path, self.to_json())
+        content = self.to_json()
+        decode_table(content, source=f"{os.fspath(path)} is not written, since it could not be read again")
+        write_atomically(path, content)
 
     def select(self, keep: Callable[[Measurement], bool]) -> LatencyTable:
         """Return the table of the measurements for which ``keep`` is true; curves keep those of their layers."""
@@ -292,8 +306,8 @@ class LatencyTable(Mapping[Layer, Measurement]):
         for failure in other.failures:
             failures.setdefault(failure.layer, _moved(failure, shift))
         waiting = {entry.layer: entry for entry in (*self.not_measured, *other.not_measured)}
-        curves = {curve.name: curve for curve in self.curves}
-        for curve in other.curves:
+        curves: dict[str, ChannelCurve] = {}
+        for curve in (*self.curves, *other.curves):
             name, number = curve.name, 2
             while name in curves and curves[name].layers != curve.layers:
                 name, number = f"{curve.name} ({number})", number + 1

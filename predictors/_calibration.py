@@ -44,6 +44,8 @@ LEAST_SCALE = 0.5
 # And the common one is not below this: a layer takes at least a tenth of what it takes by itself.
 LEAST_COMMON = 0.1
 FOLDS = 10
+# What a layer contributes at the least, though its group's scale were 0.
+LEAST_MS = 1e-12
 
 
 NotNegative: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
@@ -66,13 +68,13 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     scales: Annotated[tuple[NotNegative, ...], Meta(min_length=len(GROUPS), max_length=len(GROUPS))]
     per_call_ms: NotNegative
     per_weight_ms: NotNegative
-    networks: int = 0
-    shortest_ms: float = 0.0
-    longest_ms: float = 0.0
+    networks: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    shortest_ms: NotNegative = 0.0
+    longest_ms: NotNegative = 0.0
 
     def apply(self, ms: float, group: int, weights: float) -> float:
-        """Return what one layer contributes to a network, in ms."""
-        return self.scales[group] * ms + self.per_call_ms + self.per_weight_ms * weights
+        """Return what one layer contributes to a network, in ms: more than nothing."""
+        return max(self.scales[group] * ms + self.per_call_ms + self.per_weight_ms * weights, LEAST_MS)
 
 
 # What stands where no whole network was measured: the sum is the sum.

@@ -22,7 +22,16 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 
-from predictors._layer_model import CHUNK, LayerModel, cholesky, covariance, prior_parameters
+from predictors._layer_model import (
+    CHUNK,
+    LARGEST_FEATURE,
+    MOST_LAYERS,
+    LayerModel,
+    cholesky,
+    covariance,
+    outside,
+    prior_parameters,
+)
 
 __all__ = ["Correction", "fit_correction"]
 
@@ -36,6 +45,13 @@ _BOUNDS = [(np.log(1e-3**2), np.log(0.3**2))] * 3
 _PRIOR_DEVIATION = 1.5
 # How much longer than between layers' latencies the lengths are over which contexts are alike.
 _STRETCHES = (1.0, 2.0, 4.0)
+# What a saved correction may hold, far above what is ever fitted. No layer's share of a network is off by more than a
+# factor of e⁵⁰; the covariance of the errors of two sets of layers takes this many multiply-adds.
+LARGEST_LOG = 50.0
+MOST_NETWORKS = 2048
+MOST_WORK = 1 << 37
+LEAST_DIAGONAL = 1e-6
+LARGEST_INVERSE = 1e8
 
 
 @dataclass(frozen=True)
@@ -70,7 +86,7 @@ class Correction:
             self._between(features[at], digests[at.start : at.stop], predicted[at], model) @ self.weights
             for at in (slice(start, start + CHUNK) for start in range(0, len(features), CHUNK))
         ]
-        return np.concatenate(found)
+        return np.clip(np.concatenate(found), -LARGEST_LOG, LARGEST_LOG)
 
     def variance(
         self, share: Floats, features: Floats, digests: tuple[str, ...], predicted: Floats, model: LayerModel
@@ -82,6 +98,45 @@ class Correction:
             told = self.shares @ (self._between(features, digests, predicted, model).T @ share)
             variance -= float((solve_triangular(self.factor, told, lower=True) ** 2).sum())
         return max(variance, 0.0) + float(self.variances[2])
+
+    def problem(self, model: LayerModel) -> str | None:
+        """Return what is wrong with arrays that a file holds; ``None`` where every variance and every factor is finite.
+
+        Args:
+            model: the layer model beside it, itself without a problem.
+        """
+        networks, layers = self.shares.shape
+        for name, shape in (
+            ("rows", (layers, model.rows.shape[1])),
+            ("predicted", (layers,)),
+            ("weights", (layers,)),
+            ("variances", (len(_START),)),
+            ("factor", (networks, networks)),
+        ):
+            if getattr(self, name).shape != shape:
+                return f"correction.{name} has the shape {getattr(self, name).shape}, not {shape}"
+        if len(self.digests) != layers:
+            return f"correction.rows is of {layers} layers, and {len(self.digests)} digests are given"
+        if layers > MOST_LAYERS or networks > MOST_NETWORKS or layers * len(model.rows) ** 2 > MOST_WORK:
+            return f"correction.shares is of {networks} networks and {layers} layers, more than are possible"
+        for name, least, most in (
+            ("rows", -LARGEST_FEATURE, LARGEST_FEATURE),
+            ("predicted", 0.0, 1.0),
+            ("weights", -1e9, 1e9),
+            ("shares", 0.0, 1.0 + 1e-6),
+            ("variances", 0.0, 1e4),
+            ("factor", -1e6, 1e6),
+        ):
+            if (what := outside(getattr(self, name), least, most)) is not None:
+                return f"correction.{name}{what}"
+        if (what := outside(np.diag(self.factor), LEAST_DIAGONAL, np.inf)) is not None:
+            return f"correction.factor's diagonal{what}"
+        # A triangle of moderate entries can still have an inverse beyond all numbers.
+        with np.errstate(all="ignore"):
+            inverse = solve_triangular(self.factor, np.eye(networks), lower=True) if networks else self.factor
+        if not (np.abs(inverse) <= LARGEST_INVERSE).all():
+            return "correction.factor is no covariance's: it has no inverse"
+        return None
 
     def _between(self, features: Floats, digests: tuple[str, ...], predicted: Floats, model: LayerModel) -> Floats:
         return _covariance(

@@ -102,13 +102,16 @@ def width_gains(table: LatencyTable, network: Network | NetworkRecord, *, reach:
         digest = item.layer if isinstance(item.layer, str) else item.layer.digest
         counts[digest] = counts.get(digest, 0) + item.count
         names.setdefault(digest, item.name)
-    bases: dict[str, Layer] = {}
+    swept: dict[str, tuple[Layer, list[ChannelCurve]]] = {}
     for curve in table.curves:
         base = _base(curve)
         if base is not None and base in table and base.digest in counts:
-            bases.setdefault(base.digest, base)
-    order = [bases[digest] for digest in names if digest in bases]
-    found = [_gain(table, base, names[base.digest], counts[base.digest], reach) for base in order]
+            swept.setdefault(base.digest, (base, []))[1].append(curve)
+    found = [
+        _gain(table, swept[digest][0], _most_measured(table, swept[digest][1]), names[digest], counts[digest], reach)
+        for digest in names
+        if digest in swept
+    ]
     # Stable: where nothing is to be gained, the network's order stays.
     return tuple(sorted(found, key=lambda gain: -gain.narrower.gain_ms_total if gain.narrower else 0.0))
 
@@ -116,16 +119,18 @@ def width_gains(table: LatencyTable, network: Network | NetworkRecord, *, reach:
 def swept_curve(table: LatencyTable, layer: Layer) -> ChannelCurve | None:
     """Return the curve that was swept from a layer, of several the one with the most measured widths."""
     curves = [curve for curve in table.curves if _base(curve) == layer]
-    return max(curves, key=lambda curve: sum(other in table for other in curve.layers), default=None)
+    return _most_measured(table, curves) if curves else None
+
+
+def _most_measured(table: LatencyTable, curves: Sequence[ChannelCurve]) -> ChannelCurve:
+    return max(curves, key=lambda curve: sum(other in table for other in curve.layers))
 
 
 def _base(curve: ChannelCurve) -> Layer | None:
     return next((layer for layer in curve.layers if layer.out_channels == curve.base_channels), None)
 
 
-def _gain(table: LatencyTable, layer: Layer, name: str, count: int, reach: float) -> WidthGain:
-    curve = swept_curve(table, layer)
-    assert curve is not None
+def _gain(table: LatencyTable, layer: Layer, curve: ChannelCurve, name: str, count: int, reach: float) -> WidthGain:
     points = [_point(table, other) for other in curve.layers if other in table]
     own = next(point for point in points if point.channels == curve.base_channels)
     friendly = _friendly(points, reach)

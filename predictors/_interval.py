@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 
 from lut import UsageError
 
-__all__ = ["Conformal", "check_level", "fit_conformal", "least_networks"]
+__all__ = ["Conformal", "around", "check_level", "fit_conformal", "least_networks"]
 
 Floats = NDArray[np.float64]
+
+# An interval as wide as this says nothing, and a wider one is no number.
+LARGEST_LOG = 50.0
 
 
 class Conformal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -24,7 +27,7 @@ class Conformal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         scores: in increasing order.
     """
 
-    scores: tuple[Annotated[float, Meta(ge=0, le=1e9)], ...]
+    scores: Annotated[tuple[Annotated[float, Meta(ge=0, le=1e9)], ...], Meta(max_length=1 << 16)]
 
     def bounds(self, ms: float, variance: float, level: float) -> tuple[float, float] | None:
         """Return (low, high) in ms; ``None`` where there are too few networks for the level.
@@ -37,8 +40,7 @@ class Conformal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         quantile = self.quantile(level)
         if quantile is None:
             return None
-        half = quantile * float(np.sqrt(variance))
-        return ms * exp(-half), ms * exp(half)
+        return around(ms, quantile * float(np.sqrt(variance)))
 
     def quantile(self, level: float) -> float | None:
         """Return the score that another network stays below with probability ``level``.
@@ -55,6 +57,12 @@ class Conformal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             return None
         rank = level * (count + 1) - 1
         return float(np.interp(rank, np.arange(count), self.scores))
+
+
+def around(ms: float, half: float) -> tuple[float, float]:
+    """Return (low, high) in ms of an interval around ``ms`` whose logarithm reaches ``half`` either way."""
+    reach = exp(min(half, LARGEST_LOG))
+    return ms / reach, ms * reach
 
 
 def least_networks(level: float) -> int:

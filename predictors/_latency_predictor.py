@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import exp, isfinite
+from math import isfinite
 from statistics import NormalDist
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lut import LatencyTable, Layer, Network, SearchSpace, TableError, UsageError
 from lut._audit import kendall_tau
+from lut._printable import shortened
 from lut._records import Device, Setting
 from lut._table import refuse_unlike
 from lut.errors import PredictorError, UnknownOperatorError
@@ -25,8 +26,8 @@ from predictors._correction import Correction, fit_correction
 from predictors._evidence import audited, deviation_of, distinct, latencies_of, operators_in, source_of
 from predictors._features import WORK, Described, describe
 from predictors._folds import folds
-from predictors._interval import Conformal, check_level, fit_conformal, least_networks
-from predictors._layer_model import LayerModel, Numbers, fit_layer_model
+from predictors._interval import Conformal, around, check_level, fit_conformal, least_networks
+from predictors._layer_model import MOST_LAYERS, LayerModel, Numbers, fit_layer_model
 from predictors._predictions import (
     NO_SUCH_KIND,
     RANGED,
@@ -58,6 +59,8 @@ DEFAULT_LEVEL = 0.9
 # where it is by more than this factor shorter or longer.
 MOST_OUTSIDE = 0.1
 REACH = 1.5
+# The largest number of which a normal distribution has a quantile.
+BELOW_ONE = 1 - 2.0**-53
 # Parts into which networks are dealt to be predicted by the others.
 FOLDS = 10
 WEIGHTS = WORK.index("weights")
@@ -206,6 +209,8 @@ class LatencyPredictor:
                 f"a predictor is fitted to at least {LEAST_LAYERS} different layers, and there "
                 f"{'is' if len(layers) == 1 else 'are'} only {len(layers)}: {'; '.join(map(str, layers))}"
             )
+        if len(layers) > MOST_LAYERS:
+            raise TableError(f"a predictor is fitted to at most {MOST_LAYERS} layers, got {len(layers)}")
         wholes = list(networks)
         named = [(f"{layer} ({layer.digest})", value) for layer, value in latencies_ms.items()]
         for what, value in [*named, *((f"network {network.name!r}", value) for network, value in wholes)]:
@@ -398,12 +403,12 @@ class LatencyPredictor:
         (part,) = self._look_up([layer], unknown)
         check_level(level)
         if part.origin == "measured":
-            half: float | None = NormalDist().inv_cdf(0.5 + level / 2) * part.deviation
+            half: float | None = NormalDist().inv_cdf(min(0.5 + level / 2, BELOW_ONE)) * part.deviation
         else:
             scores = fit_conformal(self.model.held_out, self.model.held_out_deviation**2)
             quantile = scores.quantile(level)
             half = None if quantile is None else quantile * part.deviation
-        low, high = (None, None) if half is None else (part.ms * exp(-half), part.ms * exp(half))
+        low, high = (None, None) if half is None else around(part.ms, half)
         return LayerPrediction(
             "layer",
             layer,
@@ -494,12 +499,13 @@ class LatencyPredictor:
                 continue
             if (reason := self.failures.get(layer.digest)) is not None:
                 raise PredictorError(
-                    f"{layer} could not be measured on this device ({reason}), so nothing is predicted"
+                    f"{layer} could not be measured on this device ({shortened(reason, 300)}), so nothing is predicted"
                 )
             strange = sorted(numbers.operators - self.operators)
             if strange and unknown == "error":
+                names = shortened(", ".join(strange), 300)
                 raise UnknownOperatorError(
-                    f"{layer}: no measured layer has the operator {', '.join(strange)}, so its latency is not known. "
+                    f"{layer}: no measured layer has the operator {names}, so its latency is not known. "
                     "Measure it: profile-device --model or --layers; the tables are then fitted together"
                 )
             missing.append(layer)

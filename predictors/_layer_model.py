@@ -34,6 +34,7 @@ __all__ = [
     "fit_layer_model",
     "noise_variance",
     "numbers_of",
+    "outside",
     "prior_parameters",
 ]
 
@@ -75,6 +76,10 @@ _BOUNDS = [(log(a), log(b)) for a, b in ((1e-4, 4.0), (0.5, 30.0), (0.3, 30.0), 
 # The wanted parameters are somewhere around the start, and few layers are not to move them far.
 _PRIOR_DEVIATION = 1.0
 CHUNK = 4096
+# Entries of a covariance that are made at a time: what is in between takes several times their memory.
+BLOCK = 1 << 20
+# Logarithms of 1e-9 and 1e9 ms.
+LEAST_LOG, MOST_LOG = log(1e-9), log(1e9)
 
 # What work costs on the machines that this was developed on, in ms per unit of :data:`WORK`; how they compare matters.
 PRIOR_COSTS = np.array(
@@ -105,6 +110,9 @@ PRIOR_COSTS = np.array(
 PULL = 0.1
 # Layers that the process's parameters are fitted to; it is then conditioned on all.
 MOST_FITTED = 250
+# What a saved model may hold: its factor takes the cube of the layers in time, and their square in memory.
+MOST_LAYERS = 8192
+LARGEST_FEATURE = 4096.0
 # Parts into which layers are dealt to be predicted by the others.
 FOLDS = 5
 
@@ -162,7 +170,8 @@ class LayerModel:
             deviations.append(self.inflation * np.sqrt(np.maximum(variance, 0.0) + np.exp(self.parameters[-1])))
         if not logs:
             return np.empty(0), np.empty(0)
-        return np.exp(np.concatenate(logs)), np.concatenate(deviations)
+        # Far outside the process soon leaves what a latency can be: a table's bounds.
+        return np.exp(np.clip(np.concatenate(logs), LEAST_LOG, MOST_LOG)), np.concatenate(deviations)
 
     def error_covariance(self, first: Floats, second: Floats) -> Floats:
         """Return the covariance of the errors of two sets of predictions, by features, shape ``(n, m)``.
@@ -182,7 +191,55 @@ class LayerModel:
     def _factor(self) -> Floats:
         """The lower triangle of the measured layers' covariance."""
         matrix = covariance(self.rows, self.rows, self.parameters)
-        return cholesky(matrix + noise_variance(self.parameters) * np.eye(len(self.rows)))
+        matrix[np.diag_indices(len(matrix))] += noise_variance(self.parameters)
+        return cholesky(matrix)
+
+    def problem(self) -> str | None:
+        """Return what is wrong with arrays that a file holds; ``None`` where every prediction is a latency.
+
+        That the covariance has a factor is tried, since no bound on its entries promises it.
+        """
+        count = len(self.weights)
+        for name, shape in (
+            ("costs", (len(WORK),)),
+            ("rows", (count, len(FEATURES))),
+            ("parameters", (len(_START),)),
+            ("weights", (count,)),
+            ("held_out", (count,)),
+            ("held_out_deviation", (count,)),
+        ):
+            if getattr(self, name).shape != shape:
+                return f"model.{name} has the shape {getattr(self, name).shape}, not {shape}"
+        if not 1 <= count <= MOST_LAYERS:
+            return f"model.weights is of {count} layers; between 1 and {MOST_LAYERS} are possible"
+        low, high = np.array(_BOUNDS).T
+        slack = 1e-6
+        bounds = {
+            "costs": (0.0, 1e15),
+            "rows": (-LARGEST_FEATURE, LARGEST_FEATURE),
+            "parameters": (low - slack, high + slack),
+            "weights": (-1e12, 1e12),
+            "held_out": (-100.0, 100.0),
+            "held_out_deviation": (1e-6, 1e9),
+        }
+        for name, (least, most) in bounds.items():
+            if (what := outside(getattr(self, name), least, most)) is not None:
+                return f"model.{name}{what}"
+        try:
+            complete = bool(np.isfinite(self._factor).all())
+        except np.linalg.LinAlgError:
+            complete = False
+        return None if complete else "model.rows and model.parameters make no covariance"
+
+
+def outside(values: Floats, low: Floats | float, high: Floats | float) -> str | None:
+    """Return which of an array's values is the first beyond its bounds, ``[3] is 1e+308, …``; ``None``: none is."""
+    found = np.argwhere(~((values >= low) & (values <= high)))
+    if not len(found):
+        return None
+    at = tuple(found[0].tolist())
+    bounds = (np.broadcast_to(bound, values.shape)[at] for bound in (low, high))
+    return f"{list(at)} is {values[at]:g}, and must be within {' … '.join(f'{bound:g}' for bound in bounds)}"
 
 
 def prior_parameters() -> Floats:
@@ -197,7 +254,14 @@ def noise_variance(parameters: Floats) -> float:
 
 def covariance(first: Floats, second: Floats, parameters: Floats) -> Floats:
     """Return the process's covariance between layers by their features, shape ``(n, m)``."""
-    return _kernel([_distances(first, second, sort) for sort in _SORTS], parameters)
+    rows = max(1, BLOCK // max(1, len(second)))
+    if len(first) <= rows:
+        return _kernel([_distances(first, second, sort) for sort in _SORTS], parameters)
+    found = np.empty((len(first), len(second)))
+    for start in range(0, len(first), rows):
+        part = first[start : start + rows]
+        found[start : start + rows] = _kernel([_distances(part, second, sort) for sort in _SORTS], parameters)
+    return found
 
 
 def base_ms(work: Floats, costs: Floats) -> Floats:

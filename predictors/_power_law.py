@@ -12,7 +12,10 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 
 from predictors._ranges import channels_of, warn_outside
 
-__all__ = ["PowerLaw"]
+__all__ = ["LARGEST_ALPHA", "PowerLaw"]
+
+# The largest width to such a power is still a number.
+LARGEST_ALPHA = 30.0
 
 # Huber's constant: 95 % efficiency for normal residuals (Huber 1964), in units of their standard deviation.
 HUBER_THRESHOLD = 1.345
@@ -112,8 +115,8 @@ class PowerLaw(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             if self.alpha != "auto":
                 raise ValueError(f"alpha is a positive number or 'auto', got {self.alpha!r}")
             return None, (low, high)
-        if not 0 < self.alpha < np.inf:
-            raise ValueError(f"alpha is a positive number or 'auto', got {self.alpha!r}")
+        if not 0 < self.alpha <= LARGEST_ALPHA:
+            raise ValueError(f"alpha is a positive number, at most {LARGEST_ALPHA:g}, or 'auto', got {self.alpha!r}")
         return float(self.alpha), (low, high)
 
     def __sklearn_tags__(self) -> Any:

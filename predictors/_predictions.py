@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -36,20 +36,29 @@ RANGED_COLUMNS = [FEATURES.index(name) for name in RANGED]
 NO_SUCH_KIND = "no layer of this kind was measured"
 
 
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
+Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+Error: TypeAlias = Annotated[float, Meta(ge=0, le=1e30)]
+Text: TypeAlias = Annotated[str, Meta(max_length=10_000)]
+# Logarithms to the base of 2.
+Dimension: TypeAlias = Annotated[float, Meta(ge=-64, le=256)]
+Dimensions: TypeAlias = Annotated[tuple[Dimension, ...], Meta(min_length=len(RANGED), max_length=len(RANGED))]
+
+
 class TableSource(NamedTuple):
     """A table that a predictor was fitted to: its name, the hash of its content, and how much it held."""
 
-    name: str
-    sha256: str
-    layers: int
-    networks: int
+    name: Text
+    sha256: Text
+    layers: Count
+    networks: Count
 
 
 class KindRange(NamedTuple):
     """What was measured of a kind of layer: the least and the largest of each dimension of ``RANGED``."""
 
-    low: Annotated[tuple[float, ...], Meta(min_length=len(RANGED), max_length=len(RANGED))]
-    high: Annotated[tuple[float, ...], Meta(min_length=len(RANGED), max_length=len(RANGED))]
+    low: Dimensions
+    high: Dimensions
 
 
 class HeldOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,12 +67,12 @@ class HeldOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``within``: share of the networks within ±5 %.
     """
 
-    count: int
-    mape: float | None
-    median: float | None
-    worst: float | None
-    within: float | None = None
-    kendall_tau: float | None = None
+    count: Count
+    mape: Error | None
+    median: Error | None
+    worst: Error | None
+    within: Share | None = None
+    kendall_tau: Annotated[float, Meta(ge=-1, le=1)] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import fields
+from itertools import pairwise
+from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from lut._codec import short_problem
 from lut._files import file_error, read_bytes, write_atomically
 from lut._records import Device, Record, Setting
 from lut.errors import LatencyLutError, PredictorFormatError
@@ -37,10 +41,15 @@ __all__ = ["FILE", "load_predictor", "save_predictor"]
 FORMAT: Literal["latency-lut-predictor"] = "latency-lut-predictor"
 VERSION: Literal[1] = 1
 FILE = "predictor.json"
-LARGEST_LOG = 50.0
 _SELF = b'"sha256": "'
+# Bounds of a file: objects in its JSON, bytes of its arrays' names and shapes.
+MOST_OBJECTS = 1 << 16
+LARGEST_HEADER = 1 << 16
+LONGEST_VALUE = 80
 
 Ms: TypeAlias = Annotated[float, Meta(ge=1e-9, le=1e9, description="milliseconds")]
+Digest: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Name: TypeAlias = Annotated[str, Meta(max_length=10_000)]
 
 
 class ModelRecord(Record, frozen=True):
@@ -50,7 +59,7 @@ class ModelRecord(Record, frozen=True):
     """
 
     file: Annotated[str, Meta(pattern=r"^model-[0-9a-f]{12}\.safetensors$")]
-    sha256: str
+    sha256: Digest
     work: tuple[str, ...]
     features: tuple[str, ...]
     offset: Annotated[float, Meta(ge=-50, le=50)]
@@ -60,7 +69,10 @@ class ModelRecord(Record, frozen=True):
 
 
 class PredictorRecord(Record, frozen=True):
-    """The whole JSON file; fields as in :class:`LatencyPredictor`. ``sha256``: of the file with this field empty."""
+    """The whole JSON file; fields as in :class:`LatencyPredictor`. ``sha256``: of the file with this field empty.
+
+    Where an object names a field twice, the last one counts; the hash is of every byte of the file, the others' too.
+    """
 
     format: Literal["latency-lut-predictor"]
     version: Literal[1]
@@ -75,17 +87,25 @@ class PredictorRecord(Record, frozen=True):
     groups: tuple[str, ...]
     conformal: Conformal
     model: ModelRecord
-    operators: tuple[str, ...]
+    operators: tuple[Name, ...]
     ranged: tuple[str, ...]
-    kinds: dict[str, KindRange]
-    failures: dict[str, str]
-    measured_ms: dict[str, Ms]
-    deviations: dict[str, Annotated[float, Meta(ge=0, le=100)]]
+    kinds: dict[Name, KindRange]
+    failures: dict[Name, Name]
+    measured_ms: dict[Name, Ms]
+    deviations: dict[Name, Annotated[float, Meta(ge=0, le=100)]]
 
 
 class _Header(msgspec.Struct):
-    format: Any = None
-    version: Any = None
+    format: msgspec.Raw = msgspec.Raw(b"null")
+    version: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _ArrayHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where an array lies in a safetensors file: bytes counted from the end of the header."""
+
+    dtype: str
+    shape: Annotated[tuple[Annotated[int, Meta(ge=0, le=2**31 - 1)], ...], Meta(max_length=2)]
+    data_offsets: tuple[Annotated[int, Meta(ge=0, le=2**53)], Annotated[int, Meta(ge=0, le=2**53)]]
 
 
 # Arrays of the file with their number of axes.
@@ -139,9 +159,12 @@ def save_predictor(predictor: LatencyPredictor, folder: str | os.PathLike[str]) 
         measured_ms=dict(predictor.measured_ms),
         deviations=dict(predictor.deviations),
     )
+    content = _signed(record)
+    # What could not be loaded again is not written.
+    _consistent(_decoded(content, place / FILE), model, correction, place / name)
     before = _arrays_of(place)
     write_atomically(place / name, arrays)
-    write_atomically(place / FILE, _signed(record))
+    write_atomically(place / FILE, content)
     if before is not None and before != name:
         # The old predictor's own; whatever else lies in the folder is not ours.
         with contextlib.suppress(OSError):
@@ -165,9 +188,8 @@ def load_predictor(folder: str | os.PathLike[str]) -> LatencyPredictor:
     place = Path(folder)
     path = place / FILE
     record = _decoded(read_bytes(path), path)
-    if record.deviations.keys() != record.measured_ms.keys():
-        raise PredictorFormatError(f"{path}: its deviations are not of the layers that were measured")
     model, correction = _arrays(record.model, place)
+    _consistent(record, model, correction, place / record.model.file)
     common = {field.name for field in fields(LatencyPredictor)} & set(PredictorRecord.__struct_fields__)
     values = {name: getattr(record, name) for name in common}
     values.update(model=model, correction=correction, operators=frozenset(record.operators))
@@ -177,19 +199,27 @@ def load_predictor(folder: str | os.PathLike[str]) -> LatencyPredictor:
 def _decoded(content: bytes, path: Path) -> PredictorRecord:
     try:
         header = msgspec.json.decode(content, type=_Header)
+        # What is longer than any of our values is none of them, and is not read at all.
+        kind, version = (
+            msgspec.json.decode(raw) if len(memoryview(raw)) <= LONGEST_VALUE else "…"
+            for raw in (header.format, header.version)
+        )
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise PredictorFormatError(f"{path}: not a predictor: it is not valid JSON") from None
-    if header.format != FORMAT:
+    if kind != FORMAT:
         raise PredictorFormatError(f"{path}: not a predictor: 'format' is not {FORMAT!r}")
-    if header.version != VERSION or isinstance(header.version, bool):
+    if version != VERSION or isinstance(version, bool | float):
         raise PredictorFormatError(
-            f"{path}: version {str(header.version)[:40]} of the format is unknown here; this release reads version "
-            f"{VERSION}. Install a newer latency-lut, or fit again: fit-predictor"
+            f"{path}: version {short_problem(str(version)[:40])} of the format is unknown here; this release reads "
+            f"version {VERSION}. Install a newer latency-lut, or fit again: fit-predictor"
         )
+    if content.count(b"{") > MOST_OBJECTS:
+        raise PredictorFormatError(f"{path}: more than {MOST_OBJECTS} objects are too many for a predictor")
     try:
         record = msgspec.json.decode(content, type=PredictorRecord)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PredictorFormatError(f"{path}: {str(error)[:1].lower()}{str(error)[1:]}") from None
+        problem = short_problem(str(error))
+        raise PredictorFormatError(f"{path}: {problem[:1].lower()}{problem[1:]}") from None
     unsigned = content.replace(_SELF + record.sha256.encode() + b'"', _SELF + b'"', 1)
     if hashlib.sha256(unsigned).hexdigest() != record.sha256:
         raise PredictorFormatError(f"{path} was altered after it was written: its hash is another. Fit it again")
@@ -199,23 +229,11 @@ def _decoded(content: bytes, path: Path) -> PredictorRecord:
 
 
 def _arrays(record: ModelRecord, place: Path) -> tuple[LayerModel, Correction]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     path = place / record.file
     content = read_bytes(path)
     if hashlib.sha256(content).hexdigest() != record.sha256:
         raise PredictorFormatError(f"{path} was altered after it was written: its hash is another. Fit it again")
-    try:
-        arrays: dict[str, NDArray[np.float64]] = load(content)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise PredictorFormatError(f"{path}: no safetensors file of ours: {error}") from None
-    wanted = {f"model.{name}": axes for name, axes in _MODEL.items()}
-    wanted |= {f"correction.{name}": axes for name, axes in _CORRECTION.items()}
-    for name, axes in wanted.items():
-        array = arrays.get(name)
-        if array is None or array.ndim != axes or array.dtype != np.float64 or not np.isfinite(array).all():
-            raise PredictorFormatError(f"{path}: the array {name} is missing, of another shape or type, or not finite")
+    arrays = _read_arrays(content, path)
     model = LayerModel(
         **{name: arrays[f"model.{name}"] for name in _MODEL}, offset=record.offset, inflation=record.inflation
     )
@@ -224,23 +242,64 @@ def _arrays(record: ModelRecord, place: Path) -> tuple[LayerModel, Correction]:
         stretch=record.stretch,
         digests=record.corrected,
     )
-    if not _fits(model, correction):
-        raise PredictorFormatError(f"{path}: its arrays do not fit together")
     return model, correction
 
 
-def _fits(model: LayerModel, correction: Correction) -> bool:
-    networks, layers = correction.shares.shape
-    # Those of the process are logarithms.
-    return (
-        model.rows.shape == (len(model.weights), len(FEATURES))
-        and model.costs.shape == (len(WORK),)
-        and len(model.held_out) == len(model.held_out_deviation) == len(model.weights)
-        and model.parameters.shape == (5,)
-        and correction.rows.shape == (layers, len(FEATURES))
-        and len(correction.digests) == len(correction.predicted) == len(correction.weights) == layers
-        and correction.factor.shape == (networks, networks)
-        and correction.variances.shape == (3,)
-        and bool((model.costs >= 0).all() and (correction.variances >= 0).all())
-        and bool((np.abs(model.parameters) < LARGEST_LOG).all() and (np.diag(correction.factor) > 0).all())
-    )
+def _read_arrays(content: bytes, path: Path) -> dict[str, NDArray[np.float64]]:
+    """Return the arrays of a safetensors file, which holds ours and nothing else.
+
+    Nothing is allocated by what the file says of itself: arrays are copies of parts of its bytes, which lie one after
+    another and take all of it.
+    """
+    size = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or size > min(LARGEST_HEADER, len(content) - 8):
+        raise PredictorFormatError(f"{path}: no safetensors file of ours: its header is cut off or too long")
+    try:
+        header = msgspec.json.decode(content[8 : 8 + size], type=dict[str, msgspec.Raw])
+        found = {name: msgspec.json.decode(raw, type=_ArrayHeader) for name, raw in header.items()}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PredictorFormatError(f"{path}: no safetensors file of ours: {short_problem(str(error))}") from None
+    wanted = {f"model.{name}": axes for name, axes in _MODEL.items()}
+    wanted |= {f"correction.{name}": axes for name, axes in _CORRECTION.items()}
+    if strange := sorted(found.keys() - wanted.keys()):
+        raise PredictorFormatError(f"{path}: no predictor has an array {short_problem(repr(strange[0]))}")
+    arrays: dict[str, NDArray[np.float64]] = {}
+    data = memoryview(content)[8 + size :]
+    for name, axes in wanted.items():
+        where = found.get(name)
+        if where is None or where.dtype != "F64" or len(where.shape) != axes:
+            raise PredictorFormatError(f"{path}: the array {name} is missing, or of another shape or type")
+        begin, end = where.data_offsets
+        if not 0 <= begin <= end <= len(data) or end - begin != prod(where.shape) * 8:
+            raise PredictorFormatError(f"{path}: the array {name} does not lie within the file as its shape says")
+        array = np.frombuffer(data[begin:end], dtype="<f8").reshape(where.shape).astype(np.float64)
+        if not np.isfinite(array).all():
+            raise PredictorFormatError(f"{path}: the array {name} is not finite")
+        arrays[name] = array
+    if sum(array.nbytes for array in arrays.values()) != len(data) or _overlap(found.values()):
+        raise PredictorFormatError(f"{path}: its arrays do not lie one after another")
+    return arrays
+
+
+def _overlap(headers: Iterable[_ArrayHeader]) -> bool:
+    places = sorted(header.data_offsets for header in headers)
+    return any(first[1] > second[0] for first, second in pairwise(places))
+
+
+def _consistent(record: PredictorRecord, model: LayerModel, correction: Correction, arrays: Path) -> None:
+    """Raise unless the parts fit together and all that they can answer are latencies."""
+    path = arrays.parent / FILE
+    if record.deviations.keys() != record.measured_ms.keys():
+        raise PredictorFormatError(f"{path}: its deviations are not of the layers that were measured")
+    if (problem := model.problem() or correction.problem(model)) is not None:
+        raise PredictorFormatError(f"{arrays}: {problem}")
+    if len(record.measured_ms) != len(model.weights):
+        raise PredictorFormatError(
+            f"{path}: `$.measured_ms` is of {len(record.measured_ms)} layers, and its model of {len(model.weights)}"
+        )
+    for kind, (low, high) in record.kinds.items():
+        if any(a > b for a, b in zip(low, high, strict=True)):
+            raise PredictorFormatError(f"{path}: `$.kinds` of {short_problem(repr(kind))} ends before it begins")
+    scores = record.conformal.scores
+    if any(b < a for a, b in pairwise(scores)):
+        raise PredictorFormatError(f"{path}: `$.conformal.scores` do not increase")

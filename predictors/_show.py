@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lut import UsageError
 from lut._console import format_ms
+from lut._printable import shortened
 from predictors._gains import WidthChange, WidthGain
+from predictors._power_law import LARGEST_ALPHA
 from predictors._widths import WidthChoice, WidthSelection
 
 if TYPE_CHECKING:
@@ -174,6 +176,8 @@ def parse_alpha(text: str) -> float | Literal["auto"]:
         alpha = float(text)
     except ValueError:
         alpha = float("nan")
-    if not 0 < alpha < float("inf"):
-        raise UsageError(f"--alpha is a positive number or 'auto', got {text!r}")
+    if not 0 < alpha <= LARGEST_ALPHA:
+        raise UsageError(
+            f"--alpha is a positive number, at most {LARGEST_ALPHA:g}, or 'auto', got {shortened(text, 60)!r}"
+        )
     return alpha

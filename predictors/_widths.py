@@ -13,6 +13,9 @@ from predictors._power_law import PowerLaw
 __all__ = ["MeasuredCurve", "WidthChoice", "WidthSelection", "hardware_aware_widths", "measured_curves"]
 
 RESAMPLES = 1000
+LARGEST_EXPAND = 1e6
+# Visits that are drawn at a time.
+BLOCK = 1 << 23
 
 
 class MeasuredCurve(NamedTuple):
@@ -98,8 +101,8 @@ def measured_curves(table: LatencyTable, *, expand: float | None = None) -> tupl
 def _measured_curve(table: LatencyTable, curve: ChannelCurve, expand: float | None) -> MeasuredCurve:
     layers = curve.layers
     if expand is not None:
-        if not 0 < expand < float("inf"):
-            raise UsageError(f"expand must be a positive number, got {expand}")
+        if not 0 < expand <= LARGEST_EXPAND:
+            raise UsageError(f"expand must be a positive number, at most {LARGEST_EXPAND:g}, got {expand:g}")
         widest = int(curve.base_channels * expand + 1e-9)
         if widest < curve.channels[0]:
             raise UsageError(f"expand {expand:g} leaves no width of {curve.name} (base width {curve.base_channels})")
@@ -240,7 +243,10 @@ def _resampled_scores(
         if visits.size < 2:
             medians[:, i] = curve.ms[i] * np.exp(rng.normal(0.0, pooled, resamples))
         else:
-            medians[:, i] = np.median(visits[rng.integers(visits.size, size=(resamples, visits.size))], axis=1)
+            rows = max(1, BLOCK // visits.size)
+            for start in range(0, resamples, rows):
+                size = (min(rows, resamples - start), visits.size)
+                medians[start : start + rows, i] = np.median(visits[rng.integers(visits.size, size=size)], axis=1)
         medians[:, i] *= np.exp(rng.normal(0.0, curve.process_errors[i], resamples))
     if law.loss != "squared":
         # An iterative fit a thousand times over would cost seconds; the law itself hardly moves.

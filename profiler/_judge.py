@@ -42,6 +42,9 @@ OTHER_STATE = 0.025
 UNRESOLVED_SHARE = 0.1
 NEXT_TO_NOTHING_MS = 1e-6
 LARGEST_MS = 1e9
+# Of the logarithm of a factor between latencies: what is beyond is no number that a table can hold.
+LARGEST_LOG = 50.0
+LARGEST_SPREAD = 10.0
 # Standard error of a median against that of a mean, for normal noise: √(π/2).
 MEDIAN_EFFICIENCY = 1.2533
 
@@ -113,9 +116,11 @@ def judge(
     rho = pooled_autocorrelation(noise, groups)
     process_spread = _interaction(noise, groups, process)
     spread = Spread(
-        common_drift=_rounded(float(np.std(found.common))),
-        scale=_rounded(max(_scale_spread(noise, entries[groups] < 0, process, at_s, shifts), LEAST_SCALE)),
-        process=_rounded(process_spread),
+        common_drift=_rounded(min(float(np.std(found.common)), LARGEST_SPREAD)),
+        scale=_rounded(
+            min(max(_scale_spread(noise, entries[groups] < 0, process, at_s, shifts), LEAST_SCALE), LARGEST_SPREAD)
+        ),
+        process=_rounded(min(process_spread, LARGEST_SPREAD)),
     )
     sigma = MAD_TO_SIGMA * float(np.median(np.abs(noise)))
     divisors = np.exp(drift + shift)
@@ -240,7 +245,7 @@ def _judge_layer(
         error = log_standard_error(low, high, reached)
     # Both this session and the other one err, and so do their scales.
     variance = 2 * (error**2 + spread.scale**2)
-    reach = exp(NormalDist().inv_cdf(0.5 + protocol.level / 2) * sqrt(variance))
+    reach = exp(min(NormalDist().inv_cdf(0.5 + protocol.level / 2) * sqrt(variance), LARGEST_LOG))
     # Of very few visits in a wild hour the reach has no bounds; the file's numbers have.
     least = max(middle / reach, NEXT_TO_NOTHING_MS) if middle > NEXT_TO_NOTHING_MS else middle
     most = min(middle * reach, LARGEST_MS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
+from functools import cache
 from typing import Any, get_type_hints
 
 import msgspec
@@ -19,7 +20,9 @@ from lut import (
     pooled_shortcut,
     residual_add,
 )
+from lut._codec import short_problem
 from lut._files import read_bytes
+from lut._printable import shortened
 
 __all__ = ["load_layers"]
 
@@ -28,6 +31,12 @@ CONSTRUCTORS: dict[str, Callable[..., Layer]] = {
 }
 
 
+# Bounds on a file's objects and on all that it lists, so that it is read in seconds.
+MOST_OBJECTS = 1 << 20
+MOST_PARTS = 1 << 22
+
+
+@cache
 def _arguments(function: Callable[..., Layer]) -> type[msgspec.Struct]:
     """Return a strict record of a constructor's arguments, so that JSON is checked against its signature."""
     hints = get_type_hints(function)
@@ -49,27 +58,39 @@ def load_layers(path: str | os.PathLike[str]) -> tuple[Layer, ...]:
         UsageError: it is no list of layers; the message names the item.
     """
     name = os.fspath(path)
+    content = read_bytes(path)
+    if content.count(b"{") > MOST_OBJECTS or content.count(b",") > MOST_PARTS:
+        raise UsageError(f"{name}: it is too long for a list of layers")
     try:
-        items = msgspec.json.decode(read_bytes(path))
+        items = msgspec.json.decode(content, type=list[msgspec.Raw])
+    except msgspec.ValidationError:
+        raise UsageError(f"{name}: expected a list of layers, one at least") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{name}: not valid JSON: {error}") from None
-    if not isinstance(items, list) or not items:
+        raise UsageError(f"{name}: not valid JSON: {short_problem(str(error))}") from None
+    if not items:
         raise UsageError(f"{name}: expected a list of layers, one at least")
     layers = []
     for i, item in enumerate(items):
         try:
             layers.append(_layer(item))
-        except (msgspec.ValidationError, LayerError) as error:
-            raise UsageError(f"{name}: layer {i} (at `$[{i}]`): {error}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LayerError) as error:
+            raise UsageError(f"{name}: layer {i} (at `$[{i}]`): {short_problem(str(error))}") from None
     return tuple(dict.fromkeys(layers))
 
 
-def _layer(item: Any) -> Layer:
-    if not isinstance(item, dict) or "make" not in item:
-        return msgspec.convert(item, Layer)
-    function = CONSTRUCTORS.get(str(item["make"]))
+class _Made(msgspec.Struct):
+    """What says whether an item is made by a constructor; the rest of it is passed over."""
+
+    make: str | msgspec.UnsetType = msgspec.UNSET
+
+
+def _layer(item: msgspec.Raw) -> Layer:
+    name = msgspec.json.decode(item, type=_Made).make
+    if name is msgspec.UNSET:
+        return msgspec.json.decode(item, type=Layer)
+    function = CONSTRUCTORS.get(name)
     if function is None:
-        raise LayerError(f"nothing makes {item['make']!r}; known: {', '.join(sorted(CONSTRUCTORS))}")
-    arguments = msgspec.structs.asdict(msgspec.convert(item, _arguments(function)))
+        raise LayerError(f"nothing makes {shortened(name, 80)!r}; known: {', '.join(sorted(CONSTRUCTORS))}")
+    arguments = msgspec.structs.asdict(msgspec.json.decode(item, type=_arguments(function)))
     del arguments["make"]
     return function(**arguments)

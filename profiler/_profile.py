@@ -31,6 +31,7 @@ from lut import (
     UsageError,
     Visits,
 )
+from lut._codec import refuse_unwritable
 from lut._files import file_error, write_atomically
 from lut._records import (
     NOT_CHOSEN,
@@ -48,7 +49,7 @@ from profiler._journal import FORMAT, VERSION, Journal, JournalContent, JournalH
 from profiler._judge import Judgement, LayerJudgement, judge
 from profiler._lock import device_lock
 from profiler._plan import LEAST_ENTRY, LOOKS, SENTINELS, Plan, make_protocol
-from profiler._reference import load_references, reference_path, save_references
+from profiler._reference import agrees, check_references, load_references, reference_path, save_references
 from profiler._session import Progress, SessionResult, Sorted, run_session, sort_visits
 from profiler._target import TargetSpec, target_factory, target_spec
 from profiler._visit import Implementation, LayerFailure, Visit
@@ -139,11 +140,12 @@ def profile(
         progress: told where the session stands.
 
     Raises:
-        UsageError: an argument is out of range, there are no layers, or ``output`` holds a finished table.
+        UsageError: an argument is out of range, there are no layers, two networks have one name, or ``output`` holds a
+            finished table.
         TargetUnavailableError: the target cannot run here.
         DeviceBusyError: another profile is running.
         JournalError: the journal belongs to another command.
-        FileAccessError: the output cannot be written.
+        FileAccessError: the output or the machine's reference speed cannot be written, or the latter's file is damaged.
         InterruptedRunError: stopped by the user; the visits so far are kept.
     """
     subjects = sorted(
@@ -244,6 +246,9 @@ def profile_plan(
     check_output(output, restart=restart)
     if not plan.size:
         raise UsageError("there is nothing to measure: no layers were given")
+    # What would be refused at the end is refused before anything is measured.
+    refuse_unwritable(plan.entries, curves, networks)
+    check_references(reference)
     journal = Journal(journal_path(output))
     with device_lock("machine"):
         check_output(output, restart=restart)
@@ -382,6 +387,14 @@ def _assemble(
     known = None if new_reference else load_references(reference, ready.device, ready.setting, ready.software)
     judgement = judge(sorted_visits.accepted, protocol, references=known, contaminated=sorted_visits.contaminated)
     warnings = list(result.preflight.warnings)
+    usable = agrees(judgement.sentinel_ms, judgement.references)
+    if not usable:
+        known = None
+        judgement = judge(sorted_visits.accepted, protocol, references=None, contaminated=sorted_visits.contaminated)
+        warnings.append(
+            f"the reference speed in {reference} cannot be this machine's, and was not used; --new-reference sets it "
+            "anew"
+        )
     speed = exp(
         fmean([log(judgement.sentinel_ms[e] / judgement.references[e]) for e in judgement.sentinel_ms] or [0.0])
     )
@@ -393,7 +406,7 @@ def _assemble(
     source = "earlier sessions on this machine" if known else "this session's calm speed"
     sentinel_visits = [sorted_visits.counts.get(-1 - i, 0) for i in range(len(SENTINELS))]
     trusted = min(sentinel_visits) >= LEAST_REFERENCE_VISITS and not any(e < 0 for e in sorted_visits.contaminated)
-    if known is None and trusted:
+    if known is None and trusted and usable:
         try:
             save_references(reference, ready.device, ready.setting, ready.software, judgement.references)
         except FileAccessError as error:

@@ -36,7 +36,7 @@ def fit_predictor(
             help="What becomes of layers that could not be measured: nothing is fitted, or the others are.",
         ),
     ] = "refuse",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of all randomness.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**53, help="Seed of all randomness.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Fit a predictor to lookup tables.

@@ -19,7 +19,9 @@ def main() -> None:
 
 def select_widths(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A lookup table, as profile-device writes it.")],
-    groups: Annotated[int, typer.Option("--groups", min=1, help="Groups per stage; one width is chosen in each.")] = 8,
+    groups: Annotated[
+        int, typer.Option("--groups", min=1, max=2**31 - 1, help="Groups per stage; one width is chosen in each.")
+    ] = 8,
     alpha: Annotated[
         str,
         typer.Option(
@@ -31,7 +33,7 @@ def select_widths(
         float | None,
         typer.Option("--expand", help="Widest layer, in multiples of the base width. Default: all measured."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the resampling.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**53, help="Seed of the resampling.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text.")] = False,
 ) -> None:
     """Choose the channel counts that this device likes, from a table that was measured before.

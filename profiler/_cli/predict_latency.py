@@ -70,7 +70,7 @@ def predict_latency(
         ),
     ] = "error",
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Seed of random choices, and of the factory's weights.")
+        int, typer.Option("--seed", min=0, max=2**53, help="Seed of random choices, and of the factory's weights.")
     ] = 0,
     verbose: Annotated[bool, typer.Option("--verbose", help="List all layers.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
