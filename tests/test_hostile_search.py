@@ -20,10 +20,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_accuracy import tiny
 from test_data import NAMES, folder_of, image_files, pixels, png, python_files, same, tar_of
 
-from lut.errors import DataError, FileAccessError
+from lut._lines import unsealed
+from lut.errors import CheckpointError, DataError, FileAccessError, SearchError, UsageError
 from search import _image_folder, _pickled, _tar
+from search._accuracy import AccuracyCache, Evaluator
 from search._data import load_data
 from search._pickled import PickledError, byte_array, read_pickled
 
@@ -487,3 +490,120 @@ def test_class_names_are_no_books(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="names a class x"):
         load_data(f"cifar10:{tar_of(tmp_path / 'c.tar', files)}")
     assert _pickled.MOST_INSTRUCTIONS >= 250_000
+
+
+# ---------------------------------------------------------------------------------------------- the file of accuracies
+
+OLD = (
+    b'{"format":"latency-lut-accuracies","version":1,"space":"space","function":"function"}\n'
+    b'{"key":"a","value":0.25,"seconds":1.5}\n'
+    b'{"key":"b","value":-3.0,"seconds":2.0}\n'
+)
+
+
+def opened(path: Path) -> AccuracyCache:
+    return AccuracyCache.open(path, space="space", function="function")
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"key":"c","val'])
+def test_accuracies_of_an_older_version_are_carried_over(torn: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(OLD + torn)
+    path.chmod(0o640)
+    with opened(path) as cache:
+        assert (len(cache), cache.get("a"), cache.get("b")) == (2, 0.25, -3.0)
+        # It is held as any other.
+        with pytest.raises(CheckpointError, match="another process holds"):
+            opened(path)
+        cache.add("c", 0.5, 1.0)
+    assert path.stat().st_mode & 0o777 == 0o640
+    lines = list(unsealed(path.read_bytes()))
+    assert [line.split(b",")[0] for line in lines[1:]] == [b'{"key":"a"', b'{"key":"b"', b'{"key":"c"']
+    with opened(path) as cache:
+        assert [cache.get(key) for key in "abc"] == [0.25, -3.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (OLD + OLD, "line 4, is damaged"),
+        (OLD + OLD.splitlines(keepends=True)[2], "line 4, is damaged: another accuracy of a network"),
+        (OLD.replace(b"-3.0", b"1e308"), "line 3, is damaged: no accuracy"),
+        (OLD.replace(b"-3.0", b"-1e16"), "line 3, is damaged: no accuracy"),
+        (OLD.replace(b"-3.0", b"NaN"), "line 3, is damaged"),
+        (OLD.replace(b"-3.0", b"1e400"), "line 3, is damaged"),
+        (OLD.replace(b"-3.0", b"9" * 5000), "line 3, is damaged"),
+        (OLD.replace(b"-3.0", b"true"), "line 3, is damaged"),
+        (OLD.replace(b"2.0", b"-1"), "line 3, is damaged"),
+        (OLD.replace(b"2.0", b"1e300"), "line 3, is damaged"),
+        (OLD.replace(b"2.0}", b"2.0," + b'"x":' + b"[" * 100_000 + b"}"), "line 3, is damaged"),
+        (OLD.replace(b'"version":1', b'"version":0'), "version 0"),
+        (OLD.replace(b'"version":1', b'"version":1e99'), "damaged in its first line"),
+        (OLD.replace(b'"version":1', b'"version":2'), "line 1, is damaged: it has no checksum"),
+        (OLD.replace(b'"space"', b'"space":"x","space"', 1), "."),
+        (OLD.replace(b'"space":"space"', b'"space":"\\u001b[2J' + b"x" * 9999 + b'"'), "another search space"),
+    ],
+)
+def test_accuracies_that_are_none(content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    if words == ".":
+        opened(path).close()
+        return
+    with pytest.raises(CheckpointError, match=words) as caught:
+        opened(path)
+    assert str(path) in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+    assert len(str(caught.value)) < 600 + len(str(path))
+    assert path.read_bytes() == content
+
+
+def test_no_flipped_bit_of_accuracies_is_another_value(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with opened(path) as cache:
+        for i in range(4):
+            cache.add(f"key {i}", i / 8, 1.0)
+    whole = path.read_bytes()
+    rng = random.Random(0)
+    for _ in range(1500):
+        content = bytearray(whole)
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        if rng.random() < 0.2:
+            del content[rng.randrange(len(content)) :]
+        path.write_bytes(content)
+        try:
+            cache = opened(path)
+        except CheckpointError:
+            continue
+        with cache:
+            # Only what was cut off at the end is gone.
+            assert all(cache.get(f"key {i}") in (i / 8, None) for i in range(4))
+            assert whole.startswith(path.read_bytes())
+
+
+def test_accuracies_are_not_kept_in_pipes_and_devices(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(FileAccessError, match="cannot read"):
+            opened(path)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("value", [1e308, -1e16, np.float64(1e300), 10**30, 10**400])
+def test_a_wild_accuracy_is_refused(value: float, tmp_path: Path) -> None:
+    with opened(tmp_path / "a.jsonl") as cache:
+        with pytest.raises(SearchError, match="the accuracy of network 'net 2' must be"):
+            Evaluator(lambda _: value, cache=cache)([tiny(2)])
+        if value != 10**400:
+            with pytest.raises(UsageError, match="must be finite"):
+                cache.add("x", float(value), 1.0)
+        assert len(cache) == 0
+
+
+def test_an_accuracy_that_cannot_be_shown_is_refused() -> None:
+    class Secret:
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    with pytest.raises(SearchError, match="must be a finite number, got a Secret"):
+        Evaluator(lambda _: Secret())([tiny(2)])  # type: ignore[arg-type, return-value]
