@@ -19,7 +19,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, final, runtime_checkabl
 import msgspec
 
 from lut import Network, UsageError
-from lut._files import file_error, read_bytes
+from lut._files import file_error, read_bytes, write_atomically
+from lut._lines import DamagedLineError, seal, unsealed
+from lut._printable import printable, shortened
 from lut.errors import CheckpointError, FileAccessError, InterruptedRunError, SearchError
 from profiler._model import import_place, parse_place
 from search._at_once import run_at_once
@@ -36,7 +38,14 @@ __all__ = [
 ]
 
 FORMAT = "latency-lut-accuracies"
-VERSION = 1
+VERSION = 2
+# Before lines had checksums.
+UNSEALED = 1
+# Two million evaluations.
+LARGEST_CACHE = 1 << 28
+# Differences of values and their sums must be numbers, too.
+LARGEST_VALUE = 1e15
+LONGEST_S = 1e12
 # How every file of ours begins.
 BEGINNING = f'{{"format":"{FORMAT}"'.encode()
 ADVICE = "give another --output, or discard it with --restart"
@@ -99,7 +108,7 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class AccuracyCache:
     """An append-only file of accuracies, a line of JSON each, held by one process at a time; made by :meth:`open`.
 
-    A line counts only with its newline: what a kill or a full disk cut off is dropped when the file is opened. An added
+    Each line ends with a checksum; a file of an older version, which had none, is written anew when it is opened. A line counts only with its newline: what a kill or a full disk cut off is dropped when the file is opened. An added
     value is on the disk when :meth:`add` returns. It is for one thread.
     """
 
@@ -123,16 +132,21 @@ class AccuracyCache:
             FileAccessError: it cannot be read or written.
         """
         header = _Header(FORMAT, VERSION, space, function)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        except OSError as error:
-            raise file_error(path, "write", error) from None
+        descriptor = _opened(path)
         try:
             _hold(path, descriptor)
-            content = read_bytes(path)
+            content = read_bytes(path, limit=LARGEST_CACHE)
             size = content.rfind(b"\n") + 1
-            values = _read(path, content[:size], content[size:], header)
+            values, older = _read(path, content[:size], content[size:], header)
+            if older is not None:
+                # Whole or not at all: from now on it is another file, which is to be held in the older one's place.
+                write_atomically(path, _sealed(header, older))
+                before, descriptor = descriptor, _opened(path)
+                os.close(before)
+                _hold(path, descriptor)
+                content = read_bytes(path, limit=LARGEST_CACHE)
+                size = content.rfind(b"\n") + 1
+                values, _ = _read(path, content[:size], content[size:], header)
             if size != len(content):
                 os.ftruncate(descriptor, size)
             cache = cls(path, descriptor, size, values)
@@ -153,11 +167,11 @@ class AccuracyCache:
         """Keep an accuracy and what it took to compute in seconds.
 
         Raises:
-            UsageError: it is not finite, or the cache is closed.
+            UsageError: it is not finite or wild, or the cache is closed.
             FileAccessError: the disk is full, or the like; what was there before is untouched.
         """
-        if not math.isfinite(value):
-            raise UsageError(f"{self.path}: an accuracy must be finite, got {value}")
+        if not abs(value) <= LARGEST_VALUE:
+            raise UsageError(f"{self.path}: an accuracy must be finite, and up to {LARGEST_VALUE:g}, got {value}")
         self._append(_Line(key, value, seconds))
         self._values[key] = value
 
@@ -179,7 +193,7 @@ class AccuracyCache:
     def _append(self, event: _Header | _Line) -> None:
         if self._descriptor is None:
             raise UsageError(f"{self.path} is closed: nothing can be added")
-        line = msgspec.json.encode(event) + b"\n"
+        line = seal(msgspec.json.encode(event), self._size)
         try:
             try:
                 if os.write(self._descriptor, line) != len(line):
@@ -367,10 +381,26 @@ def _finite(network: Network, given: Any) -> float:
     if not boolean and not isinstance(given, (str, bytes, bytearray)) and getattr(given, "ndim", 0) == 0:
         with contextlib.suppress(TypeError, ValueError, OverflowError, RuntimeError):
             value = float(given)
-            if math.isfinite(value):
+            if abs(value) <= LARGEST_VALUE:
                 return value
-    shown = " ".join(repr(given).split())[:100]
+            if math.isfinite(value):
+                raise SearchError(
+                    f"the accuracy of network {network.name!r} must be at most {LARGEST_VALUE:g}, got {value:g}"
+                )
+    try:
+        shown = printable(shortened(repr(given), 100))
+    except Exception:
+        # It is the user's code, too.
+        shown = f"a {type(given).__name__}"
     raise SearchError(f"the accuracy of network {network.name!r} must be a finite number, got {shown}")
+
+
+def _opened(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError as error:
+        raise file_error(path, "write", error) from None
 
 
 def _hold(path: Path, descriptor: int) -> None:
@@ -385,37 +415,64 @@ def _hold(path: Path, descriptor: int) -> None:
         ) from None
 
 
-def _read(path: Path, content: bytes, torn: bytes, header: _Header) -> dict[str, float]:
-    """Return the values of a file's whole lines; ``torn`` is what follows the last newline."""
+def _read(path: Path, content: bytes, torn: bytes, header: _Header) -> tuple[dict[str, float], list[_Line] | None]:
+    """Return the values of a file's whole lines, and the lines of one of an older version.
+
+    Args:
+        path: of the file.
+        content: its whole lines.
+        torn: what follows the last newline.
+        header: what it is to begin with.
+    """
     if not content:
         # A file of ours that was cut off in its first line has nothing to lose; anybody else's has.
         if not BEGINNING.startswith(torn[: len(BEGINNING)]):
             raise CheckpointError(f"{path} is no file of accuracies; {ADVICE}")
-        return {}
-    first, *lines = content.split(b"\n")[:-1]
+        return {}, None
+    first = content.partition(b"\n")[0].partition(b"\t")[0]
     try:
         there = msgspec.json.decode(first, type=_Header)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         there = None
     if there is None or there.format != FORMAT:
         raise CheckpointError(f"{path} is no file of accuracies, or damaged in its first line; {ADVICE}")
-    if there.version != VERSION:
+    if there.version not in (VERSION, UNSEALED):
         raise CheckpointError(f"{path} has version {there.version}, and this program writes {VERSION}; {ADVICE}")
     others = []
     if there.space != header.space:
-        others.append(f"of another search space ({there.space}, not {header.space})")
+        space = printable(shortened(there.space, 200))
+        others.append(f"of another search space ({space}, not {header.space})")
     if there.function != header.function:
+        function = printable(there.function[:16])
         others.append(
-            f"computed otherwise ({there.function[:16]}, not {header.function[:16]}): recipe, data, seed or function "
-            "differ"
+            f"computed otherwise ({function}, not {header.function[:16]}): recipe, data, seed or function differ"
         )
     if others:
         raise CheckpointError(f"{path} holds accuracies {', and '.join(others)}; {ADVICE}")
-    values = {}
-    for number, line in enumerate(lines, start=2):
-        try:
-            found = msgspec.json.decode(line, type=_Line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise CheckpointError(f"{path}, line {number}, is damaged: no accuracy; {ADVICE}") from None
-        values[found.key] = found.value
-    return values
+    lines: list[_Line] = []
+    values: dict[str, float] = {}
+    bodies = unsealed(content) if there.version == VERSION else iter(content.split(b"\n")[:-1])
+    number = 0
+    try:
+        for number, body in enumerate(bodies, start=1):
+            if number > 1:
+                found = msgspec.json.decode(body, type=_Line)
+                if not (abs(found.value) <= LARGEST_VALUE and 0 <= found.seconds <= LONGEST_S):
+                    raise DamagedLineError(number, "no accuracy of a network")
+                if found.key in values:
+                    raise DamagedLineError(number, "another accuracy of a network that an earlier line has")
+                values[found.key] = found.value
+                lines.append(found)
+    except DamagedLineError as error:
+        raise CheckpointError(f"{path}, line {error.number}, is damaged: {error}; {ADVICE}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise CheckpointError(f"{path}, line {number}, is damaged: no accuracy; {ADVICE}") from None
+    return values, lines if there.version == UNSEALED else None
+
+
+def _sealed(header: _Header, lines: Sequence[_Line]) -> bytes:
+    """Return a whole file."""
+    content = bytearray()
+    for event in (header, *lines):
+        content += seal(msgspec.json.encode(event), len(content))
+    return bytes(content)

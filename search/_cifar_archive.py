@@ -1,15 +1,11 @@
 """CIFAR-10 and CIFAR-100 as their authors give them out: the Python archives, the binary ones, or a folder of either.
 
-The Python archives hold pickles, and a pickle can run anything. Here they are read by an unpickler that makes arrays of
-bytes and nothing else.
+The Python archives hold pickles, and unpickling can run anything. Here nothing is unpickled: see ``_pickled.py``.
 """
 
 from __future__ import annotations
 
-import importlib
-import io
-import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -17,15 +13,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lut._files import read_bytes
+from lut._files import read_bytes, show_bytes
+from lut._printable import printable, shortened
 from lut.errors import DataError
-from search._image_folder import SIDE, Decoded, first_file, is_image, tar_files
+from search._image_folder import SIDE, Decoded, is_image
+from search._pickled import PickledError, byte_array, read_pickled
+from search._tar import first_file, tar_files
 
 __all__ = ["read_cifar"]
 
 PIXELS = 3 * SIDE * SIDE
-# CIFAR-100's largest file has 154 MB.
-LARGEST_FILE = 1 << 28
+# Of a class.
+LONGEST_NAME = 255
+# CIFAR-100's largest file has 154 MB, all have 185; pickled by today's Python for Python 2, half as much again.
+LARGEST_FILE, LARGEST_ALL = 1 << 28, 5 << 26
 
 
 class _Layout(NamedTuple):
@@ -65,8 +66,6 @@ _LAYOUTS = {
 def read_cifar(path: Path, classes: int) -> Decoded | None:
     """Return CIFAR-10 or CIFAR-100 (by ``classes``; fine labels); ``None`` where the path holds none of its files.
 
-    A folder of the Python version is read by torchvision where that is installed and accepts it.
-
     Args:
         path: an archive, the folder that one was extracted into, or the folder above that.
         classes: 10 or 100.
@@ -79,15 +78,12 @@ def read_cifar(path: Path, classes: int) -> Decoded | None:
     if not path.is_dir():
         found = _from_tar(path, layouts)
         return _decoded(path, *found, classes) if found is not None else None
-    if (path / layouts[0].folder).is_dir():
-        known = _by_torchvision(path, classes)
-        if known is not None:
-            return known
     for folder in (path, *(path / layout.folder for layout in layouts)):
         for layout in layouts:
             present = [name for name in layout.files if (folder / name).is_file()]
             if present:
-                return _decoded(folder, layout, {name: read_bytes(folder / name) for name in present}, classes)
+                files = ((name, read_bytes(folder / name, limit=LARGEST_FILE)) for name in present)
+                return _decoded(folder, layout, _together(folder, files), classes)
     return None
 
 
@@ -99,7 +95,22 @@ def _from_tar(path: Path, layouts: Sequence[_Layout]) -> tuple[_Layout, dict[str
         return None
     layout = known[_base(first)]
     files = tar_files(path, lambda name: _base(name) in layout.files, LARGEST_FILE)
-    return layout, {_base(name): content for name, content in files}
+    return layout, _together(path, files)
+
+
+def _together(path: Path, files: Iterable[tuple[str, bytes]]) -> dict[str, bytes]:
+    """Return files by their plain names; of two with one name nobody could say which was meant."""
+    found: dict[str, bytes] = {}
+    total = 0
+    for name, content in files:
+        base = _base(name)
+        total += len(content)
+        if base in found:
+            raise DataError(f"{path} holds two files named {base}; fetch it again")
+        if total > LARGEST_ALL:
+            raise DataError(f"{path}: its files hold more than {show_bytes(LARGEST_ALL)}, which is too many for CIFAR")
+        found[base] = content
+    return found
 
 
 def _base(name: str) -> str:
@@ -135,6 +146,8 @@ def _class_names(path: Path, layout: _Layout, content: bytes, classes: int) -> t
     ):
         raise DataError(f"{path}: {layout.names} does not name {classes} classes; fetch it again")
     names = tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in given)
+    if any(len(name) > LONGEST_NAME for name in names):
+        raise DataError(f"{path}: {layout.names} names a class {printable(shortened(max(names, key=len), 80))}")
     if len(set(names)) != classes:
         raise DataError(f"{path}: {layout.names} names a class twice; fetch it again")
     return names
@@ -142,14 +155,14 @@ def _class_names(path: Path, layout: _Layout, content: bytes, classes: int) -> t
 
 def _python_batch(path: Path, name: str, content: bytes, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     batch = _unpickled(path, name, content)
-    data = batch.get("data")
+    data = byte_array(batch.get("data"))
     labels = batch.get("labels" if classes == 10 else "fine_labels")
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != PIXELS:
+    if data is None or data.ndim != 2 or data.shape[1] != PIXELS:
         raise DataError(f"{path}: {name} holds no images of {PIXELS} bytes")
     if (
         not isinstance(labels, list)
         or len(labels) != len(data)
-        or not all(isinstance(label, int) and 0 <= label < classes for label in labels)
+        or not all(type(label) is int and 0 <= label < classes for label in labels)
     ):
         raise DataError(f"{path}: {name} does not hold a label of 0 … {classes - 1} for each image")
     return _tensors(path, name, data, np.array(labels, dtype=np.int64))
@@ -177,60 +190,13 @@ def _tensors(
     return torch.from_numpy(images), torch.from_numpy(labels)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Reads arrays, and nothing that is not in its list: whatever else a pickle names is refused before it is made."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return one of the few things that an array is pickled with."""
-        known = _array_parts()
-        module = module.replace("numpy._core", "numpy.core")
-        if (module, name) not in known:
-            raise DataError(f"it names {module}.{name}, which no file of CIFAR does: do not trust it")
-        return known[module, name]
-
-
-def _array_parts() -> dict[tuple[str, str], Any]:
-    array = np.zeros(1, dtype=np.uint8)
-    # Where numpy keeps these two differs between its versions; what pickling an array calls is them.
-    reconstruct, from_buffer = array.__reduce__()[0], array.__reduce_ex__(5)[0]
-    return {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("numpy.core.multiarray", "_reconstruct"): reconstruct,
-        ("numpy.core.numeric", "_frombuffer"): from_buffer,
-        ("_codecs", "encode"): _encoded,
-    }
-
-
-def _encoded(text: str, encoding: str) -> bytes:
-    """Return text as bytes, as Python 3 pickles bytes for Python 2; of all codecs, only the one that it uses."""
-    if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-        raise DataError("it encodes text in an unusual way")
-    return text.encode("latin1")
-
-
 def _unpickled(path: Path, name: str, content: bytes) -> dict[str, Any]:
     try:
-        batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
-    except DataError as error:
-        raise DataError(f"{path}: {name} is refused: {error}") from None
-    except Exception as error:
-        # A damaged pickle can raise anything.
-        raise DataError(f"{path}: {name} is damaged ({type(error).__name__}); fetch it again") from None
-    if not isinstance(batch, dict):
+        batch = read_pickled(content)
+    except PickledError as error:
+        if error.refused:
+            raise DataError(f"{path}: {name} is refused, do not trust it: {error}") from None
+        raise DataError(f"{path}: {name} is damaged ({error}); fetch it again") from None
+    if type(batch) is not dict:
         raise DataError(f"{path}: {name} is no file of CIFAR; fetch it again")
-    return {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in batch.items()}
-
-
-def _by_torchvision(root: Path, classes: int) -> Decoded | None:
-    """Return what torchvision reads; ``None`` where it is not installed, or refuses the folder by its hashes."""
-    try:
-        datasets = importlib.import_module("torchvision.datasets")
-        make = datasets.CIFAR10 if classes == 10 else datasets.CIFAR100
-        train, test = (make(str(root), train=part, download=False) for part in (True, False))
-    except Exception:
-        # Our own reader says what is wrong, if anything is.
-        return None
-    images = [torch.from_numpy(part.data.transpose(0, 3, 1, 2).copy()) for part in (train, test)]
-    labels = [torch.tensor(part.targets, dtype=torch.int64) for part in (train, test)]
-    return Decoded(tuple(train.classes), images[0], labels[0], images[1], labels[1])
+    return batch

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import io
-import lzma
 import os
-import tarfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import NamedTuple
@@ -17,14 +14,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lut._files import file_error
-from lut.errors import DataError, FileAccessError
+from lut._files import file_error, read_bytes
+from lut._printable import printable, shortened
+from lut.errors import DataError
+from search._tar import tar_files
 
-__all__ = ["SIDE", "Decoded", "first_file", "is_image", "read_images", "tar_files"]
+__all__ = ["SIDE", "Decoded", "is_image", "read_images"]
 
 SIDE = 32
 # An image of 32×32 pixels takes some kilobytes.
 LARGEST_IMAGE = 1 << 24
+# They are held as bytes, twice for a moment: 1.6 GB.
+MOST_IMAGES = 1 << 18
 _SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"))
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 _TESTS = ("test", "val")
@@ -49,12 +50,12 @@ def read_images(path: Path) -> Decoded:
     order of their names, whatever the order in the archive.
 
     Raises:
-        DataError: Pillow is missing, there are no images or of one class only, one is broken or not 32×32, they lie
-            otherwise, or the archive is damaged.
+        DataError: Pillow is missing, there are no images, too many, or of one class only, one is broken, there twice or
+            not 32×32, they lie otherwise, or the archive is damaged.
         FileAccessError: the path is missing or cannot be read.
     """
     decoder = _pillow()
-    found = {parts: _decode(decoder, content, path, parts) for parts, content in _image_files(path)}
+    found = _decoded(decoder, path)
     if not found:
         raise DataError(
             f"{path} holds no images; expected train/CLASS/… and test/CLASS/…, or CLASS/…, with files such as 0001.png"
@@ -67,7 +68,7 @@ def read_images(path: Path) -> Decoded:
         sets = {name: [parts for parts in names if parts[above] == name] for name in ("train", *_TESTS)}
         stray = next((parts for parts in names if parts[above] not in sets), None)
         if stray is not None:
-            raise DataError(f"{path}: {'/'.join(stray)} lies neither in train nor in {' or '.join(_TESTS)}")
+            raise DataError(f"{path}: {_shown(stray)} lies neither in train nor in {' or '.join(_TESTS)}")
         above += 1
     train = sets.get("train", names)
     test = next((sets[name] for name in _TESTS if sets.get(name)), None)
@@ -93,7 +94,7 @@ def _may_strip(names: Sequence[_Parts]) -> bool:
 def _classes(path: Path, names: Sequence[_Parts], above: int) -> tuple[str, ...]:
     for parts in names:
         if len(parts) != above + 2:
-            raise DataError(f"{path}: {'/'.join(parts)} does not lie in a class's folder, as CLASS/IMAGE does")
+            raise DataError(f"{path}: {_shown(parts)} does not lie in a class's folder, as CLASS/IMAGE does")
     return tuple(sorted({parts[above] for parts in names}))
 
 
@@ -101,9 +102,11 @@ def _stacked(
     found: dict[_Parts, NDArray[np.uint8]], names: Sequence[_Parts], classes: tuple[str, ...], above: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     number = {name: i for i, name in enumerate(classes)}
-    images = torch.from_numpy(np.stack([found[parts] for parts in names]))
+    images = np.empty((len(names), 3, SIDE, SIDE), dtype=np.uint8)
+    for i, parts in enumerate(names):
+        images[i] = found[parts].transpose(2, 0, 1)
     labels = torch.tensor([number[parts[above]] for parts in names], dtype=torch.int64)
-    return images.permute(0, 3, 1, 2).contiguous(), labels
+    return torch.from_numpy(images), labels
 
 
 def _pillow() -> ModuleType:
@@ -114,17 +117,43 @@ def _pillow() -> ModuleType:
     return Image
 
 
+def _decoded(decoder: ModuleType, path: Path) -> dict[_Parts, NDArray[np.uint8]]:
+    """Return all images by the parts of their names."""
+    found: dict[_Parts, NDArray[np.uint8]] = {}
+    with warnings.catch_warnings():
+        # Of broken images and of ones that are too large; both are refused here.
+        warnings.simplefilter("ignore")
+        for parts, content in _image_files(path):
+            if parts in found:
+                raise DataError(f"{path} holds two files named {_shown(parts)}; fetch it again")
+            if len(found) == MOST_IMAGES:
+                raise DataError(f"{path} holds more than {MOST_IMAGES} images, which do not fit into memory")
+            found[parts] = _decode(decoder, content, path, parts)
+    return found
+
+
 def _decode(decoder: ModuleType, content: bytes, path: Path, parts: _Parts) -> NDArray[np.uint8]:
     """Return an image's pixels, uint8 (32, 32, 3)."""
-    name = "/".join(parts)
     try:
         with decoder.open(io.BytesIO(content), formats=_FORMATS) as image:
+            # Before anything is decoded: the size is the header's.
             size = image.size
             if size == (SIDE, SIDE):
-                return np.array(image.convert("RGB"), dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, decoder.DecompressionBombError) as error:
-        raise DataError(f"{path}: the image {name} is broken: {error}") from None
-    raise DataError(f"{path}: the image {name} is {size[0]}×{size[1]} pixels; all must be {SIDE}×{SIDE}")
+                pixels = np.array(image.convert("RGB"), dtype=np.uint8)
+                size = pixels.shape[1::-1]
+                if size == (SIDE, SIDE):
+                    return pixels
+    except decoder.UnidentifiedImageError:
+        raise DataError(f"{path}: the image {_shown(parts)} is broken: it is none of {', '.join(_FORMATS)}") from None
+    except Exception as error:
+        # Of damaged files decoders raise whatever they stumble over.
+        why = printable(shortened(str(error) or type(error).__name__, 200))
+        raise DataError(f"{path}: the image {_shown(parts)} is broken: {why}") from None
+    raise DataError(f"{path}: the image {_shown(parts)} is {size[0]}×{size[1]} pixels; all must be {SIDE}×{SIDE}")
+
+
+def _shown(parts: _Parts) -> str:
+    return shortened(printable("/".join(parts)), 120)
 
 
 def is_image(name: str) -> bool:
@@ -142,70 +171,13 @@ def _image_files(path: Path) -> Iterator[tuple[_Parts, bytes]]:
 
 
 def _folder_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    for folder, below, names in os.walk(path):
+    def refuse(error: OSError) -> None:
+        # A folder that cannot be listed would be missing without a word.
+        raise file_error(Path(error.filename or path), "read", error)
+
+    for folder, below, names in os.walk(path, onerror=refuse):
         below.sort()
         for name in sorted(names):
-            file = Path(folder, name)
-            if not is_image(name):
-                continue
-            try:
-                if file.stat().st_size > LARGEST_IMAGE:
-                    raise DataError(f"{file} is too large for an image of {SIDE}×{SIDE} pixels")
-                yield file.relative_to(path).as_posix(), file.read_bytes()
-            except OSError as error:
-                raise file_error(file, "read", error) from None
-
-
-def tar_files(path: Path, wanted: Callable[[str], bool], largest: int) -> Iterator[tuple[str, bytes]]:
-    """Yield the names and contents of an archive's plain files whose name ``wanted`` accepts, in the archive's order.
-
-    Raises:
-        DataError: the archive is damaged or no tar, or a file has more than ``largest`` bytes.
-        FileAccessError: it cannot be read.
-    """
-    with _open_tar(path) as archive:
-        for member in archive:
-            if not member.isfile() or not wanted(member.name):
-                continue
-            if member.size > largest:
-                raise DataError(f"{path}: {member.name} has {member.size} bytes, and at most {largest} are expected")
-            stream = archive.extractfile(member)
-            if stream is not None:
-                yield member.name, stream.read()
-        _check_end(path, archive)
-
-
-def first_file(path: Path, wanted: Callable[[str], bool]) -> str | None:
-    """Return the name of an archive's first plain file whose name ``wanted`` accepts; raises as :func:`tar_files`."""
-    with _open_tar(path) as archive:
-        return next((member.name for member in archive if member.isfile() and wanted(member.name)), None)
-
-
-@contextmanager
-def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
-    """Open a tar archive, compressed or not; errors while it is open become ours."""
-    try:
-        with tarfile.open(path) as archive:
-            yield archive
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"{path} is no tar archive, or a damaged one ({error}); fetch it again") from None
-    except OSError as error:
-        # A damaged compressed stream: the system's own errors have a number.
-        if error.errno is None and not isinstance(error, FileAccessError):
-            raise DataError(f"{path} is a damaged archive ({error}); fetch it again") from None
-        raise file_error(path, "read", error) from None
-
-
-def _check_end(path: Path, archive: tarfile.TarFile) -> None:
-    """Make sure that nothing but zeros follows the last file: tarfile takes a damaged header for the end."""
-    stream = archive.fileobj
-    assert stream is not None
-    stream.seek(archive.offset)
-    # To the very end, where a compressed stream's checksum is compared.
-    padding = 0
-    while block := stream.read(1 << 16):
-        padding += len(block)
-        if any(block):
-            raise DataError(f"{path} is a damaged archive (byte {archive.offset} of the tar); fetch it again")
-    if not padding:
-        raise DataError(f"{path} is a damaged archive (it has no end); fetch it again")
+            if is_image(name):
+                file = Path(folder, name)
+                yield file.relative_to(path).as_posix(), read_bytes(file, limit=LARGEST_IMAGE)

@@ -98,7 +98,7 @@ def test_a_cache_keeps_values(tmp_path: Path) -> None:
         cache.add("d", 0.5, 1.0)
     with opened(path) as again:
         assert (len(again), again.get("a"), again.get("b"), again.get("c")) == (2, 0.1 + 0.2, -3.0, None)
-    assert all(msgspec.json.decode(line) for line in path.read_bytes().splitlines())
+    assert all(msgspec.json.decode(line.rpartition(b"\t")[0]) for line in path.read_bytes().splitlines())
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20])
@@ -153,10 +153,17 @@ def test_a_cache_of_something_else_is_refused(tmp_path: Path, given: dict[str, s
     [
         (lambda lines: [lines[0], b'{"key":"a"}', *lines[2:]], "line 2, is damaged"),
         (lambda lines: [*lines[:2], b"", *lines[2:]], "line 3, is damaged"),
+        # Other digits, another line's place, and the whole of it twice.
+        (lambda lines: [lines[0], lines[1].replace(b"0.25", b"0.75"), *lines[2:]], "line 2, is damaged: its checksum"),
+        (lambda lines: [lines[0].replace(b'"space":"space"', b'"space": "space"'), *lines[1:]], "line 1, is damaged"),
+        (lambda lines: [lines[0], lines[2], lines[1]], "line 2, is damaged: its checksum"),
+        (lambda lines: [lines[0], lines[2]], "line 2, is damaged: its checksum"),
+        (lambda lines: [*lines, *lines], "line 4, is damaged: its checksum"),
+        (lambda lines: [*lines, lines[2]], "line 4, is damaged: its checksum"),
         (lambda lines: [lines[0], lines[1].replace(b"0.25", b"null"), *lines[2:]], "line 2, is damaged"),
         (lambda lines: [lines[0], b"\xff\xfe", *lines[2:]], "line 2, is damaged"),
         (lambda lines: lines[1:], "no file of accuracies"),
-        (lambda lines: [lines[0].replace(b'"version":1', b'"version":2'), *lines[1:]], "version 2"),
+        (lambda lines: [lines[0].replace(b'"version":2', b'"version":3'), *lines[1:]], "version 3"),
         (lambda _: [b"name,accuracy"], "no file of accuracies"),
     ],
 )

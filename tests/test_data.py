@@ -8,7 +8,6 @@ import os
 import pickle
 import sys
 import tarfile
-import types
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -164,32 +163,6 @@ def test_cifar100_has_its_fine_labels(tmp_path: Path) -> None:
     assert first.classes == tuple(fine)
     assert first.test_labels.tolist() == labels
     assert np.array_equal(first.test_images.numpy().reshape(100, -1), rows["test"])
-
-
-def test_torchvision_reads_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = folder_of(tmp_path / "root", python_files())
-
-    class Cifar:
-        def __init__(self, root: str, *, train: bool, download: bool) -> None:
-            self.classes = [*NAMES[1:], "by torchvision"]
-            self.targets = list(range(10))
-            assert root == str(folder)
-            assert not download
-            self.data = pixels(6 if train else 7, 10).reshape(10, 3, 32, 32).transpose(0, 2, 3, 1)
-
-    module = types.ModuleType("torchvision.datasets")
-    monkeypatch.setattr(module, "CIFAR10", Cifar, raising=False)
-    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
-    monkeypatch.setitem(sys.modules, "torchvision.datasets", module)
-    data = load_data(f"cifar10:{folder}")
-    assert data.classes[-1] == "by torchvision"
-    assert np.array_equal(data.test_images.numpy().reshape(10, -1), pixels(7, 10))
-
-    def refuses(*_: Any, **__: Any) -> None:
-        raise RuntimeError("Dataset not found or corrupted")
-
-    monkeypatch.setattr(module, "CIFAR10", refuses)
-    assert load_data(f"cifar10:{folder}").classes == tuple(NAMES)
 
 
 class Hostile:
