@@ -28,6 +28,7 @@ from lut.errors import LatencyLutError
 
 __all__ = [
     "LARGEST_INPUTS",
+    "REFUSED",
     "bounded_memory",
     "check_model",
     "check_sizes",
@@ -266,7 +267,9 @@ def _check_graph(graph: Any, scope: _Scope, outer: set[str], depth: int) -> None
     for tensor in graph.initializer:
         name = check_text(tensor, "name", f"{what}: a weight")
         if not name or name in own:
-            raise UsageError(f"{what}: it has {f'two weights called {quoted(name)}' if name else 'a weight of no name'}")
+            raise UsageError(
+                f"{what}: it has {f'two weights called {quoted(name)}' if name else 'a weight of no name'}"
+            )
         own.add(name)
         _check_tensor(tensor, f"{what}: the weight {quoted(name)}")
     inputs: set[str] = set()
@@ -391,7 +394,9 @@ def _check_schema(node: Any, where: str, domain: str, scope: _Scope) -> None:
         ("outputs", node.output, schema.min_output, schema.max_output),
     ):
         if not least <= len(given) <= most:
-            wanted = f"{least}" if least == most else f"{least} to {most}" if most < MOST_OUTPUTS else f"{least} or more"
+            wanted = (
+                f"{least}" if least == most else f"{least} to {most}" if most < MOST_OUTPUTS else f"{least} or more"
+            )
             raise UsageError(f"{where} has {len(given)} {what}, and {wanted} belong there")
     for name, formal in zip(node.input, schema.inputs, strict=False):
         if not name and formal.option == onnx.defs.OpSchema.FormalParameterOption.Single:
@@ -660,7 +665,9 @@ def _collect(graph: Any, shapes: dict[str, tuple[int, ...]]) -> None:
         if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
             continue
         # An open size counts as one: what is known of the others is bounded all the same.
-        shapes[value.name] = tuple(max(1, dim.dim_value) if not dim.HasField("dim_value") else dim.dim_value for dim in tensor.shape.dim)
+        shapes[value.name] = tuple(
+            max(1, dim.dim_value) if not dim.HasField("dim_value") else dim.dim_value for dim in tensor.shape.dim
+        )
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (*((attribute.g,) if attribute.type == _KINDS.GRAPH else ()), *attribute.graphs):
@@ -743,7 +750,9 @@ def _without_source(line: str) -> str:
 
 def _signature(text: str) -> int:
     """Return where the signature of a C++ function ends that a text begins with; 0 where it begins with none."""
-    head = re.match(r"(?:[\w:*&<>~,\[\]]+ )*?[\w:<>~,*&]*::[\w:<>~,()]*?(?=\()|(?:[\w:*&<>~]+ )+?\w+(?=\()|\w+(?=\()", text)
+    head = re.match(
+        r"(?:[\w:*&<>~,\[\]]+ )*?[\w:<>~,*&]*::[\w:<>~,()]*?(?=\()|(?:[\w:*&<>~]+ )+?\w+(?=\()|\w+(?=\()", text
+    )
     if head is None:
         return 0
     at = head.end()

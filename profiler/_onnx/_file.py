@@ -229,8 +229,8 @@ def _fix_shapes(model: Any, shapes: tuple[tuple[int, ...], ...], what: str) -> N
         given = shapes[i]
         if tensor.HasField("shape") and len(tensor.shape.dim) != len(given):
             raise UsageError(
-                f"{what}: its input {quoted(value.name)} has {len(tensor.shape.dim)} axes, {_shown(tensor)}, and --input gives "
-                f"{'x'.join(map(str, given))}"
+                f"{what}: its input {quoted(value.name)} has {len(tensor.shape.dim)} axes, {_shown(tensor)}, "
+                f"and --input gives {'x'.join(map(str, given))}"
             )
         if not tensor.HasField("shape"):
             for _ in given:
@@ -239,7 +239,8 @@ def _fix_shapes(model: Any, shapes: tuple[tuple[int, ...], ...], what: str) -> N
             if dim.HasField("dim_value") and dim.dim_value > 0:
                 if dim.dim_value != size:
                     raise UsageError(
-                        f"{what}: its input {quoted(value.name)} has {dim.dim_value} on axis {axis}, and --input gives {size}"
+                        f"{what}: its input {quoted(value.name)} has {dim.dim_value} on axis {axis}, "
+                        f"and --input gives {size}"
                     )
                 continue
             if dim.dim_param and symbols.setdefault(dim.dim_param, size) != size:
@@ -271,8 +272,8 @@ def _refuse_open(value: Any, what: str) -> None:
         if dim.dim_value <= 0:
             called = f" ({quoted(dim.dim_param)!r})" if dim.dim_param else ""
             raise UsageError(
-                f"{what}: the file leaves axis {axis}{called} of its input {quoted(value.name)} open, {_shown(tensor)}; give "
-                "all inputs' shapes: --input 1x3x224x224 (several: with commas)"
+                f"{what}: the file leaves axis {axis}{called} of its input {quoted(value.name)} open, "
+                f"{_shown(tensor)}; give all inputs' shapes: --input 1x3x224x224 (several: with commas)"
             )
 
 

@@ -341,6 +341,9 @@ class _Tracer:
             for name in graph.nodes[index].output
             if name and (name in view.outputs or any(reader not in inside for reader in view.readers.get(name, ())))
         ]
+        if not outputs:
+            named = quoted(", ".join(dict.fromkeys(graph.nodes[index].op_type for index in members)))
+            raise UsageError(f"{self.what}: nothing reads what its operators {named} give, and it is no output")
         made = {name for index in members for name in graph.nodes[index].output}
         read = [name for index in members for name in view.reads[index] if name and name not in made]
         taken = [name for name in dict.fromkeys(read) if name not in self.fixed and not self._is_constant_input(name)]
@@ -353,7 +356,9 @@ class _Tracer:
         else:
             layer = self._subgraph(members, taken, weights, outputs)
         anchor = max(own, key=lambda kernel: sum(multiply_adds(view, i) for i in kernel.members)).node
-        return _Found(layer, shortened(anchor.name, LONGEST_NAME) or anchor.op_type, self._described(own), taken, outputs)
+        return _Found(
+            layer, shortened(anchor.name, LONGEST_NAME) or anchor.op_type, self._described(own), taken, outputs
+        )
 
     def _is_constant_input(self, name: str) -> bool:
         return name in self.graph.givens and not self._is_batched(name)
@@ -477,4 +482,6 @@ def _check_record(traced: TracedNetwork, what: str) -> None:
         raise UsageError(f"{what}: no table can hold it: {error}") from None
     for item, again in zip(traced.network.layers, network.layers, strict=True):
         if item.layer.digest != again.layer.digest:
-            raise UsageError(f"{what}: no table can hold its layer {quoted(item.name)}: written and read, it is another")
+            raise UsageError(
+                f"{what}: no table can hold its layer {quoted(item.name)}: written and read, it is another"
+            )
