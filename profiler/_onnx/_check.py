@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 # Far above what networks have, and low enough that nothing here or later takes minutes.
-MOST_NODES = 20_000
+MOST_NODES = 10_000
 MOST_FUNCTIONS = 2_000
 MOST_DEPTH = 16
 MOST_GRAPHS = 500
@@ -156,7 +156,7 @@ class _Scope(NamedTuple):
     opsets: Mapping[str, int]
     functions: frozenset[tuple[str, str]]
     in_function: bool
-    count: Counter[str]
+    counted: Counter[str]
 
 
 def check_model(model: Any, what: str) -> None:
@@ -258,8 +258,8 @@ def _check_graph(graph: Any, scope: _Scope, outer: set[str], depth: int) -> None
         raise UsageError(f"{what}: its graphs lie more than {MOST_DEPTH} deep in each other")
     check_text(graph, "name", what)
     for field in ("initializer", "input", "output", "value_info"):
-        scope.count[field] += len(getattr(graph, field))
-        if scope.count[field] > MOST_ENTRIES:
+        scope.counted[field] += len(getattr(graph, field))
+        if scope.counted[field] > MOST_ENTRIES:
             raise UsageError(f"{what}: it has more than {MOST_ENTRIES} entries of {field}")
     if graph.sparse_initializer:
         raise UsageError(f"{what}: it has sparse weights, which no layer can hold; export it with dense ones")
@@ -297,8 +297,8 @@ def _check_nodes(
 ) -> set[str]:
     """Check operators in order; return the names of what they give."""
     what, outside = scope.what, outer or set()
-    scope.count["operator"] += len(nodes)
-    if scope.count["operator"] > MOST_NODES:
+    scope.counted["operator"] += len(nodes)
+    if scope.counted["operator"] > MOST_NODES:
         raise UsageError(f"{what}: it has more than {MOST_NODES} operators")
     made: set[str] = set()
     for number, node in enumerate(nodes):
@@ -317,8 +317,8 @@ def _check_nodes(
         inner: set[str] = set()
         if any(attribute.type in (_KINDS.GRAPH, _KINDS.GRAPHS) for attribute in node.attribute):
             inner = known | made | outside
-            scope.count["graph"] += 1
-            if scope.count["graph"] > MOST_GRAPHS:
+            scope.counted["graph"] += 1
+            if scope.counted["graph"] > MOST_GRAPHS:
                 raise UsageError(f"{what}: more than {MOST_GRAPHS} of its operators have graphs of their own")
         _check_attributes(node, where, scope, inner, depth)
         if domain in ("", "ai.onnx", "ai.onnx.ml") and (node.domain, kind) not in scope.functions:
@@ -394,22 +394,24 @@ def _check_schema(node: Any, where: str, domain: str, scope: _Scope) -> None:
         ("outputs", node.output, schema.min_output, schema.max_output),
     ):
         if not least <= len(given) <= most:
-            wanted = (
+            belong = (
                 f"{least}" if least == most else f"{least} to {most}" if most < MOST_OUTPUTS else f"{least} or more"
             )
-            raise UsageError(f"{where} has {len(given)} {what}, and {wanted} belong there")
+            raise UsageError(f"{where} has {len(given)} {what}, and {belong} belong there")
     for name, formal in zip(node.input, schema.inputs, strict=False):
         if not name and formal.option == onnx.defs.OpSchema.FormalParameterOption.Single:
             raise UsageError(f"{where} lacks its input {formal.name}")
     given_names = {attribute.name for attribute in node.attribute}
-    for name, definition in schema.attributes.items():
-        if definition.required and name not in given_names:
+    for name, needed in schema.attributes.items():
+        if needed.required and name not in given_names:
             raise UsageError(f"{where} lacks its attribute {name}")
     for attribute in node.attribute:
-        definition = schema.attributes.get(attribute.name)
-        if definition is None:
+        wanted = schema.attributes.get(attribute.name)
+        if wanted is None:
             raise UsageError(f"{where} has the attribute {quoted(attribute.name)}, which that operator has not")
-        if not attribute.ref_attr_name and attribute.type != int(definition.type.value):
+        # Its stub does not know that it is an enumeration.
+        kind = int(wanted.type.value)  # type: ignore[attr-defined]
+        if not attribute.ref_attr_name and attribute.type != kind:
             raise UsageError(f"{where}: its attribute {quoted(attribute.name)} is not of the kind that belongs there")
 
 
@@ -538,7 +540,14 @@ def _place(tensor: Any, where: str) -> tuple[str, int, int]:
         entries[key] = check_text(entry, "value", where)
     path = entries.get("location", "")
     parts = path.replace("\\", "/").removeprefix("./").split("/")
-    if not path or "\x00" in path or any(part in ("", ".", "..") for part in parts) or re.match(r"[A-Za-z]:", path):
+    # The runtime reads */_ORT_MEM_ADDR_/* as a place in memory.
+    if (
+        not path
+        or "\x00" in path
+        or "*" in path
+        or any(part in ("", ".", "..") for part in parts)
+        or re.match(r"[A-Za-z]:", path)
+    ):
         raise UsageError(f"{where} lies in {quoted(path)!r}, which is no file in the model's folder")
     size = prod(tensor.dims)
     wanted = bytes_of(tensor.data_type, size)

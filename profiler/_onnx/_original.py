@@ -27,7 +27,9 @@ RANDOM = frozenset(
 # Operators whose result follows from their input's shape alone.
 OF_SHAPES = frozenset({"Shape", "Size"})
 # A call of the whole model, where shapes depend on values, is cut short after so long.
-RUN_LIMIT_S = 60.0
+RUN_LIMIT_S = 20.0
+# So many numbers are made up for such a call at most.
+MOST_FED = 1 << 26
 
 
 class TensorType(NamedTuple):
@@ -130,6 +132,12 @@ class Original:
 
     def _run(self, model: Any, wanted: Sequence[str]) -> list[Any]:
         """Return tensors of a model, from one run on random inputs, without any optimisation."""
+        fed = sum(prod(given.shape) for given in self.givens.values()) if model is self.model else 0
+        if fed > MOST_FED:
+            raise UsageError(
+                f"{self.what}: its inputs are {fed:,} numbers, and its shapes cannot be known without running it, "
+                f"which is done with {MOST_FED:,} at most; give it a smaller batch with --input"
+            )
         kept = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in model.graph.output]
         del model.graph.output[:]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
