@@ -27,6 +27,7 @@ from profiler._onnx._check import reason_of
 from profiler._onnx._file import load_onnx, trace_onnx
 from profiler._onnx._graph import to_onnx
 from profiler._onnx._programs import lone
+from profiler._traced import TracedNetwork
 
 FLOAT = TensorProto.FLOAT
 RNG = np.random.default_rng(0)
@@ -281,7 +282,9 @@ def test_a_layer_that_gives_integers_keeps_its_digest_through_json(tmp_path: Pat
         ]
     )
     onnx.save(model, str(tmp_path / "net.onnx"))
-    layers = [item.layer for item in trace_onnx(load_onnx(tmp_path / "net.onnx"), name="net").network.layers]
+    traced = trace_onnx(load_onnx(tmp_path / "net.onnx"), name="net")
+    assert msgspec.json.decode(msgspec.json.encode(traced), type=TracedNetwork) == traced
+    layers = [item.layer for item in traced.network.layers]
     assert any(item.op.gives == "int64" for layer in layers for item in layer.nodes if isinstance(item.op, Subgraph))
     for layer in layers:
         again = msgspec.json.decode(msgspec.json.encode(layer), type=Layer)

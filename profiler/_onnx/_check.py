@@ -57,7 +57,7 @@ LARGEST_TENSOR = 1 << 33
 # Of everything that the model's inputs can be made up of; eight bytes each while they are drawn.
 LARGEST_INPUTS = 1 << 28
 # What the runtime computes of constants when it loads a model: elements beyond the weights', and multiplications.
-MOST_COMPUTED = 1 << 26
+MOST_COMPUTED = 1 << 28
 MOST_MULTIPLICATIONS = 1 << 34
 # An activation of more elements than that fits into no memory that a target could measure in.
 LARGEST_ACTIVATION = 1 << 31

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from lut import Device, Layer, Setting, UsageError
 from lut._records import CONTEXTS, Context, Software
-from lut.errors import LayerFailedError, TargetUnavailableError
+from lut.errors import LatencyLutError, LayerFailedError, TargetUnavailableError
 from lut.primitives import Subgraph
 from lut.subgraph import Given
 from profiler._machine import DisturbanceReader, available_memory_bytes, cpu_device, default_threads
@@ -272,7 +272,7 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
         try:
             model = load_onnx(whole.file, whole.shapes)
             computes = float_type(model)
-        except UsageError as error:
+        except LatencyLutError as error:
             raise LayerFailedError(str(error), reason="error") from None
         if computes != self._dtype_name:
             raise LayerFailedError(
