@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import importlib.util
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import msgspec
 
 from lut import Layer, Network, UsageError
 from lut._files import file_error, read_bytes, write_atomically
@@ -110,12 +105,12 @@ def _export_onnx(network: Network, module: nn.Module, path: Path, batch: int) ->
 
 
 def _exported(made: nn.Module, inputs: Sequence[torch.Tensor]) -> bytes:
-    from profiler._onnx._file import export_model
+    from profiler._onnx._file import LARGEST_MESSAGE, export_model
 
     with tempfile.TemporaryDirectory(prefix="latency-lut-") as folder:
         place = Path(folder) / "model.onnx"
         export_model(made, inputs, place)
-        return read_bytes(place)
+        return read_bytes(place, limit=LARGEST_MESSAGE)
 
 
 def _check_onnx(
@@ -124,6 +119,7 @@ def _check_onnx(
     """Raise unless ONNX Runtime computes what PyTorch does."""
     import torch
 
+    from profiler._onnx._check import reason_of
     from profiler._onnx._target import has_shared_pool
 
     options = runtime.SessionOptions()
@@ -137,10 +133,7 @@ def _check_onnx(
         feed = {node.name: x.numpy() for node, x in zip(session.get_inputs(), inputs, strict=True)}
         got = torch.from_numpy(session.run(None, feed)[0])
     except Exception as error:
-        first = str(error).strip().splitlines()
-        raise ProfileError(
-            f"{name}: ONNX Runtime does not run the exported file: {first[0] if first else type(error).__name__}"
-        ) from None
+        raise ProfileError(f"{name}: ONNX Runtime does not run the exported file: {reason_of(error)}") from None
     off = _distance(got, expected)
     if not off <= TOLERANCE:
         raise ProfileError(
@@ -188,7 +181,8 @@ def _same_network(
         except Exception as error:
             raise UsageError(
                 f"{network.name}: the trained module does not run on the network's input, "
-                f"{', '.join('×'.join(map(str, x.shape)) for x in inputs)}: {type(error).__name__}: {error}"
+                f"{', '.join('×'.join(map(str, x.shape)) for x in inputs)}: {type(error).__name__}: "
+                f"{' '.join(str(error).split())[:600]}"
             ) from None
         finally:
             for hook in hooks:
@@ -335,10 +329,6 @@ def _deployed(layer: Layer, made: nn.Module) -> Iterator[tuple[Any, ...]]:
         yield (type(node.op).__name__, *forms)
 
 
-# The first line of the file of factories, by which it is known for ours.
-HEADER = '"""Networks as modules, written by latency-lut for the time of an export."""\n'
-
-
 def export_bundle(
     networks: Sequence[Network],
     output: Path,
@@ -354,10 +344,8 @@ def export_bundle(
 ) -> ExportResult:
     """Convert whole networks into a bundle with manifest and Swift runner, to be timed on an iPhone or a Mac.
 
-    The same as ``export-coreml --model`` with a factory for each network. The factories stand in
-    ``<output>-networks.py`` while the export lasts, so that an interrupted one goes on when it is called again. The
-    manifest names a network by this file and the network's own name, characters that a function's name cannot have
-    replaced by ``_``: ``phone-networks.py:resnet_20``. What cannot be converted is a failure in the manifest.
+    The same as ``export-coreml --model`` for each network; the manifest names each by the network's own name. An
+    interrupted export goes on when it is called again. What cannot be converted is a failure in the manifest.
 
     Args:
         networks: each of another name; weights are random, since no latency depends on them.
@@ -377,50 +365,18 @@ def export_bundle(
         FileAccessError: the folder cannot be written, or the disk is too full.
         InterruptedRunError: stopped by the user; what was converted is kept.
     """
-    from profiler._coreml._export import export_bundle as export_models
+    from profiler._coreml._export import export_bundle as export_programs
     from profiler._coreml._options import make_options
-    from profiler._model import ModelSpec
+    from profiler._coreml._worker import NetworkPlan
 
     if not networks:
         raise UsageError("there is nothing to export: give at least one network")
     options = make_options(
         batch=batch, precision=precision, model_format=model_format, deployment_target=deployment_target, seed=seed
     )
-    layers = {_identifier(network.name): network.as_layer() for network in networks}
-    if len(layers) < len(networks):
-        raise UsageError(
-            f"each network needs a name of its own, got {', '.join(network.name for network in networks)} (signs that "
-            "are neither letters nor digits do not count)"
-        )
-    output = Path(output)
-    place = output.resolve().with_name(f"{output.resolve().name}-networks.py")
-    if place.exists() and not read_bytes(place).startswith(HEADER.encode()):
-        raise UsageError(f"{place} is in the way: move it, or choose another folder than {output}")
-    write_atomically(place, _factories(layers))
-    models = [
-        ModelSpec(str(place), name, tuple((batch, *shape) for shape in layer.inputs), seed)
-        for name, layer in layers.items()
-    ]
-    result = export_models(output, options=options, models=models, restart=restart, workers=workers, progress=progress)
-    try:
-        place.unlink()
-    except OSError as error:
-        raise file_error(place, "write", error) from None
-    # What Python may have kept of it: ours alone, and the folder only where nothing else is in it.
-    compiled = Path(importlib.util.cache_from_source(str(place)))
-    with contextlib.suppress(OSError):
-        compiled.unlink(missing_ok=True)
-        compiled.parent.rmdir()
-    return result
-
-
-def _identifier(name: str) -> str:
-    return re.sub(r"\W|^(?=\d)", "_", name) + ("_" if name in ("build_module", "msgspec", "Layer") else "")
-
-
-def _factories(layers: dict[str, Layer]) -> bytes:
-    lines = [HEADER, "import msgspec\n\nfrom lut import Layer\nfrom profiler import build_module\n"]
-    for name, layer in layers.items():
-        content = msgspec.json.encode(layer).decode()
-        lines.append(f"\n\ndef {name}():\n    return build_module(msgspec.json.decode({content!r}, type=Layer))\n")
-    return "".join(lines).encode()
+    if len({network.name for network in networks}) < len(networks):
+        raise UsageError(f"each network needs a name of its own, got {', '.join(network.name for network in networks)}")
+    plans = [NetworkPlan(network.name, network.as_layer(), seed) for network in networks]
+    return export_programs(
+        Path(output), options=options, networks=plans, restart=restart, workers=workers, progress=progress
+    )

@@ -6,8 +6,10 @@ History of the manifest's format
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
@@ -44,6 +46,12 @@ __all__ = [
 MANIFEST = "manifest.json"
 FORMAT: Literal["latency-lut-coreml-bundle"] = "latency-lut-coreml-bundle"
 VERSION: Literal[1] = 1
+
+# In a larger file an error names the list, and not the entry in it.
+LARGEST_SEARCHED = 8 << 20
+# No file of a program is larger, and no program is made of more of them.
+LARGEST_FILE = 16 << 30
+MOST_FILES = 1_000
 
 Sha256: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 ProgramId: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
@@ -162,19 +170,30 @@ def bundle_id(manifest: Manifest) -> str:
     return hashlib.sha256(msgspec.json.encode(bare)).hexdigest()[:32]
 
 
-def hash_file(path: Path) -> tuple[int, str]:
-    """Return a file's length and SHA-256, read in pieces.
+def hash_file(path: Path, *, expected: int | None = None) -> tuple[int, str]:
+    """Return a regular file's length and SHA-256, read in pieces; of a file of another length than expected no digest.
 
     Raises:
         FileAccessError: it cannot be read.
+        ProfileError: it is a link, a pipe, or anything else than a regular file.
     """
     digest, length = hashlib.sha256(), 0
     try:
-        with path.open("rb") as stream:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "rb") as stream:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise ProfileError(f"{path} is no regular file, and programs are made of such only")
+            if expected is not None and found.st_size != expected:
+                return found.st_size, ""
             while piece := stream.read(1 << 20):
                 digest.update(piece)
                 length += len(piece)
+                if length > LARGEST_FILE:
+                    raise ProfileError(f"{path} is larger than any program")
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ProfileError(f"{path} is a link, and a program's files lie in its bundle") from None
         raise file_error(path, "read", error) from None
     return length, digest.hexdigest()
 
@@ -209,15 +228,18 @@ def decode_strictly(
     """
     name, version = expected
     try:
-        header = msgspec.json.decode(content)
+        # Only what says what it is: the rest is made once, in the types that it must have.
+        header = msgspec.json.decode(content, type=_Header)
+    except msgspec.ValidationError:
+        raise ProfileError(f"{source}: not {what}: 'format' is not {name!r}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         hint = "it is empty" if not content.strip() else f"it is not valid JSON ({_lower(error)})"
         raise ProfileError(f"{source}: not {what}: {hint}") from None
     except RecursionError:
         raise ProfileError(f"{source}: not {what}: it is nested too deeply") from None
-    if not isinstance(header, dict) or header.get("format") != name:
+    if header.format != name:
         raise ProfileError(f"{source}: not {what}: 'format' is not {name!r}")
-    found = header.get("version")
+    found = header.version
     if type(found) is not int or found != version:
         raise ProfileError(
             f"{source}: version {str(found)[:40]} of the format is unknown here; this release reads version {version}"
@@ -225,14 +247,27 @@ def decode_strictly(
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, LayerError) as error:
-        raise ProfileError(f"{source}: {_numbered(header, kind, _lower(error))}") from None
+        raise ProfileError(f"{source}: {_numbered(content, kind, _lower(error))}") from None
+    except RecursionError:
+        raise ProfileError(f"{source}: not {what}: it is nested too deeply") from None
 
 
-def _numbered(header: dict[str, Any], kind: type[Record], message: str) -> str:
+class _Header(msgspec.Struct, frozen=True):
+    """What any file of ours begins with."""
+
+    format: str
+    version: Any = None
+
+
+def _numbered(content: bytes, kind: type[Record], message: str) -> str:
     """Return a decoder's message with the number of the entry that it only calls ``[...]``."""
     for field in msgspec.structs.fields(kind):
-        place, entries = f"$.{field.name}[...]", header.get(field.name)
-        if place not in message or not isinstance(entries, list):
+        place = f"$.{field.name}[...]"
+        if place not in message or len(content) > LARGEST_SEARCHED:
+            continue
+        whole: dict[str, Any] = msgspec.json.decode(content)
+        entries = whole.get(field.name)
+        if not isinstance(entries, list):
             continue
         for number, entry in enumerate(entries):
             try:
@@ -284,6 +319,8 @@ def _check_references(manifest: Manifest, path: Path) -> None:
     programs = {program.id for program in manifest.programs}
     if len(programs) != len(manifest.programs):
         raise ProfileError(f"{path}: two programs share an id - at `$.programs`")
+    for i, one in enumerate(manifest.programs):
+        _check_paths(one, f"{path}: ", f"programs[{i}]")
     named = [(f"layers[{i}]", term.program) for i, entry in enumerate(manifest.layers) for term in entry.value]
     named += [(f"networks[{i}]", entry.program) for i, entry in enumerate(manifest.networks)]
     named += [(f"groups[{i}]", program) for i, group in enumerate(manifest.groups) for program in group]
@@ -294,8 +331,17 @@ def _check_references(manifest: Manifest, path: Path) -> None:
     for i, entry in enumerate(manifest.layers):
         if entry.digest != entry.layer.digest or entry.digest in digests:
             raise ProfileError(f"{path}: the digest is not the layer's, or stands twice - at `$.layers[{i}]`")
+        if not entry.value:
+            raise ProfileError(f"{path}: the layer's latency is the sum of no programs - at `$.layers[{i}].value`")
+        if len({term.program for term in entry.value}) < len(entry.value):
+            raise ProfileError(f"{path}: a program stands twice in the layer's latency - at `$.layers[{i}].value`")
         digests.add(entry.digest)
-    digests |= {failure.layer.digest for failure in manifest.failures if failure.layer is not None}
+    for i, failure in enumerate(manifest.failures):
+        if failure.layer is None:
+            continue
+        if failure.layer.digest in digests:
+            raise ProfileError(f"{path}: the layer stands twice - at `$.failures[{i}]`")
+        digests.add(failure.layer.digest)
     for i, curve in enumerate(manifest.curves):
         if not digests.issuperset(curve.layers):
             raise ProfileError(f"{path}: the curve names a layer that is not here - at `$.curves[{i}]`")
@@ -305,17 +351,46 @@ def _check_references(manifest: Manifest, path: Path) -> None:
         raise ProfileError(f"{path}: {error} - at `$.curves`") from None
 
 
+def _check_paths(program: Program, source: str, where: str) -> None:
+    """Raise unless a program's files lie where the program does, each once."""
+    if program.path.count("/") != 1 or not program.path.startswith("programs/") or "\n" in program.path:
+        raise ProfileError(f"{source}a program lies in 'programs', and nowhere below - at `$.{where}.path`")
+    if len(program.files) > MOST_FILES:
+        raise ProfileError(f"{source}{len(program.files)} files, and {MOST_FILES} are the most - at `$.{where}.files`")
+    seen: set[str] = set()
+    for i, file in enumerate(program.files):
+        inside = file.path == program.path or file.path.startswith(f"{program.path}/")
+        if not inside or file.path in seen or "\n" in file.path:
+            raise ProfileError(
+                f"{source}the file is none of the program's, or stands twice - at `$.{where}.files[{i}]`"
+            )
+        if file.bytes > LARGEST_FILE:
+            raise ProfileError(f"{source}the file is larger than any program - at `$.{where}.files[{i}].bytes`")
+        seen.add(file.path)
+
+
+def _refuse_links(root: Path, path: str) -> None:
+    """Raise where a part of a path inside the bundle is a link."""
+    place = root
+    for part in path.split("/"):
+        place = place / part
+        if place.is_symlink():
+            raise ProfileError(f"{place} is a link, and a program's files lie in its bundle")
+
+
 def _verify(root: Path, program: Program) -> None:
     expected = {file.path: file for file in program.files}
     place = root / program.path
+    _refuse_links(root, program.path)
     if not place.exists():
         raise FileAccessError(
             f"{place} is missing, which is {program.what!r} of this bundle; copy the whole bundle, or export it again"
         )
     for file in program.files:
-        if not (root / file.path).is_file():
+        _refuse_links(root, file.path)
+        if not (root / file.path).exists():
             raise FileAccessError(f"{root / file.path} is missing from the bundle; copy the whole bundle again")
-        length, sha256 = hash_file(root / file.path)
+        length, sha256 = hash_file(root / file.path, expected=file.bytes)
         if (length, sha256) != (file.bytes, file.sha256):
             raise ProfileError(
                 f"{root / file.path} was altered since the export (its SHA-256 is not the manifest's); copy the bundle "
@@ -323,7 +398,7 @@ def _verify(root: Path, program: Program) -> None:
             )
     for found in sorted(place.rglob("*")) if place.is_dir() else ():
         # Finder's own files are no part of a model, and a bundle that was copied on a Mac may have some.
-        if found.is_dir() or found.name == ".DS_Store" or found.name.startswith("._"):
+        if (found.is_dir() and not found.is_symlink()) or found.name == ".DS_Store" or found.name.startswith("._"):
             continue
         if found.relative_to(root).as_posix() not in expected:
             raise ProfileError(

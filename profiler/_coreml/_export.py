@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import queue
 import shutil
@@ -22,9 +21,10 @@ from typing import IO, NamedTuple
 import msgspec
 
 from lut import ChannelCurve, Layer, UsageError
-from lut._files import file_error, write_atomically
+from lut._files import file_error, read_bytes, write_atomically
+from lut._folder_lock import LOCK_NAME, folder_lock
 from lut._records import CurveRecord
-from lut.errors import DeviceBusyError, FileAccessError, InterruptedRunError, ProfileError, TargetUnavailableError
+from lut.errors import FileAccessError, InterruptedRunError, ProfileError, TargetUnavailableError
 from profiler._coreml._bundle import (
     FORMAT,
     MANIFEST,
@@ -41,7 +41,7 @@ from profiler._coreml._bundle import (
 from profiler._coreml._options import ExportOptions
 from profiler._coreml._programs import Plan, ProgramPlan, plan_layers
 from profiler._coreml._timings import timings_schema
-from profiler._coreml._worker import BOOT, Answer, Hello, Order
+from profiler._coreml._worker import BOOT, Answer, Hello, NetworkPlan, Order
 from profiler._model import ModelSpec
 
 __all__ = ["ExportProgress", "ExportResult", "export_bundle"]
@@ -52,6 +52,7 @@ OURS = (MANIFEST, "programs", "runner", "schema", STATE)
 PROGRAMS_PER_WORKER = 500
 PROGRAM_LIMIT_S = 900.0
 MOST_WORKERS = 4
+LONGEST_ANSWER = 1 << 24
 SCHEME_TEXT = (
     "ms(layer) = sum of weight * ms(program) over the layer's 'value'. Context network: what one more copy adds to a "
     "program of copies (role chain: one after another; role parallel: side by side on distinct inputs, outputs summed, "
@@ -91,6 +92,7 @@ def export_bundle(
     layers: Iterable[Layer] = (),
     curves: Iterable[ChannelCurve] = (),
     models: Sequence[ModelSpec] = (),
+    networks: Sequence[NetworkPlan] = (),
     restart: bool = False,
     workers: int | None = None,
     progress: Callable[[ExportProgress], None] = lambda _: None,
@@ -105,7 +107,8 @@ def export_bundle(
         options: from :func:`~profiler._coreml._options.make_options`.
         layers: what a table is wanted for; each once.
         curves: channel sweeps among the layers.
-        models: whole networks, each timed as one program.
+        models: users' networks, each timed as one program.
+        networks: networks of layers, each timed as one program, with names of their own.
         restart: discard what an earlier export left there, finished or not.
         workers: converting processes; by default as many as there are CPUs for this one, four at most.
         progress: called whenever a program is done.
@@ -119,7 +122,7 @@ def export_bundle(
     from profiler._coreml._convert import check_installed
 
     entries = tuple(dict.fromkeys(layers))
-    if not entries and not models:
+    if not entries and not models and not networks:
         raise UsageError("there is nothing to export: give --model, --layers or --space")
     check_installed()
     root = Path(folder)
@@ -127,15 +130,17 @@ def export_bundle(
     began = time.monotonic()
     with _bundle_folder(root, restart=restart):
         state = root / STATE
-        _check_state(state, root, plan, options, models)
+        _check_state(state, root, plan, options, models, networks)
         _check_space(root, plan, options)
         (root / "programs").mkdir(exist_ok=True)
         (state / "done").mkdir(exist_ok=True)
-        count = max(1, min(workers or min(_cpus(), MOST_WORKERS), len(plan.programs) + len(models)))
+        whole: tuple[ModelSpec | NetworkPlan, ...] = (*models, *networks)
+        count = max(1, min(workers or min(_cpus(), MOST_WORKERS), len(plan.programs) + len(whole)))
         orders = [Order(i, model=(m.place, m.factory, m.shapes, m.seed)) for i, m in enumerate(models)]
+        orders += [Order(len(models) + i, network=network) for i, network in enumerate(networks)]
         # The longest first, so that no worker is left alone with one at the end.
         by_size = sorted(plan.programs, key=lambda program: -program.copies)
-        orders += [Order(len(models) + i, plan=program) for i, program in enumerate(by_size)]
+        orders += [Order(len(whole) + i, plan=program) for i, program in enumerate(by_size)]
         answers: dict[int, Answer] = {}
         try:
             software = _convert_all(root, options, orders, answers, count, began, progress)
@@ -145,9 +150,15 @@ def export_bundle(
                 f"{kept} of {len(orders)} programs are kept in {root}; run the same command again"
                 f"{' without --restart' if restart else ''} to go on from there"
             ) from None
-        manifest = _manifest(plan, entries, curves, models, options, by_size, answers, software)
+        manifest = _manifest(
+            plan, entries, curves, [_name_of(one) for one in whole], options, by_size, answers, software
+        )
         _finish(root, manifest)
     return ExportResult(root, manifest, sum(a.kept for a in answers.values()), time.monotonic() - began, count)
+
+
+def _name_of(whole: ModelSpec | NetworkPlan) -> str:
+    return whole.name if isinstance(whole, NetworkPlan) else str(whole)
 
 
 def _cpus() -> int:
@@ -169,19 +180,14 @@ def _bundle_folder(root: Path, *, restart: bool) -> Iterator[None]:
         if not root.exists():
             root.mkdir()
         (root / STATE).mkdir(exist_ok=True)
-        descriptor = os.open(root / STATE / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise file_error(root, "write", error) from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DeviceBusyError(f"another export is writing {root}; wait for it to end, or stop it") from None
+    if (root / STATE).is_symlink():
+        raise UsageError(f"{root / STATE} is a link, and no export left it; choose another folder with --output")
+    with folder_lock(root / STATE, doing="export"):
         if restart:
             _clear(root)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _clear(root: Path) -> None:
@@ -189,7 +195,7 @@ def _clear(root: Path) -> None:
     for name in (MANIFEST, "programs", "runner", "schema"):
         _remove(root / name)
     for entry in (root / STATE).iterdir():
-        if entry.name != "lock":
+        if entry.name != LOCK_NAME:
             _remove(entry)
 
 
@@ -208,15 +214,23 @@ class _State(msgspec.Struct, frozen=True):
 
     options: ExportOptions
     programs: tuple[ProgramPlan, ...]
-    models: tuple[tuple[str, str, tuple[tuple[int, ...], ...], int], ...]
+    models: tuple[ModelSpec, ...]
+    networks: tuple[NetworkPlan, ...]
 
 
-def _check_state(state: Path, root: Path, plan: Plan, options: ExportOptions, models: Sequence[ModelSpec]) -> None:
-    content = msgspec.json.encode(_State(options, plan.programs, tuple(tuple(m) for m in models)))  # type: ignore[misc]
+def _check_state(
+    state: Path,
+    root: Path,
+    plan: Plan,
+    options: ExportOptions,
+    models: Sequence[ModelSpec],
+    networks: Sequence[NetworkPlan],
+) -> None:
+    content = msgspec.json.encode(_State(options, plan.programs, tuple(models), tuple(networks)))
     path = state / "plan.json"
     # What ended before its first program, at a model that does not run say, is nothing to protect.
     begun = (state / "done").exists() and any((state / "done").iterdir())
-    if begun and path.exists() and path.read_bytes() != content:
+    if begun and path.exists() and read_bytes(path) != content:
         raise UsageError(
             f"{root} holds an interrupted export with other options, layers or models. Run that command again to "
             "finish it, give another --output, or discard it with --restart"
@@ -298,10 +312,11 @@ class _Worker:
         try:
             self.process.stdin.write(line + b"\n")
             self.process.stdin.flush()
-            answer = self.process.stdout.readline()
-        except (OSError, ValueError):
+            answer = self.process.stdout.readline(LONGEST_ANSWER)
+            # A user's model may write where only answers belong; that ends its process like a crash.
+            return msgspec.json.decode(answer, type=Answer) if answer.endswith(b"\n") else None
+        except (OSError, ValueError, msgspec.DecodeError):
             return None
-        return msgspec.json.decode(answer, type=Answer) if answer.endswith(b"\n") else None
 
     def close(self) -> None:
         """End the process and remove its temporary files."""
@@ -446,14 +461,14 @@ def _manifest(
     plan: Plan,
     entries: tuple[Layer, ...],
     curves: Iterable[ChannelCurve],
-    models: Sequence[ModelSpec],
+    names: Sequence[str],
     options: ExportOptions,
     by_size: Sequence[ProgramPlan],
     answers: dict[int, Answer],
     software: dict[str, str],
 ) -> Manifest:
     """Return the finished bundle's manifest."""
-    of_plan = {program: answers[len(models) + i] for i, program in enumerate(by_size)}
+    of_plan = {program: answers[len(names) + i] for i, program in enumerate(by_size)}
     layers, failures = [], []
     for layer, value in zip(entries, plan.values, strict=True):
         failed = next((of_plan[p] for p, _ in value if of_plan[p].program is None), None)
@@ -465,15 +480,15 @@ def _manifest(
         ]
         layers.append(LayerEntry(digest=layer.digest, layer=layer, value=tuple(terms)))
     networks = []
-    for i, model in enumerate(models):
+    for i, name in enumerate(names):
         program = answers[i].program
         if program is None:
-            failures.append(ExportFailure(name=str(model), layer=None, message=answers[i].message[:2000]))
+            failures.append(ExportFailure(name=name, layer=None, message=answers[i].message[:2000]))
         else:
-            networks.append(NetworkEntry(name=str(model), program=program.id))
+            networks.append(NetworkEntry(name=name, program=program.id))
     used = {term.program for entry in layers for term in entry.value} | {entry.program for entry in networks}
     programs: dict[str, Program] = {}
-    for answer in (*[answers[i] for i in range(len(models))], *[of_plan[p] for p in plan.programs]):
+    for answer in (*[answers[i] for i in range(len(names))], *[of_plan[p] for p in plan.programs]):
         if answer.program is not None and answer.program.id in used:
             programs[answer.program.id] = answer.program
     groups: list[tuple[str, ...]] = [(entry.program,) for entry in networks]

@@ -37,7 +37,7 @@ from lut._records import (
     Spread,
 )
 from lut._statistics import bimodal_split, median_interval, quantile
-from lut.errors import ProfileError
+from lut.errors import ProfileError, TableError, UsageError
 from profiler._coreml._bundle import LayerEntry, Manifest, Program, Term, decode_strictly, load_bundle
 from profiler._coreml._options import ExportOptions, check_compute_units, make_options
 from profiler._coreml._timings import FORMAT, VERSION, TimedVisit, Timings
@@ -50,6 +50,8 @@ LEVEL = 0.95
 FIRST_LOOK = 6
 # A difference of two programs up to this share of the larger is lost in its noise; the visit counts as the share.
 LEAST_SHARE = 0.005
+# A round takes seconds.
+MOST_ROUNDS = 1_000_000
 NO_DEVICE = "made-up timings, measured on no device"
 
 CORRECTION = "none: weighted sums of programs, round by round"
@@ -117,6 +119,8 @@ def _problems(timings: Timings, programs: Mapping[str, Program]) -> Iterable[tup
     for i, failure in enumerate(timings.failures):
         if failure.program not in programs:
             yield f"failures[{i}]", f"the bundle has no program {failure.program}"
+    if timings.rounds > MOST_ROUNDS:
+        yield "rounds", f"{MOST_ROUNDS} rounds are the most, got {timings.rounds}"
     if timings.ended_at < timings.started_at:
         yield "ended_at", f"the session ended at {timings.ended_at}, before it began"
 
@@ -173,15 +177,18 @@ def import_timings(
             not_measured.append(NotMeasured(layer=entry.layer, reason=found))
         else:
             measurements.append(found)
-    return LatencyTable(
-        device=_device(content),
-        setting=coreml_setting(manifest.options, compute_units=content.compute_units, timing=content.timing),
-        sessions=[_session(Path(timings), content, manifest, by_program, precision)],
-        measurements=measurements,
-        curves=manifest.channel_curves(),
-        not_measured=not_measured,
-        failures=failures,
-    )
+    try:
+        return LatencyTable(
+            device=_device(content),
+            setting=coreml_setting(manifest.options, compute_units=content.compute_units, timing=content.timing),
+            sessions=[_session(Path(timings), content, manifest, by_program, precision)],
+            measurements=measurements,
+            curves=manifest.channel_curves(),
+            not_measured=not_measured,
+            failures=failures,
+        )
+    except (TableError, UsageError) as error:
+        raise ProfileError(f"{os.fspath(timings)}, with {os.fspath(bundle)}: they make no table: {error}") from None
 
 
 def network_timings(timings: str | os.PathLike[str], bundle: str | os.PathLike[str]) -> tuple[NetworkTiming, ...]:

@@ -13,12 +13,17 @@ from typing import IO, Any
 
 import msgspec
 
-from lut.errors import LatencyLutError, LayerFailedError
+from lut import Layer
+from lut._files import read_bytes, write_atomically
+from lut.errors import FileAccessError, LatencyLutError, LayerFailedError, ProfileError
 from profiler._coreml._bundle import Program, hash_files
 from profiler._coreml._options import ExportOptions
 from profiler._coreml._programs import ProgramPlan
 
-__all__ = ["BOOT", "Answer", "Hello", "Order", "ready_program", "save_record", "work"]
+__all__ = ["BOOT", "Answer", "Hello", "NetworkPlan", "Order", "ready_program", "save_record", "work"]
+
+# What an interrupted export says of one program: the hashes of a few files.
+LARGEST_RECORD = 1 << 22
 
 # As `-c` alone, Python would look for modules in the current folder first, where a user's lut.py may lie.
 BOOT = (
@@ -36,12 +41,21 @@ class Hello(msgspec.Struct, frozen=True):
     options: ExportOptions
 
 
+class NetworkPlan(msgspec.Struct, frozen=True):
+    """A network to convert that is described as one layer; ``seed`` is that of its weights."""
+
+    name: str
+    layer: Layer
+    seed: int
+
+
 class Order(msgspec.Struct, frozen=True):
-    """What to convert: a planned program, or a network (place, factory, shapes, seed)."""
+    """What to convert: a planned program, a user's network (place, factory, shapes, seed), or one of ours."""
 
     number: int
     plan: ProgramPlan | None = None
     model: tuple[str, str, tuple[tuple[int, ...], ...], int] | None = None
+    network: NetworkPlan | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -59,18 +73,17 @@ def ready_program(root: Path, records: Path, made_from: str) -> Program | None:
     """Return the program that an interrupted export converted from the same things, if it is whole."""
     record = records / f"{made_from[:16]}.json"
     try:
-        program = msgspec.json.decode(record.read_bytes(), type=Program)
-    except (OSError, msgspec.DecodeError):
+        program = msgspec.json.decode(read_bytes(record, limit=LARGEST_RECORD), type=Program)
+        if program.made_from != made_from or not (root / program.path).exists():
+            return None
+        return program if hash_files(root, program.path) == program.files else None
+    except (FileAccessError, ProfileError, msgspec.DecodeError, UnicodeDecodeError):
+        # Whatever lies there, the program is converted again.
         return None
-    if program.made_from != made_from or not (root / program.path).exists():
-        return None
-    return program if hash_files(root, program.path) == program.files else None
 
 
 def save_record(records: Path, program: Program) -> None:
     """Write down that a program is whole."""
-    from lut._files import write_atomically
-
     write_atomically(records / f"{program.id}.json", msgspec.json.encode(program))
 
 
@@ -113,6 +126,8 @@ def work(order: Order, hello: Hello, found: dict[str, str]) -> Answer:
     try:
         if order.plan is not None:
             return _layer_program(order.number, order.plan, hello, found)
+        if order.network is not None:
+            return _layers_network(order.number, order.network, hello, found)
         assert order.model is not None
         return _network(order.number, order.model, hello, found)
     except LayerFailedError as error:
@@ -162,7 +177,7 @@ def _network(
     for name, value in module.state_dict().items():
         digest.update(name.encode() + _content(value))
     if spec.place.endswith(".py"):
-        digest.update(Path(spec.place).read_bytes())
+        digest.update(read_bytes(spec.place))
     made_from = digest.hexdigest()
     return _once(
         number,
@@ -178,6 +193,36 @@ def _network(
             made_from=made_from,
         ),
     )
+
+
+def _layers_network(number: int, plan: NetworkPlan, hello: Hello, found: dict[str, str]) -> Answer:
+    import torch
+
+    from lut import LayerError
+    from profiler._coreml._convert import convert_network
+    from profiler._modules import build_module, example_inputs
+
+    content = msgspec.json.encode(("network", plan, hello.options, sorted(found.items())))
+    made_from = hashlib.sha256(content).hexdigest()
+
+    def convert() -> Program:
+        torch.manual_seed(plan.seed)
+        try:
+            module = build_module(plan.layer)
+            examples = example_inputs(plan.layer, hello.options.batch, torch.float32)
+        except LayerError as error:
+            raise LayerFailedError(str(error)) from None
+        return convert_network(
+            module,
+            examples,
+            hello.options,
+            what=plan.name,
+            root=Path(hello.root),
+            temporary=Path(hello.temporary),
+            made_from=made_from,
+        )
+
+    return _once(number, hello, made_from, convert)
 
 
 def _content(value: Any) -> bytes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import os
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from math import prod
@@ -13,8 +14,22 @@ import onnx
 from onnx import inliner
 
 from lut import UsageError
-from lut._files import read_bytes
+from lut._files import file_error, read_bytes
+from lut._printable import shortened
+from lut.errors import FileAccessError
 from lut.subgraph import Given
+from profiler._onnx._check import (
+    LARGEST_INPUTS,
+    bounded_memory,
+    check_model,
+    check_sizes,
+    load_external,
+    memory_for,
+    one_line_errors,
+    quoted,
+    reason_of,
+    type_name,
+)
 from profiler._quiet import quiet
 from profiler._traced import TracedNetwork
 
@@ -39,6 +54,7 @@ KNOWN_DOMAINS = STANDARD_DOMAINS | {"ai.onnx.ml", "com.microsoft"}
 OLDEST_OPSET = 7
 # What protobuf can write in one piece, with room for the graph itself.
 LARGEST_MESSAGE = (1 << 31) - (1 << 24)
+MOST_OPEN_INPUTS = 256
 
 DTYPES: dict[int, str] = {
     onnx.TensorProto.DOUBLE: "float64",
@@ -71,30 +87,76 @@ def load_onnx(path: str | Path, shapes: tuple[tuple[int, ...], ...] = ()) -> Any
     """
     place = Path(path)
     what = f"--model {place}"
-    if not place.is_file():
+    with one_line_errors(what, "read"):
+        model = _read(place, what)
+        check_model(model, what)
+        try:
+            load_external(model, place.parent, what)
+        except FileAccessError as error:
+            raise UsageError(
+                f"{what}: the weights that it keeps in files of their own cannot be read ({error}); "
+                "they belong into the same folder"
+            ) from None
+        with bounded_memory(memory_for(model)):
+            if model.functions:
+                try:
+                    model = inliner.inline_local_functions(model)
+                except Exception as error:
+                    raise UsageError(f"{what}: its functions cannot be written out: {reason_of(error)}") from None
+                check_model(model, what)
+            normalise(model, what)
+            _fix_shapes(model, shapes, what)
+            check_sizes(model, what)
+    return model
+
+
+def _read(place: Path, what: str) -> Any:
+    """Return the model that a file holds, without what the runtime would take for settings of its own.
+
+    Raises:
+        FileAccessError: the file cannot be read.
+        UsageError: it is missing, or no ONNX file.
+    """
+    if not place.exists():
         raise UsageError(f"{what}: there is no such file")
-    content = read_bytes(place)
+    first, size = _beginning(place)
+    if first[4:8] == b"ORTM":
+        raise UsageError(f"{what}: it is in ONNX Runtime's own format (.ort); give the ONNX file that it was made from")
+    # The fields that a model may begin with: nothing else is read to its end.
+    if first[:1] and first[0] not in _FIRST_BYTES:
+        raise UsageError(f"{what}: it is cut off or no ONNX file ({size} bytes); fetch it again")
+    content = read_bytes(place, limit=LARGEST_MESSAGE)
     try:
         model = onnx.load_model_from_string(content)
     except Exception:
         raise UsageError(f"{what}: it is cut off or no ONNX file ({len(content)} bytes); fetch it again") from None
     if not model.graph.node:
         raise UsageError(f"{what}: it holds no operators; an ONNX file is needed")
-    try:
-        onnx.load_external_data_for_model(model, str(place.parent))
-    except Exception as error:
-        raise UsageError(
-            f"{what}: the weights that it keeps in files of their own cannot be read ({_first_line(error)}); "
-            "they belong into the same folder"
-        ) from None
-    if model.functions:
-        try:
-            model = inliner.inline_local_functions(model)
-        except Exception as error:
-            raise UsageError(f"{what}: its functions cannot be written out: {_first_line(error)}") from None
-    normalise(model, what)
-    _fix_shapes(model, shapes, what)
+    # A file's metadata can hold settings for the runtime's sessions, and how a network is trained is not looked at.
+    del model.metadata_props[:]
+    del model.training_info[:]
     return model
+
+
+# A field's number and kind in protobuf, for all fields of a model.
+_FIRST_BYTES = frozenset(
+    ((field.number << 3 | (0 if field.cpp_type == field.CPPTYPE_INT64 else 2)) & 127)
+    | (128 if field.number > 15 else 0)
+    for field in onnx.ModelProto.DESCRIPTOR.fields
+)
+
+
+def _beginning(place: Path) -> tuple[bytes, int]:
+    """Return a regular file's first bytes and its size; nothing of what is no regular file."""
+    try:
+        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            found = os.fstat(descriptor)
+            return (os.pread(descriptor, 8, 0) if stat.S_ISREG(found.st_mode) else b""), found.st_size
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:
+        raise file_error(place, "read", error) from None
 
 
 def normalise(model: Any, what: str) -> None:
@@ -114,17 +176,25 @@ def normalise(model: Any, what: str) -> None:
     opset = opset_of(model)
     custom = sorted({node.domain for node in graph.node} - KNOWN_DOMAINS)
     if custom:
-        names = sorted({f"{node.domain}.{node.op_type}" for node in graph.node if node.domain in custom})
+        names = sorted({quoted(f"{node.domain}.{node.op_type}") for node in graph.node if node.domain in custom})
         raise UsageError(
             f"{what}: it has custom operators that ONNX Runtime does not come with: {', '.join(names[:5])}"
             + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             + "; export the network without them"
         )
     unknown = sorted(
-        {n.op_type for n in graph.node if n.domain in STANDARD_DOMAINS and not onnx.defs.has(n.op_type, n.domain)}
+        {
+            quoted(n.op_type)
+            for n in graph.node
+            if n.domain in STANDARD_DOMAINS and not onnx.defs.has(n.op_type, "" if n.domain == "ai.onnx" else n.domain)
+        }
     )
     if unknown:
-        raise UsageError(f"{what}: ONNX has no operator {', '.join(unknown)}; is the file from a newer version?")
+        raise UsageError(
+            f"{what}: ONNX has no operator {', '.join(unknown[:5])}"
+            + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+            + "; is the file from a newer version?"
+        )
     if opset < OLDEST_OPSET:
         raise UsageError(
             f"{what}: its operators are version {opset}, and ONNX Runtime knows {OLDEST_OPSET} and later; convert it "
@@ -140,25 +210,27 @@ def opset_of(model: Any) -> int:
 def _fix_shapes(model: Any, shapes: tuple[tuple[int, ...], ...], what: str) -> None:
     inputs = list(model.graph.input)
     if shapes and len(shapes) != len(inputs):
-        names = ", ".join(value.name for value in inputs)
+        names = shortened(", ".join(quoted(value.name) for value in inputs), 300)
         raise UsageError(f"{what}: it has {len(inputs)} inputs ({names}), and --input gives {len(shapes)} shapes")
+    if len(inputs) > MOST_OPEN_INPUTS:
+        raise UsageError(f"{what}: it has {len(inputs)} inputs, and {MOST_OPEN_INPUTS} are the most")
     changed = False
     symbols: dict[str, int] = {}
     for i, value in enumerate(inputs):
         if value.type.WhichOneof("value") != "tensor_type":
-            raise UsageError(f"{what}: its input {value.name} is no tensor, and cannot be made up")
+            raise UsageError(f"{what}: its input {quoted(value.name)} is no tensor, and cannot be made up")
         tensor = value.type.tensor_type
         if DTYPES.get(tensor.elem_type) is None:
-            kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
-            raise UsageError(f"{what}: its input {value.name} is of type {kind}, which cannot be made up")
+            kind = type_name(tensor.elem_type)
+            raise UsageError(f"{what}: its input {quoted(value.name)} is of type {kind}, which cannot be made up")
         if not shapes:
             _refuse_open(value, what)
             continue
         given = shapes[i]
         if tensor.HasField("shape") and len(tensor.shape.dim) != len(given):
             raise UsageError(
-                f"{what}: its input {value.name} has {len(tensor.shape.dim)} axes, {_shown(tensor)}, and --input gives "
-                f"{'x'.join(map(str, given))}"
+                f"{what}: its input {quoted(value.name)} has {len(tensor.shape.dim)} axes, {_shown(tensor)}, "
+                f"and --input gives {'x'.join(map(str, given))}"
             )
         if not tensor.HasField("shape"):
             for _ in given:
@@ -167,17 +239,21 @@ def _fix_shapes(model: Any, shapes: tuple[tuple[int, ...], ...], what: str) -> N
             if dim.HasField("dim_value") and dim.dim_value > 0:
                 if dim.dim_value != size:
                     raise UsageError(
-                        f"{what}: its input {value.name} has {dim.dim_value} on axis {axis}, and --input gives {size}"
+                        f"{what}: its input {quoted(value.name)} has {dim.dim_value} on axis {axis}, "
+                        f"and --input gives {size}"
                     )
                 continue
             if dim.dim_param and symbols.setdefault(dim.dim_param, size) != size:
                 raise UsageError(
-                    f"{what}: its axes named {dim.dim_param!r} have one size, and --input gives "
+                    f"{what}: its axes named {quoted(dim.dim_param)!r} have one size, and --input gives "
                     f"{symbols[dim.dim_param]} and {size}"
                 )
             dim.Clear()
             dim.dim_value = size
             changed = True
+    total = sum(prod(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in inputs)
+    if total > LARGEST_INPUTS:
+        raise UsageError(f"{what}: its inputs are {total:,} numbers, and {LARGEST_INPUTS:,} are the most")
     if changed:
         # What follows from the open shapes is out of date.
         del model.graph.value_info[:]
@@ -190,34 +266,20 @@ def _refuse_open(value: Any, what: str) -> None:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         raise UsageError(
-            f"{what}: the file leaves the shape of its input {value.name} open; give it: --input 1x3x224x224"
+            f"{what}: the file leaves the shape of its input {quoted(value.name)} open; give it: --input 1x3x224x224"
         )
     for axis, dim in enumerate(tensor.shape.dim):
         if dim.dim_value <= 0:
-            called = f" ({dim.dim_param!r})" if dim.dim_param else ""
+            called = f" ({quoted(dim.dim_param)!r})" if dim.dim_param else ""
             raise UsageError(
-                f"{what}: the file leaves axis {axis}{called} of its input {value.name} open, {_shown(tensor)}; give "
-                "all inputs' shapes: --input 1x3x224x224 (several: with commas)"
+                f"{what}: the file leaves axis {axis}{called} of its input {quoted(value.name)} open, "
+                f"{_shown(tensor)}; give all inputs' shapes: --input 1x3x224x224 (several: with commas)"
             )
 
 
 def _shown(tensor: Any) -> str:
-    return "x".join(str(dim.dim_value) if dim.dim_value > 0 else dim.dim_param or "?" for dim in tensor.shape.dim)
-
-
-def _first_line(error: BaseException) -> str:
-    # torch.onnx colours its messages, and begins with a banner.
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-    lines = [line.strip() for line in plain.splitlines() if line.strip()]
-    cause = error.__cause__
-    if lines and lines[0].startswith("Failed to") and cause is not None:
-        return _first_line(cause)
-    return (lines[0] if lines else type(error).__name__)[:300]
-
-
-def runtime_error(error: BaseException) -> str:
-    """Return what ONNX Runtime says, in one line."""
-    return _first_line(error).removeprefix("[ONNXRuntimeError] : ")
+    sizes = (str(dim.dim_value) if dim.dim_value > 0 else quoted(dim.dim_param) or "?" for dim in tensor.shape.dim)
+    return "x".join(sizes)
 
 
 def _weight_bytes(model: Any) -> int:
@@ -289,7 +351,7 @@ def _rows(model: Any) -> dict[str, int]:
         if node.op_type == "Gather" and node.input[0] in sizes:
             axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
             size = sizes[node.input[0]]
-            if size:
+            if -len(size) <= axis < len(size):
                 rows[node.input[1]] = min(rows.get(node.input[1], 1 << 31), size[axis])
         elif node.op_type in _SAME_NUMBERS and node.output[0] in rows:
             rows[node.input[0]] = min(rows.get(node.input[0], 1 << 31), rows[node.output[0]])
@@ -307,9 +369,11 @@ def example_feed(model: Any, seed: int) -> dict[str, Any]:
     feed = {}
     for name, given in input_givens(model).items():
         if given.dtype in FLOATS:
-            feed[name] = rng.standard_normal(given.shape).astype(given.dtype)
+            # Half the memory of what NumPy draws by default.
+            feed[name] = rng.standard_normal(given.shape, dtype=np.float32).astype(given.dtype, copy=False)
         else:
-            feed[name] = rng.integers(given.least, given.below, given.shape).astype(given.dtype)
+            below = max(given.below, given.least + 1)
+            feed[name] = rng.integers(given.least, below, given.shape, dtype=np.int64).astype(given.dtype)
     return feed
 
 
@@ -337,7 +401,7 @@ def export_model(module: torch.nn.Module, inputs: Sequence[torch.Tensor], path: 
             try:
                 torch.onnx.export(module, tuple(inputs), str(path), **options)
             except Exception as error:
-                reasons.append(f"{'dynamo' if dynamo else 'torchscript'}: {type(error).__name__}: {_first_line(error)}")
+                reasons.append(f"{'dynamo' if dynamo else 'torchscript'}: {type(error).__name__}: {reason_of(error)}")
             else:
                 return
     raise UsageError(
@@ -359,4 +423,6 @@ def trace_onnx(model: Any, *, name: str, provider: str = "CPUExecutionProvider")
     """
     from profiler._onnx._trace import trace
 
-    return trace(model, name=name, provider=provider)
+    what = f"--model {quoted(name)}"
+    with one_line_errors(what, "described as layers"), bounded_memory(memory_for(model)):
+        return trace(model, name=name, provider=provider)

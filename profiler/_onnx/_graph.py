@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod, sqrt
@@ -28,7 +29,8 @@ from lut.primitives import (
     Shape,
     Subgraph,
 )
-from lut.subgraph import Given, Ref, Scalar, Weight
+from lut.subgraph import Argument, Call, Given, Ref, Scalar, Weight
+from profiler._onnx._check import REFUSED, quoted
 from profiler._quiet import quiet
 
 if TYPE_CHECKING:
@@ -188,9 +190,10 @@ class _Writer:
         self.domains.add(domain)
         value = f"v{len(self.nodes)}"
         made = [(f"{value}_{k}" if k else value) if wanted else "" for k, wanted in enumerate(outputs)]
-        self.nodes.append(
-            self._helper.make_node(name, list(inputs), made, name=f"{name}_{value}", domain=domain, **attributes)
-        )
+        node = self._helper.make_node(name, list(inputs), made, name=f"{name}_{value}", domain=domain)
+        # Not as arguments of make_node, which has a name, a domain and more of its own.
+        node.attribute.extend(self._helper.make_attribute(key, value) for key, value in sorted(attributes.items()))
+        self.nodes.append(node)
         return made
 
     def weight(self, tensor: torch.Tensor) -> str:
@@ -218,6 +221,7 @@ def _direct(program: Program, module: torch.nn.Module | None, inputs: Sequence[t
     }
     dtype = _float_of(inputs)
     batch = inputs[0].shape[0]
+    _check_weights(program)
     opset = _opset(program)
     writer = _Writer(dtype, batch, opset)
     values = [f"x{i}" for i in range(len(inputs))]
@@ -264,6 +268,30 @@ def _direct(program: Program, module: torch.nn.Module | None, inputs: Sequence[t
     )
     model.ir_version = IR_VERSION
     return bytes(model.SerializeToString())
+
+
+# What protobuf can write in one piece, of weights of four bytes.
+MOST_ELEMENTS = (1 << 31) // 4
+
+
+def _check_weights(program: Program) -> None:
+    """Raise where a program's weights, a subgraph's constants among them, are more than a model can hold."""
+    elements = 0
+    for step in program.steps:
+        for node, shapes in zip(step.layer.nodes, _taken(step.layer), strict=True):
+            if isinstance(node.op, Subgraph):
+                elements += sum(prod(weight.shape) for weight in node.op.weights)
+            else:
+                elements += node.op.parameters(shapes)
+    if elements > MOST_ELEMENTS:
+        raise LayerFailedError(
+            f"its program would hold {elements:,} weights, and an ONNX model in one piece {MOST_ELEMENTS:,} at most",
+            reason="out_of_memory",
+        )
+
+
+def _taken(layer: Layer) -> list[tuple[Shape, ...]]:
+    return [tuple(layer.shapes[arg] for arg in node.args) for node in layer.nodes]
 
 
 # Versions of the operators that are not ONNX's own.
@@ -481,20 +509,21 @@ def _write_subgraph(writer: _Writer, op: Subgraph, seed: int, args: list[str]) -
     for given in op.inputs:
         if given.dtype.startswith("float") and given.dtype != own:
             raise LayerFailedError(f"its file computes in {given.dtype}, not in {own}: --dtype {given.dtype}")
+    _check_operators(op)
     rng = np.random.default_rng(seed)
     values: list[str | list[str]] = [*args, *(writer.array(_drawn(weight, rng)) for weight in op.weights)]
     for call in op.calls:
         if call.op == "getitem":
-            whole, position = (_plain(argument) for argument in call.args)
-            values.append(values[whole][position])
+            whole, position = _part_of(call, values)
+            values.append(whole[position])
             continue
-        inputs = ["" if argument is None else values[_plain(argument)] for argument in call.args]
+        inputs = ["" if argument is None else values[_number_of(call, argument)] for argument in call.args]
         named = dict(call.named)
         outputs: Any = named.pop(OUTPUTS, (True,))
         attributes = {}
         for name, value in named.items():
             if name.startswith(TENSOR):
-                attributes[name.removeprefix(TENSOR)] = _tensor(value)
+                attributes[name.removeprefix(TENSOR)] = _tensor(value, call.op)
             else:
                 attributes[name] = [_plain(each) for each in value] if isinstance(value, tuple) else _plain(value)
         if not all(isinstance(name, str) for name in inputs):
@@ -509,24 +538,108 @@ def _write_subgraph(writer: _Writer, op: Subgraph, seed: int, args: list[str]) -
     return last
 
 
+# Whose operators a layer out of a file may call, and which of them nothing may: they run other graphs, or hand data to
+# another program's loader.
+_CALLED = frozenset({"", *_DOMAINS})
+_NEVER_CALLED = REFUSED | {
+    "BeamSearch",
+    "GreedySearch",
+    "If",
+    "Loop",
+    "Sampling",
+    "Scan",
+    "SequenceMap",
+    "WhisperBeamSearch",
+}
+_PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
+MOST_RESULTS = 256
+# Of a tensor that is an attribute: it decides what an operator does, and is no weight.
+MOST_WRITTEN = 1 << 16
+
+
+def _check_operators(op: Subgraph) -> None:
+    """Raise unless a subgraph's calls are of operators that may stand in a file, by plain names.
+
+    Raises:
+        LayerFailedError: one is not.
+    """
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    if not 0 <= op.opset <= newest:
+        raise LayerFailedError(
+            f"its operators are version {op.opset}, and this release of onnx knows those up to {newest}"
+        )
+    for call in op.calls:
+        if call.op == "getitem":
+            continue
+        domain, _, name = call.op.rpartition(".")
+        shown = quoted(call.op)
+        if domain not in _CALLED or not _PLAIN_NAME.fullmatch(name) or name in _NEVER_CALLED:
+            raise LayerFailedError(f"{shown} is no operator that a layer may call")
+        if domain != "com.microsoft" and not onnx.defs.has(name, domain):
+            raise LayerFailedError(f"ONNX has no operator {shown}")
+        names = [key for key, _ in call.named]
+        if len(set(names)) < len(names):
+            raise LayerFailedError(f"{shown} has an attribute twice")
+        for key, value in call.named:
+            if key == OUTPUTS:
+                if not isinstance(value, tuple) or not 1 <= len(value) <= MOST_RESULTS or True not in value:
+                    raise LayerFailedError(f"{shown} does not say which of its outputs it gives")
+            elif not _PLAIN_NAME.fullmatch(key.removeprefix(TENSOR)):
+                raise LayerFailedError(f"{shown} has an attribute {quoted(key)!r}, which is no name of one")
+            elif value is None or value == ():
+                raise LayerFailedError(f"{shown} has an attribute {key} without a value")
+
+
+def _number_of(call: Call, argument: Argument) -> int:
+    """Return the number of the value that an argument is."""
+    if not isinstance(argument, Ref) or argument.kind != "value" or not isinstance(argument.of, int):
+        raise LayerFailedError(f"{quoted(call.op)} takes something else than values")
+    return argument.of
+
+
+def _part_of(call: Call, values: Sequence[str | list[str]]) -> tuple[list[str], int]:
+    """Return an operator's outputs and which of them a ``getitem`` takes."""
+    whole = values[_number_of(call, call.args[0])] if len(call.args) == 2 else None
+    position = call.args[-1] if call.args else None
+    if not isinstance(whole, list) or type(position) is not int or not 0 <= position < len(whole):
+        raise LayerFailedError("getitem takes one of several outputs of an operator")
+    return whole, position
+
+
 def _plain(scalar: Any) -> Any:
-    """Return an argument as ONNX has it: a value's number, or a number."""
+    """Return a number or a text as ONNX has it."""
     if not isinstance(scalar, Ref):
         return scalar
-    if scalar.kind == "value":
-        return scalar.of
-    if scalar.kind == "float":
+    if scalar.kind == "float" and scalar.of in ("inf", "-inf", "nan"):
         return float(scalar.of)
-    raise LayerFailedError(f"an ONNX operator has no argument of the kind {scalar.kind}")
+    raise LayerFailedError(f"an attribute of an ONNX operator cannot be {quoted(str(scalar.of))!r}")
 
 
-def _tensor(written: Any) -> Any:
+def _tensor(written: Any, op: str) -> Any:
+    """Return a tensor that is an attribute: written as its type, its axes, their sizes and the numbers."""
     import numpy as np
     from onnx import numpy_helper
 
+    wrong = LayerFailedError(f"{quoted(op)} has a tensor as an attribute that is not written as one")
+    if not isinstance(written, tuple) or len(written) < 2 or len(written) > MOST_WRITTEN:
+        raise wrong
     dtype, axes, *rest = written
-    numbers = [_plain(each) for each in rest[axes:]]
-    return numpy_helper.from_array(np.array(numbers, dtype=dtype).reshape(rest[:axes]))
+    if dtype not in _TENSOR_TYPES or type(axes) is not int or not 0 <= axes <= min(8, len(rest)):
+        raise wrong
+    sizes, numbers = rest[:axes], [_plain(each) for each in rest[axes:]]
+    if any(type(size) is not int or size < 0 for size in sizes) or prod(sizes) != len(numbers):
+        raise wrong
+    if not all(isinstance(number, (int, float)) for number in numbers):
+        raise wrong
+    try:
+        return numpy_helper.from_array(np.array(numbers, dtype=dtype).reshape(sizes))
+    except (OverflowError, ValueError):
+        raise wrong from None
+
+
+_TENSOR_TYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
 
 def _drawn(weight: Weight, rng: Any) -> Any:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import sys
 import tempfile
+import threading
 from collections.abc import Collection, Iterable, Sequence
 from math import prod
 from typing import Any, NamedTuple
@@ -13,7 +15,8 @@ import onnx
 from onnx import numpy_helper
 
 from lut import UsageError
-from profiler._onnx._file import DTYPES, FLOATS, example_feed, input_givens, opset_of, runtime_error, session_source
+from profiler._onnx._check import reason_of, type_name
+from profiler._onnx._file import DTYPES, FLOATS, example_feed, input_givens, opset_of, session_source
 
 __all__ = ["Original", "TensorType", "attributes", "domain_name", "open_session"]
 
@@ -23,6 +26,10 @@ RANDOM = frozenset(
 )
 # Operators whose result follows from their input's shape alone.
 OF_SHAPES = frozenset({"Shape", "Size"})
+# A call of the whole model, where shapes depend on values, is cut short after so long.
+RUN_LIMIT_S = 20.0
+# So many numbers are made up for such a call at most.
+MOST_FED = 1 << 26
 
 
 class TensorType(NamedTuple):
@@ -76,7 +83,7 @@ def open_session(
         try:
             return ort.InferenceSession(session_source(model, folder), options, providers=[provider], enable_fallback=0)
         except Exception as error:
-            raise UsageError(f"{what}: ONNX Runtime cannot load it: {runtime_error(error)}") from None
+            raise UsageError(f"{what}: ONNX Runtime cannot load it: {reason_of(error)}") from None
 
 
 class Original:
@@ -100,6 +107,7 @@ class Original:
         self.producer = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
         self.types: dict[str, TensorType | None] = {}
         self._find_types()
+        self._read = {name for node in self.nodes for name in node.input} | set(self.outputs)
         self._aliases = {node.output[0]: node.input[0] for node in self.nodes if self._is_alias(node)}
         self._constants: dict[str, Any] = {}
 
@@ -124,6 +132,12 @@ class Original:
 
     def _run(self, model: Any, wanted: Sequence[str]) -> list[Any]:
         """Return tensors of a model, from one run on random inputs, without any optimisation."""
+        fed = sum(prod(given.shape) for given in self.givens.values()) if model is self.model else 0
+        if fed > MOST_FED:
+            raise UsageError(
+                f"{self.what}: its inputs are {fed:,} numbers, and its shapes cannot be known without running it, "
+                f"which is done with {MOST_FED:,} at most; give it a smaller batch with --input"
+            )
         kept = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in model.graph.output]
         del model.graph.output[:]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
@@ -132,11 +146,7 @@ class Original:
         finally:
             del model.graph.output[:]
             model.graph.output.extend(kept)
-        try:
-            found: list[Any] = session.run(None, example_feed(model, 0))
-        except Exception as error:
-            raise UsageError(f"{self.what}: ONNX Runtime cannot run it: {runtime_error(error)}") from None
-        return found
+        return _run_within(session, example_feed(model, 0), self.what)
 
     def _is_alias(self, node: Any) -> bool:
         """Return whether an operator gives its first input as it is."""
@@ -152,7 +162,7 @@ class Original:
         return False
 
     def _is_read(self, name: str) -> bool:
-        return bool(name) and (name in self.outputs or any(name in node.input for node in self.nodes))
+        return bool(name) and name in self._read
 
     def root(self, name: str) -> str:
         """Return the tensor that another is the same as, through operators that only pass it on."""
@@ -249,6 +259,38 @@ class Original:
         return found
 
 
+def _run_within(session: Any, feed: dict[str, Any], what: str) -> list[Any]:
+    """Return a session's outputs; it is stopped where it takes longer than looking at a model may.
+
+    Raises:
+        UsageError: the runtime cannot run it, or not in that time.
+    """
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        options.terminate = True
+
+    timer = threading.Timer(RUN_LIMIT_S, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        found: list[Any] = session.run(None, feed, options)
+    except Exception as error:
+        if late.is_set():
+            raise UsageError(
+                f"{what}: one call of it took more than {RUN_LIMIT_S:g} s, and its shapes cannot be known without one; "
+                "give it a smaller batch with --input"
+            ) from None
+        raise UsageError(f"{what}: ONNX Runtime cannot run it: {reason_of(error)}") from None
+    finally:
+        timer.cancel()
+    return found
+
+
 def _digest(*parts: bytes) -> bytes:
     made = hashlib.sha256()
     for part in parts:
@@ -267,11 +309,12 @@ def _content(tensor: Any) -> bytes:
 
 
 def _dtype(kind: int) -> str:
-    return DTYPES.get(kind) or str(onnx.TensorProto.DataType.Name(kind)).lower()
+    return DTYPES.get(kind) or type_name(kind).lower()
 
 
 def _type_of(value: Any) -> TensorType | None:
     if not hasattr(value, "dtype") or not hasattr(value, "shape"):
         return None
     dtype = "string" if value.dtype.kind in "OUS" else str(value.dtype)
-    return TensorType(dtype, tuple(int(size) for size in value.shape))
+    # One object for each name, as in the other ways here: a layer's JSON leaves a default out by identity.
+    return TensorType(sys.intern(dtype), tuple(int(size) for size in value.shape))

@@ -11,12 +11,13 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from lut import Device, Layer, Setting, UsageError
 from lut._records import CONTEXTS, Context, Software
-from lut.errors import LayerFailedError, TargetUnavailableError
+from lut.errors import LatencyLutError, LayerFailedError, TargetUnavailableError
 from lut.primitives import Subgraph
 from lut.subgraph import Given
 from profiler._machine import DisturbanceReader, available_memory_bytes, cpu_device, default_threads
@@ -217,7 +218,14 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
     def prepare(self, layer: Layer, seed: int) -> _Prepared | _Timed:
         size = {"float32": 4}.get(self._dtype_name, 2)
         copies = COPIES + 1 if self._context == "network" else 1
-        needed = 3 * copies * layer.bytes_moved(batch=self._batch, bytes_per_element=size)
+        constants = sum(
+            prod(weight.shape)
+            for node in layer.nodes
+            if isinstance(node.op, Subgraph)
+            for weight in node.op.weights
+            if weight.role != "parameter"
+        )
+        needed = 3 * copies * (layer.bytes_moved(batch=self._batch, bytes_per_element=size) + size * constants)
         available = available_memory_bytes()
         if available is not None and needed > 0.8 * available:
             raise LayerFailedError(
@@ -264,7 +272,7 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
         try:
             model = load_onnx(whole.file, whole.shapes)
             computes = float_type(model)
-        except UsageError as error:
+        except LatencyLutError as error:
             raise LayerFailedError(str(error), reason="error") from None
         if computes != self._dtype_name:
             raise LayerFailedError(
@@ -300,6 +308,8 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
         module = module_of(program, self._dtype)
         inputs = self._inputs(program, seed)
         model = to_onnx(program, module, inputs, self._exporter)
+        if module is None:
+            _check_layer_sizes(model)
         session = self._open(model)
         feed = dict(zip((node.name for node in session.get_inputs()), (x.numpy() for x in inputs), strict=True))
         if module is None:
@@ -475,6 +485,22 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
 
     def close(self) -> None:
         self._disturbances.close()
+
+
+def _check_layer_sizes(content: bytes) -> None:
+    """Raise where a layer's ONNX operators make more of its constants than the runtime should compute while it loads.
+
+    Raises:
+        LayerFailedError: they do.
+    """
+    import onnx
+
+    from profiler._onnx._check import check_sizes
+
+    try:
+        check_sizes(onnx.load_model_from_string(content), "the layer")
+    except UsageError as error:
+        raise LayerFailedError(str(error), reason="out_of_memory") from None
 
 
 def attribution(events: Sequence[Mapping[str, Any]], slowdown: float) -> str | None:

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,12 +24,16 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import onnx
 
 from lut import Layer, LayerError, Network, NetworkLayer, UsageError
 from lut._layer import Node
+from lut._printable import shortened
+from lut._records import NetworkRecord
 from lut.subgraph import Call, Ref, Subgraph
 from profiler._groups import Groups
+from profiler._onnx._check import check_sizes, quoted
 from profiler._onnx._file import float_type, normalise
 from profiler._onnx._original import Original, domain_name, open_session
 from profiler._onnx._words import (
@@ -42,25 +47,29 @@ from profiler._onnx._words import (
     weight_of,
 )
 from profiler._traced import TracedNetwork
+from profiler._whole import Subject, record_of
 
 __all__ = ["trace"]
 
 # What a layer's input may have at most, the batch included.
 MOST_AXES = 8
+# What a table shows of an operator's name.
+LONGEST_NAME = 300
 
 
 def trace(model: Any, *, name: str, provider: str) -> TracedNetwork:
     """Return a model's layers; see :func:`profiler._onnx._file.trace_onnx`."""
-    what = f"--model {name}"
+    what = f"--model {quoted(name)}"
     own = onnx.ModelProto()
     own.CopyFrom(model)
     normalise(own, what)
     for value in own.graph.input:
         if any(dim.dim_value <= 0 for dim in value.type.tensor_type.shape.dim):
-            raise UsageError(f"{what}: the shape of its input {value.name} is open; give it with --input")
+            raise UsageError(f"{what}: the shape of its input {quoted(value.name)} is open; give it with --input")
     if _control_flow(own):
         # The runtime knows which branch a constant condition takes.
         own = _optimised(own, "ENABLE_BASIC", provider, what, external=False)
+        check_sizes(own, what)
         left = _control_flow(own)
         if left:
             raise UsageError(
@@ -74,7 +83,7 @@ def _control_flow(model: Any) -> str | None:
     kinds = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
     for node in model.graph.node:
         if any(attribute.type in kinds for attribute in node.attribute):
-            return f"{node.op_type} {node.name!r}" if node.name else str(node.op_type)
+            return f"{quoted(node.op_type)} {quoted(node.name)!r}" if node.name else quoted(node.op_type)
     return None
 
 
@@ -332,6 +341,9 @@ class _Tracer:
             for name in graph.nodes[index].output
             if name and (name in view.outputs or any(reader not in inside for reader in view.readers.get(name, ())))
         ]
+        if not outputs:
+            named = quoted(", ".join(dict.fromkeys(graph.nodes[index].op_type for index in members)))
+            raise UsageError(f"{self.what}: nothing reads what its operators {named} give, and it is no output")
         made = {name for index in members for name in graph.nodes[index].output}
         read = [name for index in members for name in view.reads[index] if name and name not in made]
         taken = [name for name in dict.fromkeys(read) if name not in self.fixed and not self._is_constant_input(name)]
@@ -344,7 +356,9 @@ class _Tracer:
         else:
             layer = self._subgraph(members, taken, weights, outputs)
         anchor = max(own, key=lambda kernel: sum(multiply_adds(view, i) for i in kernel.members)).node
-        return _Found(layer, anchor.name or anchor.op_type, self._described(own), taken, outputs)
+        return _Found(
+            layer, shortened(anchor.name, LONGEST_NAME) or anchor.op_type, self._described(own), taken, outputs
+        )
 
     def _is_constant_input(self, name: str) -> bool:
         return name in self.graph.givens and not self._is_batched(name)
@@ -358,7 +372,7 @@ class _Tracer:
             text = "+".join([kernel.node.op_type, *dict.fromkeys(node.op_type for node in kernel.helpers)])
             texts.append(text + ("" if same else f" ({', '.join(replaced)})"))
         counts = Counter(texts)
-        return ", ".join(text + (f" ×{count}" if count > 1 else "") for text, count in counts.items())
+        return shortened(", ".join(text + (f" ×{count}" if count > 1 else "") for text, count in counts.items()), 2000)
 
     def _subgraph(
         self, members: Sequence[int], taken: Sequence[str], weights: Sequence[str], outputs: Sequence[str]
@@ -394,8 +408,8 @@ class _Tracer:
             "bool",
         ):
             kind = "a sequence" if found is None else found.dtype
-            raise UsageError(f"{self.what}: its output {last} is {kind}, which no layer can give")
-        gives: Any = found.dtype
+            raise UsageError(f"{self.what}: its output {quoted(last)} is {kind}, which no layer can give")
+        gives: Any = sys.intern(found.dtype)
         inside = set(members)
         readers = {name: [i for i in view.readers[name] if i in inside] for name in weights}
         try:
@@ -450,4 +464,24 @@ class _Tracer:
         live = set(self.live)
         idle = Counter(domain_name(node) for i, node in enumerate(self.graph.nodes) if i not in live)
         network = Network(name=self.name, layers=tuple(items))
-        return TracedNetwork(network, self.batch, len(live), dict(sorted(idle.items())), kernels, self.dtype)
+        traced = TracedNetwork(network, self.batch, len(live), dict(sorted(idle.items())), kernels, self.dtype)
+        _check_record(traced, self.what)
+        return traced
+
+
+def _check_record(traced: TracedNetwork, what: str) -> None:
+    """Raise unless a table will hold the network: nothing is measured that could not be written or read again.
+
+    Raises:
+        UsageError: it will not; says what would be wrong.
+    """
+    try:
+        content = msgspec.json.encode((traced.network, record_of(Subject(traced.network, None, *traced[2:4]))))
+        network, _ = msgspec.json.decode(content, type=tuple[Network, NetworkRecord])
+    except (msgspec.MsgspecError, UnicodeError, LayerError) as error:
+        raise UsageError(f"{what}: no table can hold it: {error}") from None
+    for item, again in zip(traced.network.layers, network.layers, strict=True):
+        if item.layer.digest != again.layer.digest:
+            raise UsageError(
+                f"{what}: no table can hold its layer {quoted(item.name)}: written and read, it is another"
+            )

@@ -377,7 +377,8 @@ def multiply_adds(view: View, index: int) -> int:
     node, reads = view.graph.nodes[index], view.reads[index]
     types: list[TensorType | None] = [view.graph.type_of(name) for name in reads]
     after = view.graph.type_of(node.output[0]) if node.output[0] else None
-    if node.op_type in ("LSTM", "GRU", "RNN") and types[0] is not None and types[1] is not None:
+    recurrent = node.op_type in ("LSTM", "GRU", "RNN") and len(types) > 1
+    if recurrent and types[0] is not None and types[1] is not None and len(types[1].shape) == 3:
         # Each step multiplies its input and its state with weights of (directions, gates x hidden, features).
         directions, rows, features = types[1].shape
         gates = {"LSTM": 4, "GRU": 3}.get(node.op_type, 1)
