@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lut._console import format_ms, make_app, run_command
+from lut._console import format_ms, make_app, make_console, print_error, print_json, print_line, run_command, styled
 from lut._diff import compare_tables
 from lut._network_text import audit_line, sum_line
 from lut._records import FLAGS, NOT_CHOSEN, Measurement
@@ -55,7 +55,7 @@ def show(
     """Show tables: the device, the sessions, and the layers with their latency."""
     tables = {str(file): LatencyTable.load(file) for file in files}
     if json:
-        _print_json(
+        print_json(
             [
                 {
                     "file": file,
@@ -71,20 +71,20 @@ def show(
             ]
         )
         return
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = make_console()
     for file, table in tables.items():
         if len(tables) > 1:
-            console.print(f"\n[bold]{file}[/]")
+            console.print()
+            console.print(file, style="bold")
         _show_table(console, table, contains, limit)
 
 
 def _show_table(console: Console, table: LatencyTable, contains: str, limit: int) -> None:
     found = [m for layer, m in table.items() if contains in str(layer)]
     device = table.device
-    console.print(f"[bold]{device.model}[/], {device.affinity_cpus} of {device.cores} cores, {device.system}")
-    console.print(f"{table.setting}")
+    cores = f"{device.affinity_cpus} of {device.cores} cores"
+    console.print(styled((device.model, "bold"), f", {cores}, {device.system}"))
+    console.print(str(table.setting))
     for number, session in enumerate(table.sessions):
         console.print(
             f"session {number}: {session.started_at}, {session.measuring_s:.0f} s, "
@@ -101,7 +101,7 @@ def _show_table(console: Console, table: LatencyTable, contains: str, limit: int
     if passed := sum(entry.reason == NOT_CHOSEN for entry in table.not_measured):
         console.print(f"{passed} of those not measured are for a predictor to say: fit-predictor")
     for network in table.networks[:limit]:
-        console.print(f"{network.name}: {sum_line(table, network)}", markup=False)
+        console.print(f"{network.name}: {sum_line(table, network)}")
     if table.audit is not None:
         console.print(audit_line(table))
     console.print()
@@ -125,13 +125,13 @@ def validate(
         except LatencyLutError as error:
             results[str(file)] = str(error)
             if not json:
-                typer.echo(f"invalid: {error}", err=True)
+                print_error(f"invalid: {error}")
         else:
             results[str(file)] = "valid"
             if not json:
-                typer.echo(f"valid: {file}: {len(table)} layers")
+                print_line(f"valid: {file}: {len(table)} layers")
     if json:
-        _print_json(results)
+        print_json(results)
     if any(result != "valid" for result in results.values()):
         raise typer.Exit(1)
 
@@ -154,7 +154,7 @@ def diff(
         LatencyTable.load(first), LatencyTable.load(second), level=level, margin=margin, across=across or ()
     )
     if json:
-        _print_json(
+        print_json(
             {
                 **{k: getattr(difference, k) for k in ("level", "margin", "common_factor")},
                 "layers": [{**d._asdict(), "layer": str(d.layer), "digest": d.layer.digest} for d in difference.layers],
@@ -163,13 +163,12 @@ def diff(
             }
         )
         return
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = make_console()
     counts = ", ".join(f"{difference.count(v)} {v}" for v in ("faster", "slower", "same", "undecided"))
+    console.print(f"{second} against {first}, {len(difference.layers)} layers: {counts}")
     console.print(
-        f"{second} against {first}, {len(difference.layers)} layers: {counts}\n"
         f"all verdicts right with probability {level:.0%}; same means within ±{margin:.0%}; "
         f"median ratio {difference.common_factor:.3f}"
     )
@@ -214,7 +213,7 @@ def merge(
     for file in files[1:]:
         merged = merged.merge(LatencyTable.load(file), across=across or (), on_duplicate=on_duplicate)  # type: ignore[arg-type]
     merged.save(output)
-    typer.echo(f"{output}: {len(merged)} layers from {len(files)} tables")
+    print_line(f"{output}: {len(merged)} layers from {len(files)} tables")
 
 
 def _layer_table(measurements: list[Measurement]) -> Table:
@@ -251,9 +250,3 @@ def _measurement_json(m: Measurement) -> dict[str, object]:
         "flags": m.flags,
         "implementation": m.implementation,
     }
-
-
-def _print_json(value: object) -> None:
-    import msgspec
-
-    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import errno
 import io
 import os
+import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
-from lut._printable import printable, shortened
+from lut._printable import printable, printable_json, shortened
 from lut.errors import LatencyLutError, StaleTableError, UnauditedTableWarning
 
 if TYPE_CHECKING:
     import typer
     from rich.console import Console
+    from rich.text import Text
 
-__all__ = ["format_ms", "make_app", "make_console", "run_command", "run_single_command"]
+__all__ = [
+    "format_ms",
+    "make_app",
+    "make_console",
+    "print_error",
+    "print_json",
+    "print_line",
+    "run_command",
+    "run_single_command",
+    "styled",
+]
 
-INTERRUPTED = 130
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 # An error is a line or a few; what it quotes from a file may be of any length.
 LONGEST_MESSAGE = 800
+
+# What an operating system answers where an output cannot be written, whatever it is.
+_OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF, errno.ENXIO)
 
 
 def run_command(make_app: Callable[[], typer.Typer]) -> None:
@@ -30,29 +49,99 @@ def run_command(make_app: Callable[[], typer.Typer]) -> None:
         # A terminal of few characters, and names of files that are no text, are shown as far as they can be.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    sys.exit(_flushed(_run(make_app)))
+
+
+def _run(make_app: Callable[[], typer.Typer]) -> int:
+    """Run an application and return the exit code; whatever goes wrong is said in one line."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             warnings.simplefilter("always", UnauditedTableWarning)
-            make_app()()
+            # By itself the application would print its own kind of errors, in a frame, and exit.
+            ended = make_app()(standalone_mode=False)
+        if ended != INTERRUPTED:
+            return ended if isinstance(ended, int) else 0
+        # The application has taken Ctrl-C for an end.
+        print_error("stopped")
     except LatencyLutError as error:
-        print(_line(_kind(error), error), file=sys.stderr)
-        sys.exit(error.exit_code)
+        print_error(f"{_kind(error)}: {error}")
+        return error.exit_code
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        print_error("stopped")
+    except MemoryError:
+        return _failed(f"{_command_line()}: there is not enough memory for this")
+    except RecursionError:
+        return _failed(f"{_command_line()}: something in what it was given is nested too deeply")
     except BrokenPipeError:
         # The reader of our output, `head` say, has seen enough; closing quietly is what it expects.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        return FAILED
     except OSError as error:
-        print(f"error: cannot write the output: {(error.strerror or str(error)).lower()}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        return _failed(_os_error(error))
+    except Exception as error:
+        return _other_end(error)
+    return INTERRUPTED
 
 
-def _line(kind: str, message: object) -> str:
-    return f"{kind}: {printable(shortened(str(message), LONGEST_MESSAGE))}"
+def _failed(message: str) -> int:
+    print_error(f"error: {message}")
+    return FAILED
+
+
+def _other_end(error: Exception) -> int:
+    """Return the exit code for what the application raised: an error in the command line, or a fault of ours."""
+    import typer
+
+    if isinstance(error, typer.Abort):
+        print_error("stopped")
+        return INTERRUPTED
+    # The base class of these errors lies in another package in each few versions of Typer.
+    format_message = getattr(error, "format_message", None)
+    if not callable(format_message):
+        for line in traceback.format_exc().split("\n"):
+            print_line(line, stderr=True)
+        return FAILED
+    if type(error).__name__ == "NoArgsIsHelpError":
+        # With a help page that is printed already, there is no more to say.
+        if str(error):
+            error.show()  # type: ignore[attr-defined]
+        return USAGE
+    message = str(format_message()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    advice = "" if context is None else f"; see {context.command_path} --help"
+    print_error(f"error: {message[:1].lower()}{shortened(message[1:], LONGEST_MESSAGE - 100)}{advice}")
+    return int(getattr(error, "exit_code", FAILED))
+
+
+def _command_line() -> str:
+    """Return what was asked for, as far as a line holds it."""
+    program, *arguments = sys.argv or ["this"]
+    return shortened(" ".join([os.path.basename(program), *arguments]), LONGEST_MESSAGE // 2)  # noqa: PTH119
+
+
+def _os_error(error: OSError) -> str:
+    reason = (error.strerror or str(error)).lower()
+    if error.filename is None:
+        return f"{'cannot write the output' if error.errno in _OUTPUT_ERRORS else _command_line()}: {reason}"
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
+    return f"{name}: {reason}"
+
+
+def _flushed(code: int) -> int:
+    """Return the exit code once all output is written; it says so where that cannot be."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except (OSError, ValueError) as error:
+            if code == 0 and stream is sys.stdout and not isinstance(error, BrokenPipeError):
+                print_error(f"error: {_os_error(error) if isinstance(error, OSError) else 'the output is closed'}")
+            code = code or FAILED
+            # Python would try again when it ends, and complain.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
 
 
 def _kind(error: LatencyLutError) -> str:
@@ -69,11 +158,53 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Print what a person is to know as one line, and anything else as Python does."""
+    """Print what a person is to know as one line, and where anything else comes from."""
+    del file, line
     if issubclass(category, UnauditedTableWarning):
-        print(_line("warning", message), file=sys.stderr)
+        print_error(f"warning: {message}")
     else:
-        (file or sys.stderr).write(warnings.formatwarning(message, category, filename, lineno, line))
+        print_error(f"{filename}:{lineno}: {category.__name__}: {message}")
+
+
+def print_error(text: str) -> None:
+    """Print one line to standard error, shortened to what a person reads; where nobody can read it, do nothing."""
+    # What a full disk or a closed terminal does not take, nothing else can be told of.
+    with contextlib.suppress(OSError, ValueError):
+        print_line(shortened(printable(text), LONGEST_MESSAGE), stderr=True)
+
+
+def print_line(text: str, *, stderr: bool = False) -> None:
+    """Print one line as it is, without anything that a terminal would act on."""
+    stream = sys.stderr if stderr else sys.stdout
+    # Python has no stream where the descriptor was closed before it began, and would then print to another.
+    if stream is not None:
+        print(printable(text), file=stream)
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON, which is valid whatever characters standard output has.
+
+    Halves of characters, such as the names of files that are no text have, are written as Python writes them in a
+    string.
+    """
+    import msgspec
+
+    try:
+        content = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        content = msgspec.json.encode(_whole_characters(msgspec.to_builtins(value, str_keys=True)))
+    text = msgspec.json.format(content, indent=2).decode()
+    encoding = codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name
+    if sys.stdout is not None:
+        print(printable_json(text, ascii_only=not encoding.startswith("utf")))
+
+
+def _whole_characters(value: Any) -> Any:
+    if isinstance(value, str):
+        return re.sub("[\ud800-\udfff]", lambda found: printable(found.group()), value)
+    if isinstance(value, dict):
+        return {_whole_characters(key): _whole_characters(item) for key, item in value.items()}
+    return [_whole_characters(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -84,8 +215,16 @@ def make_console(*, stderr: bool = False) -> Console:
     """
     from lut._terminal import DataConsole
 
+    stream = sys.stderr if stderr else sys.stdout
     # Off a terminal nothing is cut to a width that nobody looks at.
-    return DataConsole(stderr=stderr, soft_wrap=not sys.stdout.isatty())
+    return DataConsole(stderr=stderr, soft_wrap=stream is None or not stream.isatty())
+
+
+def styled(*parts: str | tuple[str, str]) -> Text:
+    """Return one line for a console, of parts as they are and of ``(text, style)``."""
+    from lut._terminal import assemble
+
+    return assemble(parts)
 
 
 def make_app(**options: Any) -> typer.Typer:

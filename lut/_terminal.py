@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -12,19 +11,20 @@ from rich.text import Text
 
 from lut._printable import printable
 
-__all__ = ["DataConsole"]
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
-# Line breaks at a text's ends are layout, and ours; those inside it come from data.
-_ENDS = re.compile(r"(\n*)(.*?)(\n*)", re.DOTALL)
+__all__ = ["DataConsole", "assemble", "make_progress"]
 
 
 @final
 class DataConsole(Console):
     """A console that reads no markup and lets no control character through.
 
-    What is to be bold or coloured says so by a style: ``console.print(text, style="bold")``, or a
-    :class:`rich.text.Text` of several. Strings that are printed, and those in the cells of tables, are made harmless
-    before they are laid out; what comes by another way, before it is written.
+    What is to be bold or coloured says so by a style: ``console.print(text, style="bold")``, or the parts of
+    :func:`assemble`. Strings that are printed, and those in the cells of tables, are made harmless before they are laid
+    out, and are one line each: a line break in them is data. What comes by another way is made harmless before it is
+    written.
     """
 
     def __init__(self, *, stderr: bool, soft_wrap: bool) -> None:
@@ -32,11 +32,8 @@ class DataConsole(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a string as text to lay out."""
-        found = _ENDS.fullmatch(text)
-        assert found is not None
-        before, inner, after = found.groups()
         options.update(markup=False, emoji=False)
-        return super().render_str(f"{before}{printable(inner)}{after}", **options)
+        return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield what is written, piece by piece."""
@@ -46,3 +43,29 @@ class DataConsole(Console):
             else:
                 parts = segment.text.split("\n")
                 yield Segment("\n".join(map(printable, parts)), segment.style)
+
+
+def assemble(parts: Iterable[str | tuple[str, str]]) -> Text:
+    """Return one line of parts; those with a style are ``(text, style)``."""
+    text = Text()
+    for part in parts:
+        words, style = part if isinstance(part, tuple) else (part, "")
+        text.append(printable(words), style)
+    return text
+
+
+def make_progress(console: Console) -> Progress:
+    """Return a bar between a description and what is left, which draws only when it is told to.
+
+    Its columns read no markup; what they show is to be harmless already.
+    """
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[left]}", markup=False),
+        console=console,
+        auto_refresh=False,
+        transient=True,
+    )

@@ -107,7 +107,6 @@ def selection_json(selection: WidthSelection) -> dict[str, Any]:
 
 def gains_table(gains: Sequence[WidthGain]) -> Table:
     """Return one line per layer: its width, the friendly ones next to it, and the ms that they save or cost."""
-    from rich.markup import escape
     from rich.table import Table
 
     grid = Table(box=None, pad_edge=False)
@@ -115,7 +114,7 @@ def gains_table(gains: Sequence[WidthGain]) -> Table:
         # The names of modules are long; they are folded rather than cut.
         grid.add_column(column, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
     for gain in gains:
-        grid.add_row(*map(escape, gain_cells(gain)))
+        grid.add_row(*gain_cells(gain))
     return grid
 
 

@@ -216,7 +216,7 @@ def test_each_mistake_is_one_clear_line(tmp_path: Path, arguments: list[str], pr
 
 
 def test_wrong_options_are_exit_code_2(tmp_path: Path) -> None:
-    assert "No such option" in command(tmp_path, "profile-device", "--colour", "red", code=2).stderr
+    assert "no such option" in command(tmp_path, "profile-device", "--colour", "red", code=2).stderr
     assert "--batch" in command(tmp_path, "profile-device", "--batch", "0", code=2).stderr
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 from conftest import conv, curve_of, simulate, table_of
-from rich.console import Console
 
 from lut import LatencyTable, Layer, Network, NetworkLayer, UsageError, chain, conv_norm_act, linear
 from lut._records import NetworkRecord, Part
+from lut._terminal import DataConsole
 from lut.primitives import Linear
 from predictors import WidthGain, measured_curves, width_gains
 from predictors._gains import swept_curve
@@ -31,6 +31,13 @@ def swept(network: Network, folder: Path, *, expand: float = 2.0, sigma: float =
     layers.update(dict.fromkeys(layer for curve in curves for layer in curve.layers))
     plan, result, target = simulate(list(layers), target=FakeTarget(sigma=sigma), protocol={"precision": 0.01})
     return table_of(plan, result, folder / "references.json", curves), target
+
+
+def shown(table: object, width: int) -> str:
+    console = DataConsole(stderr=False, soft_wrap=False)
+    console.file, console.width = io.StringIO(), width
+    console.print(table)
+    return console.file.getvalue()
 
 
 def one(width: int, count: int = 1) -> Network:
@@ -213,9 +220,8 @@ def test_senseless_reach(tmp_path: Path, reach: float) -> None:
 def test_shown_in_a_terminal_and_as_json(tmp_path: Path) -> None:
     table, _ = swept(several(), tmp_path)
     gains = width_gains(table, several())
-    out = io.StringIO()
-    Console(file=out, width=140).print(gains_table(gains))
-    lines = out.getvalue().splitlines()
+    out = shown(gains_table(gains), 140)
+    lines = out.splitlines()
     assert lines[0].split() == " ".join(GAINS_HEADER).split()
     name, count, width, ms, narrower, saved, wider, cost = lines[1].split()
     assert (name, count, width, narrower, wider) == ("large", "1", "17", "16", "24")
@@ -225,10 +231,9 @@ def test_shown_in_a_terminal_and_as_json(tmp_path: Path) -> None:
     assert abs(float(cost.rstrip("~").replace("−", "-"))) < 0.01 * float(ms)
     assert len(lines) == 1 + len(gains)
     # Eighty columns hold it too.
-    narrow = io.StringIO()
-    Console(file=narrow, width=80).print(gains_table(gains))
-    assert "…" not in narrow.getvalue()
-    assert all(gain.name in narrow.getvalue() for gain in gains)
+    narrow = shown(gains_table(gains), 80)
+    assert "…" not in narrow
+    assert all(gain.name in narrow for gain in gains)
     read = msgspec.json.decode(msgspec.json.encode(gains_json(gains)))
     assert [entry["name"] for entry in read] == [gain.name for gain in gains]
     assert read[0]["narrower"]["channels"] == 16
@@ -253,6 +258,5 @@ def test_shown_in_the_report(tmp_path: Path) -> None:
     assert sweep_section([], table) == ""
     many = [gain for gain in gains if gain.narrower] * 4
     assert sweep_section(many, table).count("plotly-graph-div") == 5
-    out = io.StringIO()
-    Console(file=out, width=140).print(gains_table(gains))
-    assert evil in out.getvalue()
+    out = shown(gains_table(gains), 140)
+    assert evil in out

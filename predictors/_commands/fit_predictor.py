@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lut._console import run_single_command
+from lut._console import make_console, print_json, run_single_command, styled
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from predictors._latency_predictor import LatencyPredictor
 
 __all__ = ["main"]
@@ -48,14 +50,12 @@ def fit_predictor(
     """
     import time
 
-    from rich.console import Console
-
     from lut import LatencyTable, UsageError
     from predictors._latency_predictor import LatencyPredictor
 
     if failures not in ("refuse", "skip"):
         raise UsageError(f"--failures is refuse or skip, got {failures!r}")
-    console = Console(stderr=json, highlight=False)
+    console = make_console(stderr=json)
     began = time.monotonic()
     loaded = [LatencyTable.load(path) for path in tables]
     with console.status("Fitting …"):
@@ -68,8 +68,6 @@ def fit_predictor(
     seconds = time.monotonic() - began
     predictor.save(output)
     if json:
-        import msgspec
-
         content = {
             "output": str(output),
             "layers": len(predictor.measured_ms),
@@ -78,20 +76,19 @@ def fit_predictor(
             "calibration": predictor.calibration,
             "seconds": round(seconds, 2),
         }
-        typer.echo(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
+        print_json(content)
         return
     _print(console, predictor, output, seconds)
 
 
-def _print(console: object, predictor: LatencyPredictor, output: Path, seconds: float) -> None:
-    from rich.console import Console
-
+def _print(console: Console, predictor: LatencyPredictor, output: Path, seconds: float) -> None:
     from predictors._predictor_text import held_out_lines
 
-    assert isinstance(console, Console)
-    console.print(f"[bold]{predictor.device.model}[/], {predictor.setting}")
+    console.print(styled((predictor.device.model, "bold"), f", {predictor.setting}"))
     names = ", ".join(source.name for source in predictor.tables)
     console.print(f"{len(predictor.measured_ms)} layers of {names}, {len(predictor.kinds)} kinds")
     for line in held_out_lines(predictor):
         console.print(line)
-    console.print(f"\nfitted in {seconds:.1f} s\npredictor  {output}")
+    console.print()
+    console.print(f"fitted in {seconds:.1f} s")
+    console.print(f"predictor  {output}")

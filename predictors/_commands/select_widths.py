@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lut._console import run_single_command
+from lut._console import make_console, print_json, run_single_command, styled
 
 __all__ = ["main"]
 
@@ -56,17 +56,17 @@ def select_widths(
         for curve in measured_curves(table, expand=expand)
     ]
     if json:
-        import msgspec
-
-        typer.echo(msgspec.json.format(msgspec.json.encode([selection_json(s) for s in selections]), indent=2).decode())
+        print_json([selection_json(s) for s in selections])
         return
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    console.print(f"[bold]{table.device.model}[/], {table.setting}\ng = {groups}, α = {alpha}\n")
+    console = make_console()
+    console.print(styled((table.device.model, "bold"), f", {table.setting}"))
+    console.print(f"g = {groups}, α = {alpha}")
+    console.print()
     console.print(widths_table(selections, hardware=table.device.kind.upper()))
     for selection in selections:
-        console.print(f"\n[bold]{selection.curve.name}[/], {selection.curve.size}: {law_line(selection)}")
+        console.print()
+        console.print(styled((selection.curve.name, "bold"), f", {selection.curve.size}: {law_line(selection)}"))
         console.print(choices_table(selection))
     if any(c.chosen_share < SURE_SHARE for s in selections for c in s.choices):
-        console.print("\n~ another width of the group wins in more than a tenth of the resamples")
+        console.print()
+        console.print("~ another width of the group wins in more than a tenth of the resamples")

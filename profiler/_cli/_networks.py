@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lut._console import format_ms
+from lut._console import format_ms, styled
 from lut._network_text import audit_line, coverage, sum_line
 
 if TYPE_CHECKING:
@@ -56,14 +56,15 @@ def _print_network(console: Console, table: LatencyTable, network: NetworkRecord
             grid.add_row(*texts, str(share.times), "–", "not known")
         else:
             grid.add_row(*texts, str(share.times), format_ms(share.ms), f"{share.share:.1%}")
-    console.print(f"\n[bold]{network.name}[/]: {coverage(network, len(shares))}")
+    console.print()
+    console.print(styled((network.name, "bold"), f": {coverage(network, len(shares))}"))
     console.print(grid)
     if len(shares) > len(shown):
         rest = sum(share.share or 0.0 for share in shares[len(shown) :])
         console.print(f"… and {len(shares) - len(shown)} more, {rest:.1%} of the time: --verbose shows all")
     for share in shares:
         if share.ms is None:
-            console.print(f"not covered: {share.name} ({share.layer}): {share.reason}", style="red", markup=False)
+            console.print(f"not covered: {share.name} ({share.layer}): {share.reason}", style="red")
     console.print(sum_line(table, network))
 
 

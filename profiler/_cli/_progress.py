@@ -1,15 +1,16 @@
-"""The console of the commands that take minutes, and how they show where they stand."""
+"""How the commands that take minutes show where they stand."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, final
+
+from lut._printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["ProgressBar", "Standing", "make_console"]
+__all__ = ["ProgressBar", "Standing"]
 
 ProgressT = TypeVar("ProgressT")
 
@@ -23,13 +24,6 @@ class Standing(NamedTuple):
     elapsed_s: float
 
 
-def make_console(*, stderr: bool) -> Console:
-    """Return the console; ``stderr`` where standard output is for JSON."""
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False, soft_wrap=not sys.stdout.isatty())
-
-
 @final
 class ProgressBar(Generic[ProgressT]):
     """A bar on a terminal, a line every ten seconds elsewhere.
@@ -38,29 +32,18 @@ class ProgressBar(Generic[ProgressT]):
     measured.
 
     Args:
-        console: where it is drawn.
+        console: where it is drawn, as :func:`lut._console.make_console` makes it.
         describe: what to show of what it is told.
     """
 
     LINE_EVERY_S = 10.0
 
     def __init__(self, console: Console, describe: Callable[[ProgressT], Standing]) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
+        from lut._terminal import make_progress
 
         self._console = console
         self._describe = describe
-        self._bar = (
-            Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                TextColumn("{task.fields[left]}"),
-                console=console,
-                auto_refresh=False,
-                transient=True,
-            )
-            if console.is_terminal
-            else None
-        )
+        self._bar = make_progress(console) if console.is_terminal else None
         self._task: Any = None
         self._last_line_s = 0.0
 
@@ -78,7 +61,8 @@ class ProgressBar(Generic[ProgressT]):
         """Show where the work stands."""
         shown = self._describe(now)
         if self._bar is not None:
-            self._bar.update(self._task, completed=shown.share, description=shown.text, left=shown.left, refresh=True)
+            text, left = printable(shown.text), printable(shown.left)
+            self._bar.update(self._task, completed=shown.share, description=text, left=left, refresh=True)
         elif shown.elapsed_s - self._last_line_s >= self.LINE_EVERY_S:
             self._last_line_s = shown.elapsed_s
             parts = [shown.text, shown.left] if shown.left else [shown.text]

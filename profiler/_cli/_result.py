@@ -6,9 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
-from lut._console import format_ms
+from lut._console import format_ms, print_json, styled
 from lut._records import NOT_CHOSEN
 from lut._statistics import quantile
 from profiler._cli._networks import networks_json, print_networks
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from lut._records import Session
     from predictors import WidthGain, WidthSelection
 
-__all__ = ["count_layers", "print_json", "print_result"]
+__all__ = ["count_layers", "print_as_json", "print_result"]
 
 
 def count_layers(count: int) -> str:
@@ -44,7 +42,8 @@ def print_result(
 
     device = table.device
     session = table.sessions[-1] if table.sessions else None
-    console.print(f"\n[bold]{device.model}[/]{_cores(device)}, {device.system}")
+    console.print()
+    console.print(styled((device.model, "bold"), f"{_cores(device)}, {device.system}"))
     console.print(f"{table.setting}{'' if session is None else ', ' + session.software.runtime}")
     if session is not None:
         _print_session(console, session)
@@ -55,13 +54,15 @@ def print_result(
             f"drift during the run {session.spread.common_drift:.1%}, removed"
         )
     if selections:
-        console.print(f"\nHardware-aware widths (g = {groups}, α = {alpha})")
+        console.print()
+        console.print(f"Hardware-aware widths (g = {groups}, α = {alpha})")
         console.print(widths_table(selections, hardware=device.kind.upper()))
         if any(c.chosen_share < SURE_SHARE for s in selections for c in s.choices):
             console.print("~ another width of the group wins in more than a tenth of the resamples")
     if verbose:
         for selection in selections:
-            console.print(f"\n[bold]{selection.curve.name}[/], {selection.curve.size}: {law_line(selection)}")
+            console.print()
+            console.print(styled((selection.curve.name, "bold"), f", {selection.curve.size}: {law_line(selection)}"))
             console.print(choices_table(selection))
         _print_flags(console, table)
     for failure in table.failures[:10]:
@@ -78,11 +79,13 @@ def print_result(
     else:
         print_networks(console, table, verbose=verbose)
     if gains:
-        console.print("\n[bold]What other widths would buy[/]")
+        console.print()
+        console.print("What other widths would buy", style="bold")
         console.print(gains_table(gains))
         console.print(GAINS_NOTE)
     if session is not None:
-        console.print(f"\nmeasured in {session.measuring_s:.0f} s, {session.processes} processes")
+        console.print()
+        console.print(f"measured in {session.measuring_s:.0f} s, {session.processes} processes")
     console.print(f"table   {output}")
     if report is not None:
         console.print(f"report  {report}")
@@ -95,7 +98,8 @@ def _print_sampled(console: Console, table: LatencyTable, output: Path) -> None:
     from predictors._predictor_text import held_out_lines
 
     whole = sum(network.whole is not None for network in table.networks)
-    console.print(f"\nsampled for prediction: {count_layers(len(table))} and {whole} whole networks")
+    console.print()
+    console.print(f"sampled for prediction: {count_layers(len(table))} and {whole} whole networks")
     sampling = table.sessions[-1].sampling
     if sampling is not None and sampling.ended != "met":
         why = "the time was up" if sampling.ended == "out of time" else "no layer was left to measure"
@@ -166,15 +170,13 @@ def _print_flags(console: Console, table: LatencyTable) -> None:
             )
 
 
-def print_json(
+def print_as_json(
     table: LatencyTable,
     selections: tuple[WidthSelection, ...],
     gains: tuple[WidthGain, ...],
     output: Path,
     report: Path | None,
 ) -> None:
-    import msgspec
-
     from predictors._show import gains_json, selection_json
 
     session = table.sessions[-1] if table.sessions else None
@@ -196,4 +198,4 @@ def print_json(
         "networks": networks_json(table),
         "gains": gains_json(gains),
     }
-    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    print_json(value)

@@ -153,7 +153,7 @@ def swept(work: Work, *, expand: float, step: int | None, budget_s: float, conso
     found = sweep_curves(work.subjects[0].network, expand=expand, step=step, most_layers=most)
     layers = [layer for curve in found.curves for layer in curve.layers]
     for name, reason in found.left_out:
-        console.print(f"not swept: {name}: {reason}", style="yellow", markup=False)
+        console.print(f"not swept: {name}: {reason}", style="yellow")
     return work._replace(layers=tuple(dict.fromkeys([*work.layers, *layers])), curves=found.curves)
 
 

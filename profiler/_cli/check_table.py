@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lut._console import format_ms, run_single_command
-from profiler._cli._progress import ProgressBar, Standing, make_console
+from lut._console import format_ms, make_console, print_json, run_single_command
+from profiler._cli._progress import ProgressBar, Standing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -142,9 +142,8 @@ def _standing(now: Progress) -> Standing:
 
 
 def _print_result(console: Console, table: LatencyTable, result: CheckResult, *, verbose: bool) -> None:
-    # Versions and models may hold what rich takes for markup.
     def say(text: str, style: str | None = None) -> None:
-        console.print(text, style=style, markup=False)
+        console.print(text, style=style)
 
     device = table.device
     say(f"{device.model}, {device.system}")
@@ -259,8 +258,6 @@ def _advice(result: CheckResult) -> str:
 
 
 def _print_json(file: Path, result: CheckResult) -> None:
-    import msgspec
-
     value = {
         "table": str(file),
         "verdict": "stale" if result.stale else "holds",
@@ -277,4 +274,4 @@ def _print_json(file: Path, result: CheckResult) -> None:
         "warnings": result.warnings,
         "measuring_s": result.measuring_s,
     }
-    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    print_json(value)

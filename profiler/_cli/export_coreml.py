@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lut._console import run_single_command
-from profiler._cli._progress import ProgressBar, Standing, make_console
+from lut._console import make_console, print_json, run_single_command, styled
+from profiler._cli._progress import ProgressBar, Standing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -182,16 +182,20 @@ def _print_result(console: Console, result: ExportResult) -> None:
     manifest = result.manifest
     options = manifest.options
     layers = len(manifest.layers)
+    console.print()
     console.print(
-        f"\n[bold]{_what(layers, len(manifest.networks)) or 'nothing'}[/] in {len(manifest.programs):,} programs, "
-        f"{result.bytes / 1e6:.1f} MB: {options.format}, {options.dtype}, {options.deployment_target}, batch "
-        f"{options.batch}, {'in context' if options.context == 'network' else 'isolated'}"
+        styled(
+            (_what(layers, len(manifest.networks)) or "nothing", "bold"),
+            f" in {len(manifest.programs):,} programs, {result.bytes / 1e6:.1f} MB: {options.format}, {options.dtype}, "
+            f"{options.deployment_target}, batch {options.batch}, "
+            f"{'in context' if options.context == 'network' else 'isolated'}",
+        )
     )
     kept = f" ({result.kept} were there already)" if result.kept else ""
     each = f", {result.elapsed_s / layers:.2f} s a layer" if layers and not result.kept else ""
     console.print(f"converted in {result.elapsed_s:.0f} s{each}, {result.workers} processes{kept}")
     for failure in manifest.failures[:10]:
-        console.print(f"failed: {failure.name}: {failure.message}", style="red", markup=False)
+        console.print(f"failed: {failure.name}: {failure.message}", style="red")
     if len(manifest.failures) > 10:
         console.print(f"… and {len(manifest.failures) - 10} more failures, in the manifest", style="red")
     console.print(f"bundle  {result.folder} ({manifest.bundle})")
@@ -200,8 +204,6 @@ def _print_result(console: Console, result: ExportResult) -> None:
 
 
 def _print_json(result: ExportResult) -> None:
-    import msgspec
-
     manifest = result.manifest
     value = {
         "bundle": manifest.bundle,
@@ -217,4 +219,4 @@ def _print_json(result: ExportResult) -> None:
         "workers": result.workers,
         "software": manifest.software,
     }
-    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    print_json(value)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lut._console import format_ms, run_single_command
+from lut._console import format_ms, make_console, print_json, run_single_command, styled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,7 +84,6 @@ def predict_latency(
     """
     from lut import UsageError
     from predictors import LatencyPredictor
-    from profiler._cli._progress import make_console
 
     if unknown not in ("error", "outside"):
         raise UsageError(f"--unknown is error or outside, got {unknown!r}")
@@ -106,10 +105,7 @@ def predict_latency(
         network = _of_space(space, choices, expand=expand, seed=seed)
     found = loaded.predict(network, level=level, unknown=unknown)  # type: ignore[arg-type]
     if json:
-        import msgspec
-
-        content = _as_json(loaded, found)
-        typer.echo(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
+        print_json(_as_json(loaded, found))
         return
     _print(console, loaded, found, verbose=verbose)
 
@@ -162,10 +158,10 @@ def _of_space(name: str, choices: str, *, expand: float, seed: int) -> Network:
 
 
 def _print(console: Console, loaded: LatencyPredictor, found: NetworkPrediction, *, verbose: bool) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
-    console.print(f"[bold]{escape(loaded.device.model)}[/], {escape(str(loaded.setting))}\n")
+    console.print(styled((loaded.device.model, "bold"), f", {loaded.setting}"))
+    console.print()
     grid = Table(box=None, pad_edge=False)
     grid.add_column("layer", overflow="fold")
     grid.add_column("operators", overflow="fold")
@@ -176,8 +172,8 @@ def _print(console: Console, loaded: LatencyPredictor, found: NetworkPrediction,
     for row in shown:
         known = row["origin"] if row["origin"] == "measured" else f"{row['origin']} ±{row['deviation']:.0%}"
         grid.add_row(
-            escape(row["name"]),
-            escape(row["layer"]),
+            row["name"],
+            row["layer"],
             str(row["count"]),
             format_ms(row["contribution_ms"]),
             f"{row['count'] * row['contribution_ms'] / found.ms:.1%}",
@@ -194,13 +190,14 @@ def _print(console: Console, loaded: LatencyPredictor, found: NetworkPrediction,
             f"{len(outside)} of them, {share:.1%} of the time, lie outside what was measured:", style="yellow"
         )
     for row in outside if verbose else outside[:EXAMPLES]:
-        console.print(f"  {row['name']}: {'; '.join(row['outside'])}", style="yellow", markup=False)
+        console.print(f"  {row['name']}: {'; '.join(row['outside'])}", style="yellow")
     if len(outside) > EXAMPLES and not verbose:
         console.print(f"  … and {len(outside) - EXAMPLES} more: --verbose", style="yellow")
-    text = f"\n{escape(found.name)}: [bold]{format_ms(found.ms)} ms[/]"
+    interval = ""
     if found.low_ms is not None and found.high_ms is not None:
-        text += f", between {format_ms(found.low_ms)} and {format_ms(found.high_ms)} at {found.level:.0%}"
-    console.print(text)
+        interval = f", between {format_ms(found.low_ms)} and {format_ms(found.high_ms)} at {found.level:.0%}"
+    console.print()
+    console.print(styled(f"{found.name}: ", (f"{format_ms(found.ms)} ms", "bold"), interval))
     rest = ", the rest predicted" if found.coverage < 1 else ""
     console.print(f"{found.coverage:.0%} of it is of measured layers{rest}")
     if found.outside:
@@ -208,7 +205,6 @@ def _print(console: Console, loaded: LatencyPredictor, found: NetworkPrediction,
         console.print(
             f"unlike the networks that were measured whole{less}: {'; '.join(found.outside)}",
             style="yellow",
-            markup=False,
         )
     if (why := loaded.no_interval(found.level)) is not None:
         console.print(f"no interval: {why}", style="yellow")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lut._console import run_single_command
+from lut._console import make_console, run_single_command
 from lut._records import NOT_CHOSEN
-from profiler._cli._progress import ProgressBar, Standing, make_console
+from profiler._cli._progress import ProgressBar, Standing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -448,14 +448,14 @@ def _finish(
     """Choose widths, write the report, print the result; raise where the table is incomplete."""
     from predictors._show import parse_alpha
     from profiler._cli._networks import network_gains
-    from profiler._cli._result import count_layers, print_json, print_result
+    from profiler._cli._result import count_layers, print_as_json, print_result
 
     gains = network_gains(table)
     # A network's own sweeps have no stages to choose groups of widths for.
     selections = () if gains else _select(table, groups, parse_alpha(alpha), console)
     report = _write_report(table, selections, gains, output, console)
     if json:
-        print_json(table, selections, gains, output, report)
+        print_as_json(table, selections, gains, output, report)
     else:
         print_result(console, table, selections, gains, output, report, groups=groups, alpha=alpha, verbose=verbose)
     missing = [entry for entry in table.not_measured if entry.reason != NOT_CHOSEN]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lut._console import run_single_command
+from lut._console import print_line, run_single_command
 
 __all__ = ["main"]
 
@@ -50,4 +50,4 @@ def report_table(
     )
     output = output if output is not None else report_path(file)
     write_atomically(output, report_html(table, selections, gains, title=file.name).encode())
-    typer.echo(f"report  {output}")
+    print_line(f"report  {output}")

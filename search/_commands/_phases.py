@@ -42,7 +42,7 @@ class Phases:
         self._close()
         self._title, self._began = title, time.monotonic()
         if not self._console.is_terminal:
-            self._console.print(f"{title} …", markup=False)
+            self._console.print(f"{title} …")
         self._bar = ProgressBar(self._console, lambda standing: standing)
         self._show = self._bar.__enter__()
 

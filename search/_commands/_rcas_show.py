@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, final
 
-from lut._console import format_ms
+from lut._console import format_ms, styled
 from search._commands._phases import Phases
 
 if TYPE_CHECKING:
@@ -87,21 +87,19 @@ class RcasPhases:
 
 def print_rcas_plan(console: Console, plan: RcasPlan, resources: NetworkResources) -> None:
     """Print what is searched, and how."""
-    from rich.markup import escape
-
     from search._rcas import rules_for
     from search._rcas_run import base_of
 
     predictor = resources.predictor
     if predictor is not None:
-        console.print(f"[bold]{escape(predictor.device.model)}[/], {escape(str(predictor.setting))}")
+        console.print(styled((predictor.device.model, "bold"), f", {predictor.setting}"))
     first = resources.network((0,) * len(resources.space.choices))
     base = base_of(resources.space, resources)
     begins = [(f"{resources.space.name} begins with", first), (f"the baseline, {base.name}, takes", base)]
     for words, network in begins if base != first else begins[:1]:
         ms = "" if predictor is None else f"{format_ms(predictor.latency_ms(network))} ms, "
         console.print(
-            f"{escape(words)} {ms}{resources.madds(network) / 1e6:.1f} M multiply-adds, "
+            f"{words} {ms}{resources.madds(network) / 1e6:.1f} M multiply-adds, "
             f"{network.parameters / 1e6:.3f} M parameters"
         )
     console.print(f"within {_budgets(plan)}, by the rules {', '.join(rules_for(plan.search, plan.budgets))}")
@@ -111,10 +109,10 @@ def print_rcas_plan(console: Console, plan: RcasPlan, resources: NetworkResource
         text += f", {epochs} on {plan.data}, {_counted(plan.held_out or 0, 'image')} a class held out"
     if plan.search.at_once > 1:
         text += f", {plan.search.at_once} at a time"
-    console.print(text, markup=False)
+    console.print(text)
     if plan.recipe is not None:
         epochs = _counted(plan.recipe.total_epochs, "epoch")
-        console.print(f"then the network found and the baseline are trained for {epochs} on {plan.data}", markup=False)
+        console.print(f"then the network found and the baseline are trained for {epochs} on {plan.data}")
 
 
 def _counted(number: int, what: str) -> str:
@@ -139,7 +137,6 @@ def print_rcas(console: Console, result: RcasRun, resources: NetworkResources) -
 
 def _compared(result: RcasRun, resources: NetworkResources) -> RichTable:
     """Return a table of the network found and the baseline; columns of which nothing is known are left out."""
-    from rich.markup import escape
     from rich.table import Table
 
     prediction, measured = result.search.prediction, result.measured
@@ -156,7 +153,7 @@ def _compared(result: RcasRun, resources: NetworkResources) -> RichTable:
         return "" if trained is None else f"{trained.test_accuracy:.2%}"
 
     columns = {
-        "": ("found", escape(result.base.name)),
+        "": ("found", result.base.name),
         "predicted ms": ("" if prediction is None else ms(prediction.ms) + upper, ms(result.base_predicted_ms)),
         "measured ms": (ms(measured and measured.winner_ms), ms(measured and measured.base_ms)),
         "accuracy": (accuracy(result.trained), accuracy(result.base_trained)),
@@ -187,7 +184,6 @@ def _print_course(console: Console, result: RcasRun) -> None:
     added = ", ".join(f"{option}@{name}" for step in best.steps for name, option in step.changed.items())
     console.print(
         f"rule {best.rule}: {show_value(best.last.value)}, blocks added: {added or 'none, since no block fitted'}",
-        markup=False,
     )
     for path in found.paths:
         if path.rule == EXCHANGE:
@@ -195,10 +191,10 @@ def _print_course(console: Console, result: RcasRun) -> None:
             steps = [", ".join(f"{o or 'none'}@{name}" for name, o in step.changed.items()) for step in path.steps[1:]]
             first = show_value(path.steps[0].value)
             text = f"exchange: {show_value(path.last.value)}, from the best network evaluated ({first})"
-            console.print(f"{text}, {'; '.join(steps) or 'which no exchange improved'}", markup=False)
+            console.print(f"{text}, {'; '.join(steps) or 'which no exchange improved'}")
     if len(greedy) > 1:
         others = ", ".join(f"{path.rule} {show_value(path.last.value)}" for path in greedy if path is not best)
-        console.print(f"other rules: {others}", markup=False)
+        console.print(f"other rules: {others}")
     text = f"{found.evaluated} networks evaluated; without laziness it would be {found.plain}"
     if found.revisited:
         text += f". Of {found.revisited} gains that were taken anew {found.exceeded} had risen"
@@ -210,16 +206,18 @@ def _print_course(console: Console, result: RcasRun) -> None:
 
 def _print_latency(console: Console, result: RcasRun) -> None:
     """Print how much faster the network found is, and what is to be said of its prediction."""
-    from rich.markup import escape
-
     prediction, measured = result.search.prediction, result.measured
     if measured is not None and prediction is not None:
         up = measured.speed_up
         console.print(
-            f"{escape(result.base.name)} takes [bold]{up.value:.2f}[/] times as long ({up.low:.2f} … {up.high:.2f} at "
-            f"95 %); the prediction was {prediction.ms / measured.winner_ms - 1:+.1%} off"
+            styled(
+                f"{result.base.name} takes ",
+                (f"{up.value:.2f}", "bold"),
+                f" times as long ({up.low:.2f} … {up.high:.2f} at 95 %); the prediction was "
+                f"{prediction.ms / measured.winner_ms - 1:+.1%} off",
+            )
         )
         for warning in measured.warnings:
-            console.print(f"warning: {warning}", style="yellow", markup=False)
+            console.print(f"warning: {warning}", style="yellow")
     for text in () if prediction is None else prediction.outside:
-        console.print(f"warning: unlike the networks that were measured whole: {text}", style="yellow", markup=False)
+        console.print(f"warning: unlike the networks that were measured whole: {text}", style="yellow")

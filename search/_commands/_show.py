@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lut._console import format_ms
+from lut._console import format_ms, styled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,16 +17,12 @@ __all__ = ["print_plan", "print_result"]
 
 def print_plan(console: Console, plan: RunPlan, cost: NetworkCost, classes: int) -> None:
     """Print what is searched, and how."""
-    from rich.markup import escape
-
     predictor = cost.predictor
-    console.print(f"[bold]{escape(predictor.device.model)}[/], {escape(str(predictor.setting))}")
+    console.print(styled((predictor.device.model, "bold"), f", {predictor.setting}"))
     base = cost.space.base_network()
     found = predictor.predict(base, level=plan.level)
     bound = f", up to {format_ms(found.high_ms)} at {found.level:.0%}" if found.high_ms is not None else ""
-    console.print(
-        f"base network {escape(base.name)}: {format_ms(found.ms)} ms{bound}, {base.madds / 1e6:.1f} M multiply-adds"
-    )
+    console.print(f"base network {base.name}: {format_ms(found.ms)} ms{bound}, {base.madds / 1e6:.1f} M multiply-adds")
     kinds = {
         "hardware": "hardware-aware widths",
         "uniform": "a uniform grid of widths",
@@ -39,7 +35,7 @@ def print_plan(console: Console, plan: RunPlan, cost: NetworkCost, classes: int)
     budget = "without a budget" if plan.budget_ms is None else f"within {plan.budget_ms:g} ms"
     s = plan.search
     console.print(
-        f"{plan.strategy}, {budget}, {s.recipe.total_epochs} epochs on {escape(plan.data)} ({classes} classes); then "
+        f"{plan.strategy}, {budget}, {s.recipe.total_epochs} epochs on {plan.data} ({classes} classes); then "
         f"{plan.recipe.total_epochs} epochs of training"
     )
 
@@ -84,11 +80,16 @@ def print_result(console: Console, result: RunResult) -> None:
     console.print(grid)
     if measured is not None:
         up = measured.speed_up
+        console.print()
         console.print(
-            f"\nthe base network takes [bold]{up.value:.2f}[/] times as long ({up.low:.2f} … {up.high:.2f} at 95 %); "
-            f"the prediction was {found.ms / measured.winner_ms - 1:+.1%} off"
+            styled(
+                "the base network takes ",
+                (f"{up.value:.2f}", "bold"),
+                f" times as long ({up.low:.2f} … {up.high:.2f} at 95 %); the prediction was "
+                f"{found.ms / measured.winner_ms - 1:+.1%} off",
+            )
         )
         for warning in measured.warnings:
-            console.print(f"warning: {warning}", style="yellow", markup=False)
+            console.print(f"warning: {warning}", style="yellow")
     for text in found.outside:
-        console.print(f"warning: unlike the networks that were measured whole: {text}", style="yellow", markup=False)
+        console.print(f"warning: unlike the networks that were measured whole: {text}", style="yellow")

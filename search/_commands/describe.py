@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lut._console import format_ms
+from lut._console import format_ms, make_console, print_json, styled
 
 if TYPE_CHECKING:
     from lut import Network, SearchSpace
@@ -43,8 +43,6 @@ def describe(
 
     Example: search-architecture describe resnet-cifar tas-c10-r32 --predictor predictor/
     """
-    import msgspec
-
     from lut import UsageError
     from predictors import LatencyPredictor
     from profiler import load_space
@@ -57,7 +55,7 @@ def describe(
     prediction = loaded.predict(found, level=level) if loaded is not None else None
     content = _content(opened, found, prediction, loaded)
     if json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
+        print_json(content)
         return
     _print(content)
 
@@ -141,11 +139,9 @@ def _content(
 
 
 def _print(content: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = make_console()
     latency = content.get("latency")
     grid = Table(box=None, pad_edge=False)
     grid.add_column("layer", overflow="fold")
@@ -154,8 +150,8 @@ def _print(content: dict[str, Any]) -> None:
         grid.add_column(column, justify="right", no_wrap=True)
     for row in content["layers"]:
         cells = [
-            escape(row["name"]) + (f" ×{row['count']}" if row["count"] > 1 else ""),
-            escape(row["layer"]),
+            row["name"] + (f" ×{row['count']}" if row["count"] > 1 else ""),
+            row["layer"],
             "×".join(map(str, row["output"])),
             f"{row['parameters']:,}",
             f"{row['madds'] / 1e6:.3f}",
@@ -166,9 +162,13 @@ def _print(content: dict[str, Any]) -> None:
     console.print(grid)
     if latency and any(row["origin"] != "measured" for row in content["layers"]):
         console.print("~ predicted, not measured")
+    console.print()
     console.print(
-        f"\n[bold]{escape(content['network'])}[/]: {len(content['layers'])} layers, "
-        f"{content['parameters'] / 1e6:.4f} M parameters, {content['madds'] / 1e6:.2f} M multiply-adds"
+        styled(
+            (content["network"], "bold"),
+            f": {len(content['layers'])} layers, {content['parameters'] / 1e6:.4f} M parameters, "
+            f"{content['madds'] / 1e6:.2f} M multiply-adds",
+        )
     )
     if latency is None:
         return
@@ -178,9 +178,9 @@ def _print(content: dict[str, Any]) -> None:
             f", between {format_ms(latency['low_ms'])} and {format_ms(latency['high_ms'])} at {latency['level']:.0%}"
         )
     console.print(
-        f"{escape(latency['device'])}, {escape(latency['setting'])}: [bold]{format_ms(latency['ms'])} ms[/]{interval}"
+        styled(f"{latency['device']}, {latency['setting']}: ", (f"{format_ms(latency['ms'])} ms", "bold"), interval)
     )
     if latency["no_interval"]:
-        console.print(f"no interval: {latency['no_interval']}", style="yellow", markup=False)
+        console.print(f"no interval: {latency['no_interval']}", style="yellow")
     for text in latency["outside"]:
-        console.print(f"unlike the networks that were measured whole: {text}", style="yellow", markup=False)
+        console.print(f"unlike the networks that were measured whole: {text}", style="yellow")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lut._console import make_console, print_json
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -234,7 +236,6 @@ def htas(
     Example: search-architecture htas --predictor predictor/ --depth 32 --budget-ms 24 --data cifar10:PATH -o run/
     """
     from lut import UsageError
-    from profiler._cli._progress import make_console
     from search._calibrate import calibrated
     from search._commands._common import CALIBRATION_S, checked_then, hand_on, open_predictor, training_device
     from search._commands._phases import Phases
@@ -398,7 +399,7 @@ def _cost(
         raise UsageError(f"--level lies between 0 and 1, such as 0.9, got {level}")
     cost = make_cost(space, predictor, kind=kind, bound=bound, level=level)  # type: ignore[arg-type]
     for line in unlike_layers(space, predictor):
-        console.print(f"warning: {line}", style="yellow", markup=False)
+        console.print(f"warning: {line}", style="yellow")
     return cost
 
 
@@ -479,8 +480,6 @@ def _finish(
     seconds: float,
     json: bool,
 ) -> None:
-    import msgspec
-
     from lut.errors import IncompleteError
     from search._commands._phases import duration
     from search._commands._show import print_result
@@ -489,14 +488,15 @@ def _finish(
 
     if json:
         content = {**summary(plan, result, predictor), "output": str(output), "exported": exported}
-        typer.echo(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
+        print_json(content)
     else:
         print_result(console, result)
-        console.print(f"\n{duration(seconds)} in all")
+        console.print()
+        console.print(f"{duration(seconds)} in all")
         for name, what in FILES.items():
             if name in ("network.json", "weights.safetensors", "report.html"):
-                console.print(f"{output / name}  {what}", markup=False)
+                console.print(f"{output / name}  {what}")
         for kind, path in exported.items():
-            console.print(f"{path}  {kind}", markup=False)
+            console.print(f"{path}  {kind}")
     if result.measured is None and result.not_measured != NOT_ASKED:
         raise IncompleteError(f"the network found could not be measured: {result.not_measured}")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lut._console import make_console, print_json
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -251,7 +253,6 @@ def rcas(
     import msgspec
 
     from lut import UsageError
-    from profiler._cli._progress import make_console
     from search._commands._common import checked_then, hand_on, open_predictor, training_device
     from search._commands._phases import Phases
     from search._commands._rcas_show import RcasPhases, print_rcas_plan
@@ -352,7 +353,7 @@ def rcas(
             plan = msgspec.structs.replace(plan, latencies=_latencies(resources))
         print_rcas_plan(console, plan, resources)
         for line in warnings:
-            console.print(f"warning: {line}", style="yellow", markup=False)
+            console.print(f"warning: {line}", style="yellow")
         began = time.monotonic()
         exported: dict[str, str] = {}
 
@@ -511,8 +512,6 @@ def _finish(
     seconds: float,
     json: bool,
 ) -> None:
-    import msgspec
-
     from lut.errors import IncompleteError
     from search._commands._phases import duration
     from search._commands._rcas_show import print_rcas
@@ -521,14 +520,15 @@ def _finish(
 
     if json:
         content = {**rcas_summary(plan, result, resources), "output": str(output), "exported": exported}
-        typer.echo(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
+        print_json(content)
     else:
         print_rcas(console, result, resources)
-        console.print(f"\n{duration(seconds)} in all")
+        console.print()
+        console.print(f"{duration(seconds)} in all")
         for name, what in RCAS_FILES.items():
             if name in ("network.json", "weights.safetensors", "report.html") and (output / name).exists():
-                console.print(f"{output / name}  {what}", markup=False)
+                console.print(f"{output / name}  {what}")
         for kind, path in exported.items():
-            console.print(f"{path}  {kind}", markup=False)
+            console.print(f"{path}  {kind}")
     if result.measured is None and result.not_measured != NOT_ASKED:
         raise IncompleteError(f"the network found could not be measured: {result.not_measured}")

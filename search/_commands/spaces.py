@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from lut._console import make_console, print_json, styled
+
 __all__ = ["spaces"]
 
 
@@ -14,10 +16,6 @@ def spaces(
 ) -> None:
     """List the installed search spaces, with their sizes and the networks that were published from each."""
     from importlib.metadata import entry_points
-
-    import msgspec
-    from rich.console import Console
-    from rich.markup import escape
 
     from profiler import load_space
 
@@ -38,12 +36,12 @@ def spaces(
             }
         )
     if json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        print_json(found)
         return
-    console = Console(highlight=False)
+    console = make_console()
     for space_ in found:
-        console.print(f"[bold]{escape(space_['name'])}[/]  {escape(space_['about'])}")
+        console.print(styled((space_["name"], "bold"), f"  {space_['about']}"))
         decisions = ", ".join(f"{count} of {kind}" for kind, count in space_["decisions"].items())
         console.print(f"  decisions: {decisions}; profile-device measures {space_['layers']} layers of it")
         if space_["published"]:
-            console.print(f"  networks: {escape(', '.join(space_['published']))}")
+            console.print(f"  networks: {', '.join(space_['published'])}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lut._console import make_console, print_json, styled
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -95,7 +97,6 @@ def submodularity(
     import msgspec
 
     from lut.errors import CheckpointError, InterruptedRunError
-    from profiler._cli._progress import make_console
     from search._accuracy import ADVICE, AccuracyCache, Evaluator
     from search._commands._common import training_device
     from search._commands._phases import Phases
@@ -156,7 +157,7 @@ def submodularity(
             kept = f"what is done is kept in {output}" if output is not None else "nothing was kept: give --output"
             raise InterruptedRunError(f"{kept}; run the same command again") from None
     if json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        print_json(found)
         return
     _print(console, found)
 
@@ -186,17 +187,24 @@ def _print(console: Console, found: Submodularity) -> None:
         )
     console.print(grid)
     networks = "network" if found.networks == 1 else "networks"
+    console.print()
     console.print(
-        f"\n{found.networks} random {networks}, {found.evaluated} different ones evaluated; the means' gains "
+        f"{found.networks} random {networks}, {found.evaluated} different ones evaluated; the means' gains "
         f"{'fall' if found.mean_increments_fall else 'do not always fall'}"
     )
     console.print(
-        f"diminishing returns broken in [bold]{found.diminishing_broken:.1%}[/] of {found.triples} triples"
-        f"{_by(scale * found.mean_excess, unit)} (noise on a plain sum: 50 %)"
+        styled(
+            "diminishing returns broken in ",
+            (f"{found.diminishing_broken:.1%}", "bold"),
+            f" of {found.triples} triples{_by(scale * found.mean_excess, unit)} (noise on a plain sum: 50 %)",
+        )
     )
     console.print(
-        f"monotonicity broken in [bold]{found.monotone_broken:.1%}[/] of {found.additions} additions"
-        f"{_by(scale * found.mean_loss, unit)}"
+        styled(
+            "monotonicity broken in ",
+            (f"{found.monotone_broken:.1%}", "bold"),
+            f" of {found.additions} additions{_by(scale * found.mean_loss, unit)}",
+        )
     )
 
 
