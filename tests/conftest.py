@@ -30,7 +30,6 @@ from profiler._session import SessionResult, run_session
 from profiler._whole import Subject, record_of
 from profiler._worker import LocalWorker
 
-
 # Against hangs alone: nothing that goes well waits for it, on however slow a machine.
 HANGS_S = 300.0
 
