@@ -1,9 +1,19 @@
 """What the tests share: simulated sessions, and tables made of them."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
+import os
+
+# Two workers of two threads each wait for one another at every small product; the processes that tests start inherit
+# this too. What is about threads sets them. Read when the libraries are loaded, so this comes before any of them.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"
+
 import signal
+import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +30,23 @@ from profiler._session import SessionResult, run_session
 from profiler._whole import Subject, record_of
 from profiler._worker import LocalWorker
 
+# Against hangs alone: nothing that goes well waits for it, on however slow a machine.
+HANGS_S = 300.0
+
 
 def in_the_foreground() -> None:
     """Let a process hear Ctrl-C as a terminal's would; one that a background job starts inherits that it is ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def wait_until(happened: Callable[[], bool], process: subprocess.Popen[Any] | None = None) -> None:
+    """Wait for something that a process does; fail where it ends without, or nothing happens for very long."""
+    until = time.monotonic() + HANGS_S
+    while not happened():
+        # Once more after its end: it may have done it just before.
+        assert process is None or process.poll() is None or happened(), "the process ended without it"
+        assert time.monotonic() < until, "nothing happened"
+        time.sleep(0.01)
 
 
 def conv(width: int, *, channels: int = 16, size: int = 32) -> Layer:

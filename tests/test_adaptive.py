@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import command
+from _commands import run_here
 
 from lut import LatencyTable, Network, UsageError
 from lut._records import NOT_CHOSEN
@@ -21,6 +21,10 @@ from profiler._session import Progress
 from search import ResNetCifar
 
 FAKE = "profiler._fake:FakeTarget"
+
+
+# Twenty-four layers miss it by a third, forty-eight keep it by a seventh, on whatever machine.
+FINE = 0.02
 
 
 def networks(count: int, seed: int) -> tuple[Network, ...]:
@@ -70,10 +74,11 @@ def test_a_finer_aim_takes_more_layers_and_reaches_it(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
     rough = sample(tmp_path / "a", 0.5)
-    fine = sample(tmp_path / "b", 0.004)
-    assert len(fine) > len(rough)
+    fine = sample(tmp_path / "b", FINE)
+    assert fine.sessions[0].sampling is not None
+    assert fine.sessions[0].sampling.ended == "met"
     everything = {item.layer for network in (*networks(12, 1), *networks(15, 2)) for item in network.layers}
-    assert len(fine) < len(everything)
+    assert len(rough) < len(fine) < len(everything) / 2
     fresh = networks(40, 3)
     truth = {layer: ms.median_ms for layer, ms in _all_layers(fresh, tmp_path).items()}
 
@@ -130,9 +135,9 @@ def test_networks_that_are_measured_whole_are_none_that_layers_are_chosen_from()
 
 
 def test_a_layer_that_fails_is_a_failure_and_not_chosen_again(tmp_path: Path) -> None:
-    aim = Adaptive(networks(15, 2), 0.004)
+    aim = Adaptive(networks(15, 2), FINE)
     first = sorted(Sampler(aim, aim.layers, (), 0).opened)[0]
-    table = sample(tmp_path, 0.004, adaptive=aim, fake={"misbehave": {aim.layers[first].digest: "raise"}})
+    table = sample(tmp_path, FINE, adaptive=aim, fake={"misbehave": {aim.layers[first].digest: "raise"}})
     assert [failure.layer for failure in table.failures] == [aim.layers[first]]
     assert len(table) >= FIRST
     LatencyPredictor.fit(table, failures="skip")
@@ -140,18 +145,21 @@ def test_a_layer_that_fails_is_a_failure_and_not_chosen_again(tmp_path: Path) ->
 
 def test_an_interrupted_run_goes_on_with_what_it_had_chosen(tmp_path: Path) -> None:
     def stop(now: Progress) -> None:
-        if now.visits > 200:
+        # Further layers were chosen, and some of them visited.
+        if now.layers > 12 + FIRST and now.visits > 350:
             raise KeyboardInterrupt
 
     with pytest.raises(InterruptedRunError, match="visits are kept"):
-        sample(tmp_path, 0.004, progress=stop)
+        sample(tmp_path, FINE, progress=stop)
     before = {visit.entry for visit in _journal_visits(tmp_path) if visit.entry >= 0}
-    table = sample(tmp_path, 0.004)
+    table = sample(tmp_path, FINE)
     assert table.sessions[0].resumed == 1
     measured = {layer.digest for layer in table}
     inner = [item.layer for network in networks(12, 1) for item in network.layers]
     entries = tuple(dict.fromkeys([*inner, *Adaptive(networks(15, 2)).layers]))
-    assert {entries[entry].digest for entry in before if entry < len(entries)} <= measured
+    taken_up = {entries[entry].digest for entry in before if entry < len(entries)}
+    assert len(taken_up) > FIRST
+    assert taken_up <= measured
 
 
 def _journal_visits(tmp_path: Path) -> list[Any]:
@@ -183,22 +191,34 @@ def test_too_few_whole_networks_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_one_line(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
-    done = command(tmp_path, "profile-device", *arguments, code=2)
+    done = run_here(tmp_path, "profile-device", *arguments, code=2)
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_the_command_samples_the_real_machine(tmp_path: Path) -> None:
-    done = command(
+    done = run_here(
         tmp_path,
         "profile-device",
-        *("--sampling", "adaptive", "--target-error", "1", "--audit", "10", "--threads", "1", "--output", "t.json"),
+        *("--sampling", "adaptive", "--target-error", "1", "--audit", "10", "--expand", "0.25", "--batch", "1"),
+        *("--threads", "1", "--output", "t.json"),
     )
     assert "sampled for prediction: 24 layers and 10 whole networks" in done.stdout
     assert "10 networks, each by others" in done.stdout
     assert "fit-predictor t.json" in done.stdout
-    fitted = command(tmp_path, "fit-predictor", "t.json", "--output", "p")
+    fitted = run_here(tmp_path, "fit-predictor", "t.json", "--output", "p")
     assert "24 layers of t.json" in fitted.stdout
-    asked = command(tmp_path, "predict-latency", "--predictor", "p", "--space", "resnet-cifar", "--choices", "random")
+    asked = run_here(
+        tmp_path,
+        "predict-latency",
+        "--predictor",
+        "p",
+        "--space",
+        "resnet-cifar",
+        "--expand",
+        "0.25",
+        "--choices",
+        "random",
+    )
     assert " ms[" not in asked.stdout
     assert "at 90%" in asked.stdout

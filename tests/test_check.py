@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from _commands import run_here
 from conftest import conv, simulate, table_of
 
 from lut import LatencyTable, Layer, Network, NetworkLayer, TableError, UsageError, linear
@@ -347,24 +348,14 @@ def test_networks_are_made_again_or_known_by_their_layers(measured: LatencyTable
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "80", "PYTHONWARNINGS": "error"}
-    done = subprocess.run(
-        [sys.executable, "-c", "from profiler._cli.check_table import main; main()", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=environment,
-        timeout=300,
-    )
-    assert "Traceback" not in done.stderr
-    return done
+    return run_here(folder, "check-table", *arguments, code=None, COLUMNS="80")
 
 
 def test_the_command_on_a_real_cpu(tmp_path: Path) -> None:
     layers = [conv(8, channels=8, size=8), linear(16, 10, bias=True), conv(16, channels=8, size=8)]
-    profile(layers, threads=1, quick=True, time_budget_s=4.0).save(tmp_path / "t.json")
+    profile(layers, threads=1, quick=True, precision=0.5).save(tmp_path / "t.json")
     before = (tmp_path / "t.json").read_bytes()
-    done = command(tmp_path, "t.json", "--time-budget", "3", "--verbose")
+    done = command(tmp_path, "t.json", "--time-budget", "2", "--verbose")
     assert done.returncode in (0, 3), done.stderr
     assert (tmp_path / "t.json").read_bytes() == before
     if done.returncode == 0:
@@ -376,7 +367,7 @@ def test_the_command_on_a_real_cpu(tmp_path: Path) -> None:
             assert part in done.stdout
         grid = done.stdout[done.stdout.index("table ms") - 60 :].splitlines()[:5]
         assert max(map(len, grid)) <= 80
-    printed = command(tmp_path, "t.json", "--time-budget", "3", "--layers-count", "2", "--json")
+    printed = command(tmp_path, "t.json", "--time-budget", "2", "--layers-count", "2", "--json")
     assert printed.returncode in (0, 3), printed.stderr
     if "incomplete" not in printed.stderr:
         found = json.loads(printed.stdout)

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from test_cli import command
+from _commands import run_here
+from test_cli import QUICK, command
 
 from lut import LatencyTable
 
@@ -78,9 +79,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_network_of_the_users_own(folder: Path) -> None:
-    done = command(
-        folder, "profile-device", "--model", "my.py:net", "--input", "2x3x16x16", "--threads", "1", "--time-budget", "4"
-    )
+    done = command(folder, "profile-device", "--model", "my.py:net", "--input", "2x3x16x16", "--threads", "1", *QUICK)
     assert "my.py:net: 12 operators in 6 layers, 5 different; no work at inference: dropout ×1" in done.stdout.replace(
         "\n", " "
     )
@@ -98,10 +97,10 @@ def test_a_network_of_the_users_own(folder: Path) -> None:
 
 
 def test_a_factory_may_give_the_input_and_a_sweep_the_gains(folder: Path) -> None:
-    done = command(
+    done = run_here(
         folder,
         "profile-device",
-        *("--model", "my.py:with_input", "--sweep", "--step", "4", "--threads", "1", "--time-budget", "5"),
+        *("--model", "my.py:with_input", "--sweep", "--step", "4", "--threads", "1", *QUICK),
         *("--json", "--output", "t.json"),
     )
     found = json.loads(done.stdout)
@@ -109,15 +108,15 @@ def test_a_factory_may_give_the_input_and_a_sweep_the_gains(folder: Path) -> Non
     assert {gain["name"] for gain in found["gains"]} >= {"conv1.0", "conv2.0"}
     assert found["audit"]["networks"] == 1
     assert "not swept: head" in done.stderr
-    command(folder, "report-table", "t.json")
+    run_here(folder, "report-table", "t.json")
     assert "layers and their widths</h2>" in (folder / "t.html").read_text()
 
 
 def test_a_network_of_integers(folder: Path) -> None:
-    command(
+    run_here(
         folder,
         "profile-device",
-        *("--model", "my.py:words", "--input", "2x7:int64:100", "--threads", "1", "--time-budget", "3"),
+        *("--model", "my.py:words", "--input", "2x7:int64:100", "--threads", "1", *QUICK),
         *("--context", "isolated", "--output", "t.json"),
     )
     table = LatencyTable.load(folder / "t.json")
@@ -149,7 +148,7 @@ def test_a_network_of_integers(folder: Path) -> None:
     ],
 )
 def test_mistakes_get_one_line(folder: Path, arguments: list[str], problem: str) -> None:
-    done = command(folder, "profile-device", "--time-budget", "2", *arguments, code=2)
+    done = run_here(folder, "profile-device", "--time-budget", "2", *arguments, code=2)
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert problem in line
@@ -159,11 +158,11 @@ def test_mistakes_get_one_line(folder: Path, arguments: list[str], problem: str)
 def test_a_network_through_onnx_and_the_file_that_is_left(folder: Path) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    arguments = ("--target", "onnx", "--threads", "1", "--time-budget", "4")
-    done = command(folder, "profile-device", *arguments, "--model", "my.py:net", "--input", "2x3x16x16")
+    arguments = ("--target", "onnx", "--threads", "1", *QUICK)
+    done = run_here(folder, "profile-device", *arguments, "--model", "my.py:net", "--input", "2x3x16x16")
     assert "exported to net-exported.onnx" in done.stdout
     assert "FusedConv" in done.stdout
-    again = command(folder, "profile-device", *arguments, "--model", "net-exported.onnx", "--json")
+    again = run_here(folder, "profile-device", *arguments, "--model", "net-exported.onnx", "--json")
     found = json.loads(again.stdout)
     assert found["networks"][0]["whole_ms"] > 0
     assert found["networks"][0]["sum_ms"] > 0
@@ -172,14 +171,14 @@ def test_a_network_through_onnx_and_the_file_that_is_left(folder: Path) -> None:
     (folder / "cut.onnx").write_bytes(whole[: len(whole) // 2])
     (folder / "text.onnx").write_text("not a network")
     for name in ("cut.onnx", "text.onnx", "none.onnx"):
-        failed = command(folder, "profile-device", *arguments, "--model", name, code=2)
+        failed = run_here(folder, "profile-device", *arguments, "--model", name, code=2)
         (line,) = failed.stderr.splitlines()
         assert line.startswith("error: ")
         assert name in line
 
 
 def test_on_core_ml_the_layers_are_named_and_not_measured(folder: Path) -> None:
-    done = command(
+    done = run_here(
         folder, "profile-device", "--target", "coreml", "--model", "my.py:net", "--input", "2x3x16x16", code=3
     )
     table = LatencyTable.from_json((folder / "net-coreml-b2.json").read_bytes())

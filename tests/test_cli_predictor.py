@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _commands import run_here
 from _predictors import resnet_table
 from rich.console import Console
 from test_cli import command
@@ -135,7 +136,7 @@ def test_help_imports_nothing_heavy(name: str, module: str, tmp_path: Path) -> N
 
 
 def test_from_a_table_to_a_networks_latency(made: Path) -> None:
-    text = command(made, "fit-predictor", "t.json", "--output", "mine").stdout
+    text = run_here(made, "fit-predictor", "t.json", "--output", "mine").stdout
     flat = " ".join(text.split())
     for part in (
         "simulated device",
@@ -149,7 +150,7 @@ def test_from_a_table_to_a_networks_latency(made: Path) -> None:
     assert "an interval of 95% needs 19 networks measured as a whole, and there were 12" in flat
     assert text.splitlines()[-1] == "predictor  mine"
     asked = ("--predictor", "mine", *ASK[2:], "--choices", "random", "--seed", "4")
-    text = command(made, "predict-latency", *asked).stdout
+    text = run_here(made, "predict-latency", *asked).stdout
     predicted = LatencyPredictor.load(made / "mine").predict(space().decode(vector()))
     assert predicted.low_ms is not None
     assert f"resnet-cifar: {predicted.ms:.4g} ms, between {predicted.low_ms:.4g} and " in text
@@ -160,12 +161,12 @@ def test_from_a_table_to_a_networks_latency(made: Path) -> None:
 
 
 def test_json_is_all_that_is_on_standard_output(made: Path) -> None:
-    done = command(made, "fit-predictor", "t.json", "--output", "json", "--json")
+    done = run_here(made, "fit-predictor", "t.json", "--output", "json", "--json")
     found = json.loads(done.stdout)
     assert found["output"] == "json"
     assert found["held_out_networks"]["count"] == 12
     assert found["calibration"]["networks"] == 12
-    done = command(made, "predict-latency", *ASK, "--choices", "random", "--json")
+    done = run_here(made, "predict-latency", *ASK, "--choices", "random", "--json")
     found = json.loads(done.stdout)
     predicted = LatencyPredictor.load(made / "t").predict(space().decode(vector(0)))
     assert found["ms"] == pytest.approx(predicted.ms)
@@ -387,6 +388,6 @@ def test_a_sampled_table_does_not_list_what_was_passed_over(made: Path, tmp_path
         not_measured=passed,
         networks=table.networks,
     ).save(tmp_path / "s.json")
-    shown = command(tmp_path, "lut", "show", "s.json").stdout
+    shown = run_here(tmp_path, "lut", "show", "s.json").stdout
     assert "1 of those not measured are for a predictor to say: fit-predictor" in shown
     assert "8→9" not in shown

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from conftest import in_the_foreground
+from _commands import run_here
+from conftest import HANGS_S, in_the_foreground, wait_until
 
 from lut import Layer, Node, UsageError, chain, conv_norm_act, global_pool, linear, residual_add
 from lut.errors import InterruptedRunError, TargetUnavailableError
@@ -24,7 +23,7 @@ from profiler._coreml import export_bundle, load_bundle
 from profiler._coreml._options import make_options
 from profiler._coreml._programs import ProgramPlan, plan_layers
 from profiler._coreml._worker import _content
-from profiler._model import parse_input, parse_model
+from profiler._model import load_model, parse_input, parse_model
 
 needs_coremltools = pytest.mark.skipif(find_spec("coremltools") is None, reason="needs coremltools: the extra coreml")
 TINY = [
@@ -118,18 +117,8 @@ def fails():
 """
 
 
-def command(folder: Path, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        line(*arguments),
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "COLUMNS": "120", "PYTHONWARNINGS": "error", **environment},
-        timeout=300,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+def command(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    return run_here(folder, "export-coreml", *arguments, code=code)
 
 
 def line(*arguments: str) -> list[str]:
@@ -183,7 +172,18 @@ def test_export_from_end_to_end(folder: Path) -> None:
 @needs_coremltools
 def test_old_formats_and_json(folder: Path) -> None:
     done = command(
-        folder, "--layers", "layers.json", "-o", "old", "--format", "neuralnetwork", "--context", "isolated", "--json"
+        folder,
+        "--layers",
+        "layers.json",
+        "-o",
+        "old",
+        "--format",
+        "neuralnetwork",
+        "--context",
+        "isolated",
+        "--json",
+        "--jobs",
+        "1",
     )
     result = json.loads(done.stdout)
     assert (result["layers"], result["programs"], result["failures"]) == (2, 2, [])
@@ -222,17 +222,13 @@ def test_what_cannot_be_converted_is_a_failure_and_exit_code_3(folder: Path) -> 
 @needs_coremltools
 def test_nothing_converted_is_said_and_nothing_is_to_be_timed(folder: Path) -> None:
     shape = ("--input", "1x3X8x8", "--jobs", "1")
-    done = command(folder, "--model", "net.py:odd", "--model", "net.py:Odder", *shape, "-o", "out", code=3)
+    models = ("--model", "net.py:odd", "--model", "net.py:Odder", "--model", "net.py:halves")
+    done = command(folder, *models, *shape, "-o", "out", code=3)
     assert done.stderr.splitlines()[-1].startswith("incomplete: nothing could be converted; the manifest in out")
     assert "net.py:Odder: RuntimeError: two lines" in " ".join(done.stdout.split())
+    # Numbers that coremltools does not know.
+    assert "net.py:halves: TypeError: Got unsupported ScalarType BFloat16" in " ".join(done.stdout.split())
     assert "next " not in done.stdout
-
-
-@needs_coremltools
-def test_a_model_in_numbers_that_coremltools_does_not_know_is_a_failure(folder: Path) -> None:
-    arguments = ("--model", "net.py:halves", "--input", "1x3x8x8", "-o", "out", "--json", "--jobs", "1")
-    (failure,) = json.loads(command(folder, *arguments, code=3).stdout)["failures"]
-    assert failure["message"] == "TypeError: Got unsupported ScalarType BFloat16"
 
 
 def test_a_model_of_any_numbers_has_a_hash() -> None:
@@ -266,7 +262,7 @@ def test_jobs_that_are_given_are_taken(
 
 @needs_coremltools
 def test_ctrl_c_keeps_what_was_converted_and_the_same_command_goes_on(folder: Path) -> None:
-    options = ["--space", "resnet-cifar", "--expand", "0.125", "-o", "out", "--context", "isolated"]
+    options = ["--space", "resnet-cifar", "--expand", "0.125", "-o", "out", "--context", "isolated", "--jobs", "1"]
     process = subprocess.Popen(
         line(*options),
         cwd=folder,
@@ -276,11 +272,9 @@ def test_ctrl_c_keeps_what_was_converted_and_the_same_command_goes_on(folder: Pa
         preexec_fn=in_the_foreground,
     )
     done = folder / "out" / ".export" / "done"
-    until = time.monotonic() + 60
-    while time.monotonic() < until and not (done.exists() and len(list(done.iterdir())) >= 4):
-        time.sleep(0.02)
+    wait_until(lambda: done.exists() and len(list(done.glob("*.json"))) >= 4, process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=HANGS_S)
     assert process.returncode == 130
     (message,) = errors.splitlines()
     assert message.startswith("stopped: ")
@@ -330,19 +324,34 @@ def test_each_mistake_is_one_clear_line(folder: Path, arguments: list[str], prob
 @pytest.mark.parametrize(
     ("model", "problem"),
     [
-        ("net.py:absent", "there is no function absent"),
-        ("net.py:fails", "the factory failed: ValueError: no weights here"),
         ("net.py:leaves", "the factory failed: SystemExit: goodbye"),
-        ("net.py:with_a_number", "a tensor, or a tuple of tensors"),
-        ("net.py:not_a_module", "returned int, not a torch.nn.Module"),
         ("net.py:make", "it does not run on --input 1x7x12x12"),
-        ("no_such_package.module:make", "it cannot be imported: ModuleNotFoundError"),
     ],
 )
 def test_a_model_that_does_not_run_is_one_clear_line(folder: Path, model: str, problem: str) -> None:
-    done = command(folder, "--model", model, "--input", "1x7x12x12", "-o", "out", code=2)
+    done = command(folder, "--model", model, "--input", "1x7x12x12", "-o", "out", "--jobs", "1", code=2)
     (text,) = done.stderr.splitlines()
     assert problem in text
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        ("net.py:absent", "there is no function absent"),
+        ("net.py:fails", "the factory failed: ValueError: no weights here"),
+        ("net.py:with_a_number", "a tensor, or a tuple of tensors"),
+        ("net.py:not_a_module", "returned int, not a torch.nn.Module"),
+        ("no_such_package.module:make", "it cannot be imported: ModuleNotFoundError"),
+    ],
+)
+def test_loading_a_model_says_what_is_wrong(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, model: str, problem: str
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(UsageError, match=problem) as caught:
+        load_model(parse_model(model, "1x7x12x12", 0))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_extra_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -398,7 +407,7 @@ EVERY_KIND = [
 @needs_coremltools
 @pytest.mark.parametrize("context", ["network", "isolated"])
 def test_every_conversion_holds_the_operators_of_its_layer(tmp_path: Path, context: str) -> None:
-    result = export_bundle(tmp_path / "out", options=make_options(context=context), layers=EVERY_KIND)
+    result = export_bundle(tmp_path / "out", options=make_options(context=context), layers=EVERY_KIND, workers=1)
     assert [f"{f.name}: {f.message}" for f in result.manifest.failures] == []
     assert [entry.layer for entry in result.manifest.layers] == EVERY_KIND
 
