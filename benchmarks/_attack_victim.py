@@ -73,18 +73,17 @@ class Watch:
                 self.seen.append(f"{event} {args!r}"[:200])
         elif event == "import" and CANARY in str(args[0]):
             self.seen.append(f"import {args[0]}")
-        elif (event == "open" and isinstance(args[1], str) and set(args[1]) & set("wxa+")) or event in (
-            "os.rename",
-            "os.remove",
-            "os.mkdir",
-            "shutil.rmtree",
-        ):
+        elif event in ("os.rename", "os.remove", "os.mkdir", "shutil.rmtree") or _writes(event, args):
             self._written(args[0])
 
     def _written(self, path: Any) -> None:
         place = os.path.realpath(os.fsdecode(path)) if isinstance(path, (str, bytes)) else ""
         if place and not place.startswith((self.folder, "/dev/null", "/proc/self/")):
             self.seen.append(f"writes {place}"[:200])
+
+
+def _writes(event: str, args: tuple[Any, ...]) -> bool:
+    return event == "open" and isinstance(args[1], str) and bool(set(args[1]) & set("wxa+"))
 
 
 def _of_a_file(code: Any) -> bool:

@@ -25,6 +25,7 @@ from lut._records import CONTEXTS, Context, Software
 from lut.errors import LayerFailedError, TargetUnavailableError
 from lut.primitives import Conv2d, Linear, Subgraph
 from lut.subgraph import short_name
+from profiler._dtypes import torch_dtype
 from profiler._machine import DisturbanceReader, available_memory_bytes, cpu_device, default_threads
 from profiler._model import load_model, random_like
 from profiler._process import keep_freed_memory, layer_errors, pin
@@ -131,7 +132,7 @@ class CpuTarget(Target[_Prepared]):
         self._torch = torch
         self._batch = batch
         self._dtype_name = dtype
-        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._dtype: torch.dtype = torch_dtype(dtype)
         self._memory_format = memory_format
         torch.set_num_threads(self._threads)
         self._held: list[torch.Tensor] = []

@@ -18,6 +18,7 @@ from lut._records import CONTEXTS, Context, RejectionCause, Software
 from lut.errors import LatencyLutError, LayerFailedError, ProfileError, TargetUnavailableError
 from lut.primitives import Subgraph
 from profiler._cuda_driver import Clock, first_line, is_out_of_memory, open_driver
+from profiler._dtypes import torch_dtype
 from profiler._machine import DisturbanceReader, cpu_device
 from profiler._model import load_model, random_like
 from profiler._target import Observation, Target
@@ -247,7 +248,7 @@ class CudaTarget(Target[_Prepared]):
         self._driver = open_driver(device, tf32=tf32 == "on")
         self._batch = batch
         self._dtype_name = dtype
-        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._dtype: torch.dtype = torch_dtype(dtype)
         self._memory_format = memory_format
         self._mode = mode or (WARM if context == "isolated" else COLD)
         self._tf32 = tf32

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lut import UsageError
+from profiler._dtypes import torch_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -211,7 +212,7 @@ def _example(shape: tuple[int, ...], dtype: str, values: int) -> torch.Tensor:
     if dtype == "float32":
         return torch.zeros(shape)
     count = prod(shape)
-    return ((values - 1 - torch.arange(count)) % values).reshape(shape).to(getattr(torch, dtype))
+    return ((values - 1 - torch.arange(count)) % values).reshape(shape).to(torch_dtype(dtype))
 
 
 def random_like(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -13,8 +13,6 @@ from torch import nn
 
 from lut import LayerError
 from lut.subgraph import (
-    DTYPES,
-    MEMORY_FORMATS,
     SIDE_EFFECTS,
     Argument,
     Call,
@@ -24,6 +22,7 @@ from lut.subgraph import (
     Weight,
     values_of,
 )
+from profiler._dtypes import torch_dtype
 
 __all__ = ["Traced", "example", "function_of", "registered_namespaces"]
 
@@ -149,12 +148,17 @@ def _constant(argument: Argument) -> Any:
         return argument
     if argument.kind == "float":
         return float(argument.of)
-    # Names of types and formats are a fixed list of ours: lut.subgraph has refused all others.
-    known = DTYPES if argument.kind == "dtype" else MEMORY_FORMATS
-    found = getattr(torch, str(argument.of), None) if argument.of in known else None
-    if not isinstance(found, torch.dtype if argument.kind == "dtype" else torch.memory_format):
-        raise LayerError(f"this PyTorch has no {argument.kind} {argument.of!r}")
-    return found
+    if argument.kind == "dtype":
+        return torch_dtype(str(argument.of))
+    return _MEMORY_FORMATS[str(argument.of)]
+
+
+_MEMORY_FORMATS = {
+    "contiguous_format": torch.contiguous_format,
+    "preserve_format": torch.preserve_format,
+    "channels_last": torch.channels_last,
+    "channels_last_3d": torch.channels_last_3d,
+}
 
 
 def function_of(op: str, namespaces: Collection[str] = ()) -> Callable[..., Any]:
@@ -219,7 +223,7 @@ _OTHER_ARGUMENTS = frozenset(
 
 def tensor_of(weight: Weight) -> torch.Tensor:
     """Return a weight: what is written out, or numbers that neither blow activations up nor let them vanish."""
-    dtype: torch.dtype = getattr(torch, weight.dtype)
+    dtype = torch_dtype(weight.dtype)
     if weight.values is not None:
         values = weight.values if len(weight.values) > 1 else weight.values * prod(weight.shape)
         return torch.tensor(values, dtype=torch.int64).reshape(weight.shape).to(dtype)
@@ -237,6 +241,5 @@ def example(given: Given, batch: int, dtype: torch.dtype) -> torch.Tensor:
     """Return an input: standard normal in ``dtype``, or integers in the range that ``given`` names."""
     shape = (batch, *given.shape)
     if given.dtype.startswith(("int", "uint", "bool")):
-        own: torch.dtype = getattr(torch, given.dtype)
-        return torch.randint(given.least, max(given.below, given.least + 1), shape).to(own)
+        return torch.randint(given.least, max(given.below, given.least + 1), shape).to(torch_dtype(given.dtype))
     return torch.randn(shape).to(dtype)

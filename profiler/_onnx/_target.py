@@ -20,6 +20,7 @@ from lut._records import CONTEXTS, Context, Software
 from lut.errors import LatencyLutError, LayerFailedError, TargetUnavailableError
 from lut.primitives import Subgraph
 from lut.subgraph import Given
+from profiler._dtypes import torch_dtype
 from profiler._machine import DisturbanceReader, available_memory_bytes, cpu_device, default_threads
 from profiler._onnx._graph import EXPORTERS, Program, givens_of, module_of, to_onnx
 from profiler._onnx._programs import COPIES, lone, marginal
@@ -155,7 +156,7 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
         self._ort, self._torch = runtime, torch
         self._provider = _provider(provider, runtime)
         self._batch, self._dtype_name = batch, dtype
-        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._dtype: torch.dtype = torch_dtype(dtype)
         self._context: Context = "network" if context == "network" else "isolated"
         self._spinning, self._exporter = spinning, exporter
         self._memory = DEVICE_MEMORY.get(self._provider, "cpu")
