@@ -11,9 +11,23 @@ import plotly.graph_objects as go
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
+from lut._printable import printable
 from predictors import MeasuredCurve
 
-__all__ = ["CHOSEN", "LAW", "MEASURED", "QUIET", "finish", "gaps", "html_page", "html_plot", "html_table", "staircase"]
+__all__ = [
+    "CHOSEN",
+    "LAW",
+    "MEASURED",
+    "QUIET",
+    "finish",
+    "gaps",
+    "html_page",
+    "html_plot",
+    "html_table",
+    "html_text",
+    "plot_label",
+    "staircase",
+]
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 MEASURED, LAW, CHOSEN, QUIET = "#0072B2", "#555555", "#D55E00", "#9ecae1"
@@ -45,6 +59,17 @@ overflow-wrap: anywhere; }
 """
 
 
+def html_text(text: str) -> str:
+    """Return text as HTML, for an element or an attribute in quotes: what is in it is shown and not obeyed."""
+    return escape(printable(text))
+
+
+def plot_label(text: str) -> str:
+    """Return text as a plot shows it, in a name, a tick or a note: Plotly reads a few tags there, links among them."""
+    # Entities of quotes would be shown as they are.
+    return escape(printable(text), quote=False)
+
+
 def html_page(title: str, heading: str, parts: Iterable[str]) -> str:
     """Return a self-contained HTML page of parts, which are HTML already."""
     return (
@@ -52,9 +77,9 @@ def html_page(title: str, heading: str, parts: Iterable[str]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         # An empty icon, so that a browser does not go and look for one.
         '<link rel="icon" href="data:,">'
-        f"<title>{escape(title)} – latency-lut</title><style>{STYLE}</style>"
+        f"<title>{html_text(title)} – latency-lut</title><style>{STYLE}</style>"
         f"<script>{get_plotlyjs()}</script></head><body>"
-        f"<h1>{escape(heading)}</h1>" + "\n".join(parts) + RESIZE + "</body></html>\n"
+        f"<h1>{html_text(heading)}</h1>" + "\n".join(parts) + RESIZE + "</body></html>\n"
     )
 
 
@@ -117,7 +142,7 @@ def html_table(header: Sequence[str] | None, rows: Iterable[Sequence[str]], *, k
     ``kind``: ``facts`` for texts that may wrap, ``named`` where the second column is a text beside numbers, ``brief``
     for a header that may wrap; several with spaces between them.
     """
-    head = "" if header is None else "<tr>" + "".join(f"<th>{escape(h)}</th>" for h in header) + "</tr>"
+    head = "" if header is None else "<tr>" + "".join(f"<th>{html_text(h)}</th>" for h in header) + "</tr>"
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     styled = f' class="{kind}"' if kind else ""
     return f'<div class="scroll"><table{styled}>{head}{body}</table></div>'

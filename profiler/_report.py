@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,19 @@ from lut._console import format_ms
 from lut._records import FLAGS, REJECTION_CAUSES
 from predictors import WidthGain, WidthSelection
 from predictors._show import SURE_SHARE, law_line
-from profiler._page import CHOSEN, LAW, QUIET, finish, gaps, html_page, html_plot, html_table, staircase
+from profiler._page import (
+    CHOSEN,
+    LAW,
+    QUIET,
+    finish,
+    gaps,
+    html_page,
+    html_plot,
+    html_table,
+    html_text,
+    plot_label,
+    staircase,
+)
 from profiler._report_network import networks_section
 from profiler._report_sweep import sweep_section
 
@@ -48,7 +59,7 @@ def report_html(
 
 def _head(table: LatencyTable, selections: Sequence[WidthSelection]) -> str:
     converged = sum(m.converged for m in table.values())
-    text = f"<p>{escape(str(table.setting))}. {len(table)} layers measured, {converged} converged"
+    text = f"<p>{html_text(str(table.setting))}. {len(table)} layers measured, {converged} converged"
     if table.failures or table.not_measured:
         text += f", {len(table.failures)} failed, {len(table.not_measured)} not measured"
     text += ".</p>"
@@ -61,19 +72,21 @@ def _head(table: LatencyTable, selections: Sequence[WidthSelection]) -> str:
             f"{'' if c.chosen_share >= SURE_SHARE else '~'}</span>"
             for c in selection.choices
         )
-        rows.append([escape(selection.curve.name), escape(selection.curve.size), f'<span class="big">{widths}</span>'])
+        rows.append(
+            [html_text(selection.curve.name), html_text(selection.curve.size), f'<span class="big">{widths}</span>']
+        )
     text += "<h2>Hardware-aware widths</h2>" + html_table(["stage", "output size", "search space"], rows, kind="facts")
     return text + "<p>~ another width of the group wins in more than a tenth of the resamples.</p>"
 
 
 def _warnings(table: LatencyTable) -> str:
-    found = [f'<div class="warning">{escape(w)}</div>' for s in table.sessions for w in s.preflight.warnings]
+    found = [f'<div class="warning">{html_text(w)}</div>' for s in table.sessions for w in s.preflight.warnings]
     found += [
-        f'<div class="failure">failed: {escape(str(f.layer))}: {escape(f.reason)}: {escape(f.message)}</div>'
+        f'<div class="failure">failed: {html_text(str(f.layer))}: {html_text(f.reason)}: {html_text(f.message)}</div>'
         for f in table.failures
     ]
     if table.not_measured:
-        reason = escape(table.not_measured[0].reason)
+        reason = html_text(table.not_measured[0].reason)
         found.append(f'<div class="failure">{len(table.not_measured)} layers not measured: {reason}</div>')
     return "".join(found)
 
@@ -134,7 +147,7 @@ def _stage(selection: WidthSelection) -> str:
     ]
     header = ["group", "width", "ms", "score ms", "runner-up", "margin", "chosen", "uniform", "ms", "score ms"]
     return (
-        f"<h2>{escape(curve.name)}, {escape(curve.size)}</h2><p>{escape(law_line(selection))}</p>"
+        f"<h2>{html_text(curve.name)}, {html_text(curve.size)}</h2><p>{html_text(law_line(selection))}</p>"
         + html_plot(latency)
         + html_plot(scores)
         + "<p>One choice per group: its margin over the runner-up in standard errors, how often resampled visits "
@@ -153,12 +166,18 @@ def _drift(table: LatencyTable) -> str:
         for sentinel, colour in zip(session.sentinels, SENTINEL_COLOURS, strict=False):
             at_s, ratios = _thinned(sentinel.at_s, [ms / sentinel.reference_ms for ms in sentinel.ms])
             figure.add_trace(
-                go.Scatter(x=at_s, y=ratios, mode="markers", marker={"size": 3, "color": colour}, name=sentinel.what)
+                go.Scatter(
+                    x=at_s,
+                    y=ratios,
+                    mode="markers",
+                    marker={"size": 3, "color": colour},
+                    name=plot_label(sentinel.what),
+                )
             )
         figure.add_hline(y=1, line={"dash": "dash", "width": 1, "color": LAW})
         finish(figure, y="latency / reference", x="seconds since the start", height=300)
         if len(table.sessions) > 1:
-            text += f"<p>Session {number}, {escape(session.started_at)}</p>"
+            text += f"<p>Session {number}, {html_text(session.started_at)}</p>"
         text += html_plot(figure)
     return text
 
@@ -167,12 +186,12 @@ def _reliability(table: LatencyTable) -> str:
     rows = []
     for flag, meaning in FLAGS.items():
         count = sum(flag in m.flags for m in table.values())
-        rows.append([escape(flag), str(count), escape(meaning)])
+        rows.append([html_text(flag), str(count), html_text(meaning)])
     rejected: dict[str, int] = {}
     for m in table.values():
         for cause, count in m.rejected_by_cause.items():
             rejected[cause] = rejected.get(cause, 0) + count
-    causes = [[escape(c), str(rejected.get(c, 0)), escape(meaning)] for c, meaning in REJECTION_CAUSES.items()]
+    causes = [[html_text(c), str(rejected.get(c, 0)), html_text(meaning)] for c, meaning in REJECTION_CAUSES.items()]
     return (
         "<h2>How sure the numbers are</h2>"
         + html_table(["flag", "layers", "meaning"], rows, kind="facts")
@@ -219,7 +238,9 @@ def _provenance(table: LatencyTable) -> str:
             ),
         ]
         facts += [(f"{prefix}{key}", value) for key, value in session.software.details.items()]
-    return "<h2>Provenance</h2>" + html_table(None, [[escape(str(k)), escape(str(v))] for k, v in facts], kind="facts")
+    return "<h2>Provenance</h2>" + html_table(
+        None, [[html_text(str(k)), html_text(str(v))] for k, v in facts], kind="facts"
+    )
 
 
 def _thinned(at_s: Sequence[float], ratios: Sequence[float], most: int = 4000) -> tuple[list[float], list[float]]:

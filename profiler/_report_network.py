@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from html import escape
-
 import plotly.graph_objects as go
 
 from lut import LatencyTable
 from lut._console import format_ms
 from lut._network_text import audit_line, coverage, sum_line
 from lut._records import NetworkRecord
-from profiler._page import LAW, MEASURED, finish, html_plot, html_table
+from profiler._page import LAW, MEASURED, finish, html_plot, html_table, html_text, plot_label
 
 __all__ = ["networks_section"]
 
@@ -21,7 +19,7 @@ MOST_BARS = 25
 def networks_section(table: LatencyTable) -> str:
     """Return the section as HTML: the user's network layer by layer, or sampled networks; and the audit in any case."""
     text = "<h2>Do sums of layers give the whole network?</h2>"
-    text += f'<div class="{"audit" if table.audit else "warning"}">{escape(audit_line(table))}</div>'
+    text += f'<div class="{"audit" if table.audit else "warning"}">{html_text(audit_line(table))}</div>'
     if len(table.networks) == 1:
         return text + _network(table, table.networks[0])
     measured = [(n.name, table.sum_ms(n), n.whole.median_ms) for n in table.networks if n.whole is not None]
@@ -34,19 +32,22 @@ def _network(table: LatencyTable, network: NetworkRecord) -> str:
     figure = go.Figure(
         go.Bar(
             x=[share.total_ms for share in reversed(known)],
-            y=[f"{share.name} ×{share.times}" if share.times > 1 else share.name for share in reversed(known)],
+            y=[plot_label(share.name) + (f" ×{share.times}" if share.times > 1 else "") for share in reversed(known)],
             orientation="h",
             marker={"color": MEASURED},
-            hovertext=[f"{share.layer}: {format_ms(share.total_ms or 0.0)} ms" for share in reversed(known)],
+            hovertext=[
+                f"{plot_label(str(share.layer))}: {format_ms(share.total_ms or 0.0)} ms" for share in reversed(known)
+            ],
             hoverinfo="text",
         )
     )
     finish(figure, y="", x="ms, all occurrences", height=120 + 20 * len(known), legend=False)
-    figure.update_layout(margin={"l": 150})
+    # Names such as 0 and 1 are no numbers, and 2020-01-01 is no date.
+    figure.update_layout(margin={"l": 150}, yaxis={"type": "category"})
     rows = [
         [
-            escape(share.name),
-            escape(str(share.layer)) + (f"<br><small>{escape(share.kernel)}</small>" if share.kernel else ""),
+            html_text(share.name),
+            html_text(str(share.layer)) + (f"<br><small>{html_text(share.kernel)}</small>" if share.kernel else ""),
             str(share.times),
             "–" if share.ms is None else format_ms(share.ms),
             "–" if share.total_ms is None else format_ms(share.total_ms),
@@ -55,8 +56,8 @@ def _network(table: LatencyTable, network: NetworkRecord) -> str:
         for share in shares
     ]
     return (
-        f"<h2>{escape(network.name)}</h2><p>{escape(coverage(network, len(shares)))}.</p>"
-        f"<p>{escape(sum_line(table, network))}.</p>"
+        f"<h2>{html_text(network.name)}</h2><p>{html_text(coverage(network, len(shares)))}.</p>"
+        f"<p>{html_text(sum_line(table, network))}.</p>"
         + html_plot(figure)
         + html_table(["layer", "operators", "×", "ms each", "ms in all", "share"], rows, kind="named")
     )
@@ -82,7 +83,7 @@ def _sums(measured: list[tuple[str, float | None, float]]) -> str:
             y=[total for _, total, _ in pairs],
             mode="markers",
             marker={"color": MEASURED, "size": 8},
-            text=[name for name, _, _ in pairs],
+            text=[plot_label(name) for name, _, _ in pairs],
             name="networks",
         )
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 import plotly.graph_objects as go
 
@@ -11,7 +10,7 @@ from lut import LatencyTable
 from predictors import MeasuredCurve, WidthGain, measured_curves
 from predictors._gains import swept_curve
 from predictors._show import GAINS_HEADER, GAINS_NOTE, gain_cells
-from profiler._page import CHOSEN, LAW, QUIET, finish, html_plot, html_table, staircase
+from profiler._page import CHOSEN, LAW, QUIET, finish, html_plot, html_table, html_text, staircase
 
 __all__ = ["sweep_section"]
 
@@ -28,8 +27,10 @@ def sweep_section(gains: Sequence[WidthGain], table: LatencyTable) -> str:
     """
     if not gains:
         return ""
-    rows = [[escape(cell) for cell in gain_cells(gain)] for gain in gains]
-    text = f"<h2>The network's layers and their widths</h2><p>{escape(GAINS_NOTE)}</p>" + html_table(GAINS_HEADER, rows)
+    rows = [[html_text(cell) for cell in gain_cells(gain)] for gain in gains]
+    text = f"<h2>The network's layers and their widths</h2><p>{html_text(GAINS_NOTE)}</p>" + html_table(
+        GAINS_HEADER, rows
+    )
     worth = [gain for gain in gains if gain.narrower is not None and gain.narrower.gain_ms > 0][:MOST_PLOTS]
     measured = dict(zip(table.curves, measured_curves(table), strict=True))
     for gain in worth:
@@ -49,7 +50,7 @@ def _staircase(gain: WidthGain, curve: MeasuredCurve) -> str:
     _mark(figure, "as it is", LAW, [gain.channels], [gain.ms])
     _mark(figure, "next to it", CHOSEN, [c.channels for c in changes], [c.ms for c in changes])
     finish(figure, y="latency in ms", height=300)
-    return f"<h3>{escape(gain.name)}: {escape(str(gain.layer))}</h3>" + html_plot(figure)
+    return f"<h3>{html_text(gain.name)}: {html_text(str(gain.layer))}</h3>" + html_plot(figure)
 
 
 def _mark(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from lut import Decision, Network, NetworkLayer
+from profiler._page import html_text
 from search._rcnet import BLOCK_TYPES, RCNet
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def draw_networks(result: RcasRun, resources: NetworkResources) -> str:
     if not rows:
         return text
     caption = "" if is_first(result, resources) else "<p>t is a block's expansion.</p>"
-    return text + f"<h3>{escape(result.base.name)}, the baseline</h3>{caption}" + _drawing(rows, result.base.name)
+    return text + f"<h3>{html_text(result.base.name)}, the baseline</h3>{caption}" + _drawing(rows, result.base.name)
 
 
 def _decided_rows(resources: NetworkResources, network: Network, vector: Sequence[int]) -> _Rows:
@@ -179,7 +179,7 @@ def _legend(resources: NetworkResources) -> str:
         found.append(("border:3px solid #222;box-sizing:border-box", "there from the start"))
     entries = "".join(
         f'<span><span style="display:inline-block;width:1rem;height:1rem;vertical-align:-.15em;{style}"></span> '
-        f"{escape(text)}</span>"
+        f"{html_text(text)}</span>"
         for style, text in found
     )
     text = f'<div style="display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;margin:.5rem 0;font-size:.9rem">{entries}</div>'
@@ -207,12 +207,12 @@ def _drawing(rows: _Rows, what: str) -> str:
     for r, (stage, boxes) in enumerate(rows.items()):
         top = 2 + r * (_HIGH + _GAP)
         shapes.append(
-            f'<text x="0" y="{top + _HIGH / 2 + 4:g}" font-size="12"><title>{escape(stage)}</title>'
-            f"{escape(_short(stage))}</text>"
+            f'<text x="0" y="{top + _HIGH / 2 + 4:g}" font-size="12"><title>{html_text(stage)}</title>'
+            f"{html_text(_short(stage))}</text>"
         )
         shapes += [_shape(box, margin + b * (wide + _GAP), top, wide) for b, box in enumerate(boxes)]
     return (
-        f'<div class="scroll"><svg role="img" aria-label="{escape(what)}" viewBox="0 0 {width:.0f} {height:.0f}" '
+        f'<div class="scroll"><svg role="img" aria-label="{html_text(what)}" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'style="display:block;width:100%;min-width:{0.88 * width:.0f}px;max-width:{1.4 * width:.0f}px">'
         f"{''.join(shapes)}</svg></div>"
     )
@@ -228,12 +228,14 @@ def _shape(box: _Box, left: float, top: float, wide: float) -> str:
     at = 35 if box.name else 27
     name = ""
     if box.name:
-        text = escape(_short(box.name, int(wide / _LETTER)))
+        text = html_text(_short(box.name, int(wide / _LETTER)))
         name = f'<text x="{middle:g}" y="{top + 15:g}" font-size="11">{text}</text>'
     fill = box.fill or "#fff"
+    tooltip = "\n".join(map(html_text, box.tooltip.split("\n")))
     kind = "empty" if box.fill is None else "begun" if box.begun else "taken"
     return (
-        f'<g class="box {kind}" fill="{ink}" text-anchor="middle"><title>{escape(box.tooltip)}</title>'
+        f'<g class="box {kind}" fill="{ink}" text-anchor="middle"><title>{tooltip}</title>'
         f'<rect x="{left:g}" y="{top:g}" width="{wide:g}" height="{_HIGH}" rx="4" fill="{fill}" {border}/>'
-        f'{name}<text x="{middle:g}" y="{top + at:g}" font-size="15" font-weight="bold">{escape(box.label)}</text></g>'
+        f'{name}<text x="{middle:g}" y="{top + at:g}" font-size="15" font-weight="bold">{html_text(box.label)}</text>'
+        "</g>"
     )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import plotly.graph_objects as go
 
 from lut import Network
 from lut._console import format_ms
-from profiler._page import CHOSEN, LAW, MEASURED, finish, gaps, html_page, html_plot, html_table
+from profiler._page import CHOSEN, LAW, MEASURED, finish, gaps, html_page, html_plot, html_table, html_text, plot_label
 from search._network_drawing import blocks_of, count_blocks, draw_networks, is_first
 from search._rcas import EXCHANGE, RULES, RcasPath, RcasStep
 from search._run_parts import NOT_ASKED
@@ -99,14 +98,14 @@ def _head(plan: RcasPlan, result: RcasRun, resources: NetworkResources, scale: _
     found, measured = result.search, result.measured
     setting = "" if resources.predictor is None else f"{resources.predictor.setting}. "
     data = f"Data: {plan.data}. " if plan.data else ""
-    text = f"<p>{escape(setting + data)}Accuracies: {escape(plan.accuracy)}. Budgets: {_budgets(plan)}.</p>"
+    text = f"<p>{html_text(setting + data)}Accuracies: {html_text(plan.accuracy)}. Budgets: {_budgets(plan)}.</p>"
     needs = resources.of(found.vector)
     ms = needs.ms if found.prediction is None else found.prediction.ms
     if measured is not None:
         up = measured.speed_up
         against = "" if ms is None else f" where {format_ms(ms)} ms were predicted ({ms / measured.winner_ms - 1:+.1%})"
         return text + (
-            f'<div class="audit">Measured {format_ms(measured.winner_ms)} ms{against}. {escape(result.base.name)} '
+            f'<div class="audit">Measured {format_ms(measured.winner_ms)} ms{against}. {html_text(result.base.name)} '
             f"takes {up.value:.2f} times as long ({up.low:.2f} … {up.high:.2f}).</div>"
         )
     predicted = "" if ms is None else f"Predicted {_predicted(ms, _upper(result, resources))} ms. "
@@ -134,11 +133,11 @@ def _warnings(result: RcasRun) -> str:
     found = [f"unlike the networks that the prediction rests on: {text}" for text in outside]
     if result.measured is not None:
         found += result.measured.warnings
-    text = "".join(f'<div class="warning">{escape(warning)}</div>' for warning in found)
+    text = "".join(f'<div class="warning">{html_text(warning)}</div>' for warning in found)
     if result.not_measured == NOT_ASKED:
         return text + f"<p>Not measured: {NOT_ASKED}.</p>"
     if result.not_measured is not None:
-        text += f'<div class="failure">not measured: {escape(result.not_measured)}</div>'
+        text += f'<div class="failure">not measured: {html_text(result.not_measured)}</div>'
     return text
 
 
@@ -207,7 +206,7 @@ def _cells(row: _Row, resources: NetworkResources, scale: _Scale) -> list[str]:
         ms, low, high = map(format_ms, row.measured)
         seen = f"{ms} ({low} … {high})"
     return [
-        escape(row.name),
+        html_text(row.name),
         row.predicted,
         seen,
         "–" if row.trained is None else f"{row.trained.test_accuracy:.2%}",
@@ -224,7 +223,7 @@ def _cells(row: _Row, resources: NetworkResources, scale: _Scale) -> list[str]:
 def _paths(plan: RcasPlan, result: RcasRun, resources: NetworkResources, scale: _Scale) -> str:
     rules = "; ".join(f"{path.rule}: {_RULE_WORDS.get(path.rule, '')}" for path in result.search.paths)
     text = "<h2>The paths</h2><p>All networks on the way, as in the paper's figures 3 and 4, by what each step takes: "
-    text += f"{escape(rules)}.</p>"
+    text += f"{html_text(rules)}.</p>"
     for name, limit in plan.budgets.given():
         text += html_plot(_against(name, limit, result, resources, scale))
     text += (
@@ -292,7 +291,7 @@ def _add_path(figure: go.Figure, path: RcasPath, x: Iterable[float], scale: _Sca
             marker={"size": 7},
             text=texts,
             hovertemplate="%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
-            name=escape(path.rule, quote=False),
+            name=plot_label(path.rule),
         )
     )
 
@@ -306,7 +305,7 @@ def _add_diamond(figure: go.Figure, x: float, step: RcasStep, scale: _Scale) -> 
 
 def _hover(before: RcasStep | None, step: RcasStep, scale: _Scale) -> str:
     # Plotly reads a few tags in texts.
-    added = escape(_added(step), quote=False)
+    added = plot_label(_added(step))
     if before is None:
         return added
     ms = "" if step.ms is None or before.ms is None else f"{step.ms - before.ms:+.4g} ms, "
@@ -328,14 +327,13 @@ def _chosen_path(result: RcasRun) -> RcasPath:
 
 def _chosen(result: RcasRun, scale: _Scale) -> str:
     chosen = _chosen_path(result)
-    text = f"<h2>The path taken: {escape(chosen.rule)}</h2>"
+    text = f"<h2>The path taken: {html_text(chosen.rule)}</h2>"
     if chosen.rule == EXCHANGE:
         # What the exchanges began with.
         before = next((p for p in result.search.paths if p.last.vector == chosen.steps[0].vector), None)
         if before is not None and before is not chosen:
-            text += (
-                f"<p>It began with what was found by {escape(before.rule)}:</p>{_steps(before, scale)}<p>And then:</p>"
-            )
+            text += f"<p>It began with what was found by {html_text(before.rule)}:</p>{_steps(before, scale)}"
+            text += "<p>And then:</p>"
         else:
             text += "<p>It began with the best network that had been evaluated, which is at no path's end.</p>"
     text += _steps(chosen, scale)
@@ -358,7 +356,7 @@ def _steps(path: RcasPath, scale: _Scale) -> str:
     rows = []
     for number, step in enumerate(path.steps):
         first = number == 0
-        row = [str(number), escape(_start(path) if first else _added(step)), scale.text(step.value)]
+        row = [str(number), html_text(_start(path) if first else _added(step)), scale.text(step.value)]
         row.append("–" if first else scale.change(step.gain))
         if resource is not None:
             unit = 1 if resource == "ms" else 1e6
@@ -412,7 +410,7 @@ def _trainings(result: RcasRun) -> str:
                     x=[epoch.epoch for epoch in trained.epochs],
                     y=gaps(100 * epoch.test_accuracy for epoch in trained.epochs),
                     line={"color": colour},
-                    name=escape(name, quote=False),
+                    name=plot_label(name),
                 )
             )
     if not figure.data:
@@ -437,11 +435,11 @@ def _provenance(plan: RcasPlan, result: RcasRun, resources: NetworkResources) ->
     ):
         inner = settings.pop(name)
         settings.update({words: None} if inner is None else {f"{words}: {key}": value for key, value in inner.items()})
-    rows = [[escape(name.replace("_", " ")), escape(_setting(value))] for name, value in settings.items()]
+    rows = [[html_text(name.replace("_", " ")), html_text(_setting(value))] for name, value in settings.items()]
     rows.insert(0, ["search took", f"{result.search.seconds:.0f} s"])
     if resources.predictor is not None:
         tables = ", ".join(table.name for table in resources.predictor.tables)
-        rows.insert(0, ["tables", escape(tables)])
+        rows.insert(0, ["tables", html_text(tables)])
     return "<h2>Settings</h2>" + html_table(None, rows, kind="facts")
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
 from lut._console import format_ms
-from profiler._page import CHOSEN, LAW, MEASURED, QUIET, finish, html_page, html_plot, html_table
+from profiler._page import CHOSEN, LAW, MEASURED, QUIET, finish, html_page, html_plot, html_table, html_text, plot_label
 
 if TYPE_CHECKING:
     from lut import Network
@@ -36,7 +35,7 @@ def search_report(plan: RunPlan, result: RunResult, predictor: LatencyPredictor)
 
 def _head(plan: RunPlan, result: RunResult, predictor: LatencyPredictor) -> str:
     prediction = result.search.prediction
-    text = f"<p>{escape(str(predictor.setting))}. Data: {escape(plan.data)}. "
+    text = f"<p>{html_text(str(predictor.setting))}. Data: {html_text(plan.data)}. "
     if plan.budget_ms is not None:
         what = "the upper end of its interval" if plan.bound == "upper" else "its prediction"
         text += f"Budget {plan.budget_ms:g} ms, for {what}. "
@@ -57,9 +56,9 @@ def _warnings(result: RunResult) -> str:
     found = [f"unlike the networks that the prediction rests on: {text}" for text in found]
     if result.measured is not None:
         found += result.measured.warnings
-    text = "".join(f'<div class="warning">{escape(warning)}</div>' for warning in found)
+    text = "".join(f'<div class="warning">{html_text(warning)}</div>' for warning in found)
     if result.not_measured is not None:
-        text += f'<div class="failure">not measured: {escape(result.not_measured)}</div>'
+        text += f'<div class="failure">not measured: {html_text(result.not_measured)}</div>'
     return text
 
 
@@ -85,7 +84,9 @@ def _table(result: RunResult) -> str:
     predicted = f"{format_ms(prediction.ms)}{bound}"
     rows = [
         row("found", result.search.network, predicted, result.trained, winner_ms),
-        row(escape(result.base.name), result.base, format_ms(result.base_predicted_ms), result.base_trained, base_ms),
+        row(
+            html_text(result.base.name), result.base, format_ms(result.base_predicted_ms), result.base_trained, base_ms
+        ),
     ]
     header = ["network", "predicted ms", "measured ms (95 %)", "test accuracy", "M multiply-adds", "M parameters"]
     return html_table(header, rows)
@@ -103,13 +104,20 @@ def _searched(network: Network) -> dict[str, int]:
 def _widths(result: RunResult) -> str:
     base, found = _searched(result.base), _searched(result.search.network)
     names = list(base)
+    labels = [plot_label(name) for name in names]
     figure = go.Figure()
     figure.add_trace(
-        go.Bar(x=names, y=[base[name] for name in names], marker={"color": QUIET}, name=result.base.name, width=0.95)
+        go.Bar(
+            x=labels,
+            y=[base[name] for name in names],
+            marker={"color": QUIET},
+            name=plot_label(result.base.name),
+            width=0.95,
+        )
     )
     figure.add_trace(
         go.Bar(
-            x=names,
+            x=labels,
             y=[found.get(name) for name in names],
             marker={"color": CHOSEN},
             name="found",
@@ -171,7 +179,7 @@ def _trainings(result: RunResult) -> str:
     figure = go.Figure()
     for trained, name, colour in (
         (result.trained, "found", CHOSEN),
-        (result.base_trained, result.base.name, MEASURED),
+        (result.base_trained, plot_label(result.base.name), MEASURED),
     ):
         figure.add_trace(
             go.Scatter(
@@ -189,7 +197,7 @@ def _choices(result: RunResult) -> str:
     if not result.selections:
         return ""
     rows = [
-        [escape(s.curve.name), escape(s.curve.size), ", ".join(str(choice.channels) for choice in s.choices)]
+        [html_text(s.curve.name), html_text(s.curve.size), ", ".join(str(choice.channels) for choice in s.choices)]
         for s in result.selections
     ]
     return "<h2>Hardware-aware widths</h2>" + html_table(["stage", "output size", "widths"], rows, kind="facts")
@@ -205,8 +213,8 @@ def _provenance(plan: RunPlan, result: RunResult, predictor: LatencyPredictor) -
     search.update({f"weights' {name}": value for name, value in search.pop("recipe").items()})
     settings.update({f"search: {name}": value for name, value in search.items()})
     settings.update({f"training: {name}": value for name, value in settings.pop("recipe").items()})
-    rows = [[escape(name.replace("_", " ")), escape(str(value))] for name, value in settings.items()]
+    rows = [[html_text(name.replace("_", " ")), html_text(str(value))] for name, value in settings.items()]
     tables = ", ".join(table.name for table in predictor.tables)
-    rows.insert(0, ["tables", escape(tables)])
+    rows.insert(0, ["tables", html_text(tables)])
     rows.insert(1, ["derived from epoch", str(result.search.from_epoch)])
     return "<h2>Settings</h2>" + html_table(None, rows, kind="facts")
