@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from math import hypot, isfinite, log
+from math import hypot, log
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -59,10 +59,13 @@ class Size(NamedTuple):
     table_batch: int
     widths: int | None
     repeats: int
+    options: dict[str, Any]
 
 
-GPU = Size(networks=3, batches=(1, 256), layers=5, batch=64, table_batch=1024, widths=None, repeats=3)
-REHEARSAL = Size(networks=1, batches=(1,), layers=2, batch=1, table_batch=1, widths=8, repeats=1)
+GPU = Size(networks=3, batches=(1, 256), layers=5, batch=64, table_batch=1024, widths=None, repeats=3, options={})
+REHEARSAL = Size(
+    networks=1, batches=(1,), layers=2, batch=1, table_batch=1, widths=8, repeats=1, options={"threads": 1}
+)
 
 
 class Task(NamedTuple):
@@ -220,7 +223,7 @@ def modes(task: Task) -> list[str]:
     layers = (*cuda_modes.layers()[: task.size.layers], TINY)
     by_mode = _modes_of(task.target)
     for mode, options in by_mode.items():
-        target = load_target(target_spec(task.target, layers, batch=task.size.batch, **options))
+        target = load_target(target_spec(task.target, layers, batch=task.size.batch, **task.size.options, **options))
         visitor = Visitor(target, layers, make_protocol(), process=0, origin=target.clock())
         for entry, layer in enumerate(layers):
             result: dict[str, Any] = {}
@@ -295,7 +298,7 @@ def pairs(task: Task) -> list[str]:
     from profiler._worker import ChildWorker, Worker
 
     layers = tuple(cuda_modes.layers()[: min(4, task.size.layers)])
-    spec = target_spec(task.target, layers, batch=task.size.batch)
+    spec = target_spec(task.target, layers, batch=task.size.batch, **task.size.options)
     # What comes before and after measuring: loading the framework, judging.
     protocol = pairs_protocol(task.left_s() - min(20.0, 0.4 * task.seconds))
     plan = Plan(spec.factory, spec.options, layers + layers, protocol)
@@ -489,6 +492,7 @@ def table(task: Task) -> list[str]:
             layers,
             target=task.target,
             batch=size.table_batch,
+            **size.options,
             curves=curves,
             quick=True,
             time_budget_s=budget,
@@ -559,7 +563,7 @@ def memory(task: Task) -> list[str]:
     problems: list[str] = []
     layers = tuple(cuda_modes.layers()[: task.size.layers])
     for batch in dict.fromkeys((1, task.size.table_batch)):
-        target = load_target(target_spec(task.target, layers, batch=batch))
+        target = load_target(target_spec(task.target, layers, batch=batch, **task.size.options))
         device = DeviceMemory(task.target)
         visitor = Visitor(target, layers, make_protocol(), process=0, origin=target.clock())
         visitor.visit(0)
@@ -591,14 +595,15 @@ def memory(task: Task) -> list[str]:
         seen = profile(
             layers[:1],
             target=task.target,
+            **task.size.options,
             quick=True,
-            time_budget_s=max(1.0, min(8.0, task.left_s() / 3)),
+            time_budget_s=max(1.0, min(12.0, task.left_s() / 2)),
             reference=Path(folder) / "references.json",
         )
     found["preflight"] = seen.sessions[0].preflight
     task.save(found)
-    if not isfinite(found["preflight"].noise_floor) or not found["preflight"].noise_floor_visits:
-        problems.append("preflight could not tell the noise floor")
+    if not found["preflight"].noise_floor > 0:
+        problems.append(f"{found['preflight'].noise_floor_visits} visits were too few to tell the noise floor")
     return problems
 
 

@@ -146,9 +146,9 @@ def visit_all(
                 visits.append(msgspec.structs.replace(event, entry=first[name] + event.entry))
         print(f"{what}: round {turn + 1} of {rounds}, {time.monotonic() - began:.0f} s", file=sys.stderr)
     seconds = time.monotonic() - began
-    clean = sort_visits(visits, protocol.first_look, final=True).accepted
-    all_ms = _settled(clean, protocol)
-    parts = [_settled([v for v in clean if bisect(starts, v.at_s) % 2 == part], protocol) for part in (0, 1)]
+    all_ms = _settled(visits, protocol)
+    # Sorted half by half: in few rounds, all of an entry's visits of one half may have been spoiled.
+    parts = [_settled([v for v in visits if bisect(starts, v.at_s) % 2 == part], protocol) for part in (0, 1)]
 
     def column(ms: dict[int, float], name: str) -> list[float]:
         return [ms[first[name] + entry] for entry in range(sizes[name])]
@@ -163,7 +163,8 @@ def visit_all(
 
 def _settled(visits: Sequence[Visit], protocol: Protocol) -> dict[int, float]:
     """Return each entry's latency in ms as a table would hold it."""
-    return {entry: layer.median_ms for entry, layer in judge(visits, protocol, references=None).layers.items()}
+    clean = sort_visits(visits, protocol.first_look, final=True).accepted
+    return {entry: layer.median_ms for entry, layer in judge(clean, protocol, references=None).layers.items()}
 
 
 def _whole(target: Target[Any], prepared: Any, rng: random.Random, entry: int, origin: float) -> Visit:
