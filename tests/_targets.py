@@ -61,6 +61,27 @@ class Comparison(NamedTuple):
     expected: torch.Tensor
 
 
+class CountingClock:
+    """A host's clock that stands still but in a program's calls, each of which takes a microsecond."""
+
+    CALL_NS = 1000
+
+    def __init__(self) -> None:
+        self.ns = 0
+
+    def read(self) -> int:
+        return self.ns
+
+    def timed(self, program: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the program, that takes its time by this clock."""
+
+        def call(*inputs: Any) -> Any:
+            self.ns += self.CALL_NS
+            return program(*inputs)
+
+        return call
+
+
 class Rig:
     """One target in one setting. Abstract."""
 
@@ -107,6 +128,10 @@ class Rig:
     def data(self, target: Any, prepared: Any) -> list[bytes] | None:
         """Return the layer's weights and inputs; ``None`` where there are none."""
         return None
+
+    def set_clock(self, clock: CountingClock, part: Any) -> bool:
+        """Have a part's program take its time by the clock, if the target reads the host's; return whether it does."""
+        return False
 
     def compare(self, target: Any, prepared: Any, layer: Layer, seed: int) -> Iterable[Comparison] | None:
         """Run the prepared programs beside PyTorch; ``None`` where nothing is computed here."""
@@ -170,6 +195,10 @@ class CpuRig(Rig):
     def data(self, target: Any, prepared: Any) -> list[bytes]:
         return [master.view(torch.uint8).numpy().tobytes() for master in prepared.masters]
 
+    def set_clock(self, clock: CountingClock, part: Any) -> bool:
+        part.call = clock.timed(part.call)
+        return True
+
     def compare(self, target: Any, prepared: Any, layer: Layer, seed: int) -> Iterable[Comparison]:
         with torch.inference_mode():
             got = prepared.call(*prepared.inputs)
@@ -207,6 +236,10 @@ class OnnxRig(Rig):
     def data(self, target: Any, prepared: Any) -> list[bytes]:
         programs = [part.prepared for part in target.parts(prepared)]
         return [data for program in programs for data in (program.model, *(x.tobytes() for _, x in program.inputs))]
+
+    def set_clock(self, clock: CountingClock, part: Any) -> bool:
+        part.session = SimpleNamespace(run_with_iobinding=clock.timed(part.session.run_with_iobinding))
+        return True
 
     def compare(self, target: Any, prepared: Any, layer: Layer, seed: int) -> Iterable[Comparison]:
         from profiler._onnx._graph import module_of

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,17 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from _targets import BATCH, RIGS, Comparison, Rig, every_exception, example, process_settings, resident_bytes
+from _targets import (
+    BATCH,
+    RIGS,
+    Comparison,
+    CountingClock,
+    Rig,
+    every_exception,
+    example,
+    process_settings,
+    resident_bytes,
+)
 from conftest import conv
 
 from lut import LatencyTable, Layer, Node, chain, linear, residual_add
@@ -100,19 +111,25 @@ def test_every_installed_target_is_asked() -> None:
     assert len({str(rig) for rig in RIGS}) == len(RIGS)
 
 
-def test_nanoseconds_are_whole_positive_and_grow_with_the_calls(rig: Rig) -> None:
+def test_nanoseconds_are_whole_positive_and_grow_with_the_calls(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     target = rig.make()
     for layer in layers_of(rig):
         prepared = target.prepare(layer, SEED)
         target.relocate(prepared, random.Random(0))
         for part in lone_parts(target, prepared):
             target.run(part.prepared, 3)
-            few = [target.run(part.prepared, 3) for _ in range(7)]
-            many = [target.run(part.prepared, 30) for _ in range(7)]
-            assert all(isinstance(ns, int) and ns > 0 for ns in (*few, *many))
-            # A real clock is disturbed: the least of seven is not, and ten times the calls are never less than thrice.
-            low, high = (9.0, 11.0) if rig.simulated else (3.0, 40.0)
-            assert low < min(many) / min(few) < high, layer
+            clock = CountingClock()
+            with monkeypatch.context() as patch:
+                counted = rig.set_clock(clock, part.prepared)
+                if counted:
+                    patch.setattr(time, "perf_counter_ns", clock.read)
+                few, many = target.run(part.prepared, 3), target.run(part.prepared, 30)
+            assert all(isinstance(ns, int) and ns > 0 for ns in (few, many))
+            if counted:
+                # What is timed is each call, and nothing else.
+                assert (few, many) == (3 * clock.CALL_NS, 30 * clock.CALL_NS), layer
+            elif rig.simulated:
+                assert 9.0 < many / few < 11.0, layer
         whole = target.run(prepared, 2)
         assert isinstance(whole, int)
         assert whole > 0

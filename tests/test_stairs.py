@@ -239,7 +239,9 @@ POINTS = [(i, width) for i, one in enumerate(TABLE) for width in inner_widths(on
 def test_other_curves_teach_what_the_own_points_cannot_know(siblings: bool) -> None:
     # Twins fall together on one side: every other size is learnt, with its twin.
     learn, test = ([i for i in range(len(TABLE)) if i // 2 % 2 == side] for side in (0, 1))
-    model = CurveTableModel(siblings=siblings, max_iter=150).fit(TABLE, learn=learn)
+    # As many trees as by default. Half of them leave 1 to 70 % of the error, as the seed and the machine's arithmetic
+    # will have it; all of them 0 to 26 %, over six seeds, both halves, and processors with AVX-512 and without.
+    model = CurveTableModel(siblings=siblings).fit(TABLE, learn=learn)
     asked = [(i, 96) for i in test]
     truth = np.array([TABLE[i].latency_ms[96] for i in test])
     rows = model.features(TABLE, asked)
