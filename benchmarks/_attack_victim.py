@@ -112,13 +112,14 @@ def _peak_mib() -> float:
 
 
 def _judged(reader: Reader, folder: Path) -> tuple[str, str]:
-    from lut._console import _line
+    from lut._console import LONGEST_MESSAGE
+    from lut._printable import printable, shortened
     from lut.errors import LatencyLutError
 
     try:
         reader.read(folder)
     except LatencyLutError as error:
-        said = _line("error", error)
+        said = shortened(printable(f"error: {error}"), LONGEST_MESSAGE)
         if "\n" in said or any(ord(c) < 32 for c in said) or len(said) > LONGEST_LINE:
             return "unclear", f"not one clear line: {said!r}"
         if reader.file not in said:

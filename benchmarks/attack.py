@@ -1,8 +1,8 @@
 """Nothing in a file may run: every reader against thousands of hostile files, and what became of each.
 
 Each case is a reader's name and a number; both make one altered file, its hashes and checksums made good again, so a
-case that went wrong is repeated by ``--case "READER" NUMBER``. Readers run in processes of their own, watched by an audit
-hook (code that is run or compiled, processes, libraries, sockets, files written outside the case's folder), by a module
+case that went wrong is repeated by ``--case "READER" NUMBER``. Readers run in processes of their own, watched by an
+audit hook (code that is run or compiled, processes, sockets, files written outside the case's folder), by a module
 that leaves a file behind when anything imports it, by a deadline, and by the memory that the process had at most.
 
 Right is: the file is read, or refused by one of the project's errors, in one line that names the file.
