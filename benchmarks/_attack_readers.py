@@ -5,6 +5,7 @@ What is only ever done in a process of its own (running a layer, loading a user'
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -14,21 +15,27 @@ import random
 import shutil
 import tarfile
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import torch
 from _attack_mutations import CANARY, encoded, mutated_bytes, mutated_json, mutated_text
 
 from lut import LatencyTable, UsageError, save_network
 from lut._lines import seal, unsealed
+
+# Elements of a layer that is built here; larger ones are the measuring process's, which looks at the memory first.
+MOST_BUILT = 1_000_000
 
 
 class Reader(NamedTuple):
     """One kind of file.
 
     ``make`` writes valid files into a folder; ``alter`` writes a variant of them into another; ``read`` reads that, and
-    does what a command would do next in its own process; ``name`` is what an error is to name.
+    does what a command would do next in its own process; ``file`` is what an error is to name. ``whole`` makes the file
+    to read of the valid ones, where ``alter`` does more than to alter.
     """
 
     name: str
@@ -37,13 +44,19 @@ class Reader(NamedTuple):
     read: Callable[[Path], Any]
     file: str
     weight: int = 1
+    whole: Callable[[Path], None] = lambda _: None
 
 
 def _json_or_bytes(content: bytes, rng: random.Random, sign: Callable[[Any], bytes] = encoded) -> bytes:
     """Return a variant of a JSON file: of its values most often, signed anew; of its text or its bytes otherwise."""
     kind = rng.random()
     if kind < 0.75:
-        return sign(mutated_json(json.loads(content), rng))
+        try:
+            value = json.loads(content)
+        except (ValueError, RecursionError):
+            # It was altered before.
+            return mutated_bytes(content, rng)
+        return sign(mutated_json(value, rng))
     return mutated_text(content, rng) if kind < 0.9 else mutated_bytes(content, rng)
 
 
@@ -141,7 +154,7 @@ _LAYERS: list[Any] = [
         "activation": "relu",
         "input_size": [32, 32],
     },
-    {"make": "linear", "in_features": 8, "out_features": 4},
+    {"make": "linear", "in_features": 8, "out_features": 4, "bias": True},
     {"inputs": [[4, 8, 8]], "nodes": [{"op": _SUBGRAPH, "args": [0]}]},
     {
         "inputs": [[4, 8, 8]],
@@ -165,15 +178,20 @@ _LAYERS: list[Any] = [
 
 
 def _read_layers(folder: Path) -> Any:
-    """Read layers and look their operators up, as whoever runs them does first."""
+    """Read layers, look their operators up and build what is small, as whoever runs them does first."""
     from lut.errors import LatencyLutError
     from lut.subgraph import Subgraph
+    from profiler import build_module
     from profiler._layers_file import load_layers
     from profiler._subgraph import function_of
 
     layers = load_layers(folder / "layers.json")
     for layer in layers:
         _ = str(layer), layer.digest, layer.madds, layer.parameters, layer.output_shape
+        tensors = [weight.shape for node in layer.nodes if isinstance(node.op, Subgraph) for weight in node.op.weights]
+        if max([layer.parameters, *map(prod, tensors)]) < MOST_BUILT:
+            with contextlib.suppress(LatencyLutError):
+                build_module(layer)
         for node in layer.nodes:
             if isinstance(node.op, Subgraph) and node.op.framework == "torch":
                 for call in node.op.calls:
@@ -289,8 +307,7 @@ def _signed_predictor(value: Any) -> bytes:
     """Return the file of a predictor with the hash that belongs to what it says now."""
     if not isinstance(value, dict):
         return encoded(value)
-    value = {**value, "sha256": ""}
-    content = msgspec.json.format(encoded(value), indent=1) + b"\n"
+    content = json.dumps({**value, "sha256": ""}, indent=1).encode() + b"\n"
     return content.replace(b'"sha256": "', b'"sha256": "' + hashlib.sha256(content).hexdigest().encode(), 1)
 
 
@@ -345,23 +362,37 @@ def _read_predictor(folder: Path) -> Any:
 
 
 def _make_checkpoint(folder: Path) -> None:
-    import torch
-
     from search._checkpoint import save_checkpoint
 
     tensors = {"net.weight": torch.randn(4, 3), "net.bias": torch.randn(4), "net.counts": torch.arange(4)}
-    save_checkpoint(folder / "a.safetensors", tensors, run="a run", epoch=3, values={"accuracy": 0.5})
+    save_checkpoint(folder / "a.safetensors", run="a run", epoch=3, tensors=tensors, values={"accuracy": 0.5})
 
 
 def _alter_checkpoint(valid: Path, folder: Path, rng: random.Random) -> None:
     content = (valid / "a.safetensors").read_bytes()
     length = int.from_bytes(content[:8], "little")
-    if rng.random() < 0.6:
+    kind = rng.random()
+    if kind < 0.4:
+        # What the run wrote beside the tensors, with the digest of both made good.
+        from search._checkpoint import read_tensors, write_tensors
+
+        tensors, text = read_tensors(valid / "a.safetensors")
+        for name in list(tensors):
+            if rng.random() < 0.2:
+                tensors[name] = tensors[name].to(rng.choice((*_TYPES,)))
+            if rng.random() < 0.2:
+                tensors[rng.choice(("x", name + ".0", CANARY, "[/]\n"))] = tensors.pop(name)
+        write_tensors(folder / "a.safetensors", tensors, _json_or_bytes(text.encode(), rng).decode(errors="replace"))
+        return
+    if kind < 0.7:
         header = encoded(mutated_json(json.loads(content[8 : 8 + length]), rng))
         content = len(header).to_bytes(8, "little") + header + content[8 + length :]
     else:
         content = mutated_bytes(content, rng)
     (folder / "a.safetensors").write_bytes(content)
+
+
+_TYPES = (torch.float64, torch.bool, torch.int8, torch.float16, torch.complex64)
 
 
 def _read_checkpoint(folder: Path) -> Any:
@@ -470,6 +501,13 @@ def _alter_cifar(valid: Path, folder: Path, rng: random.Random) -> None:
     (folder / "cifar.tar.gz").write_bytes(content)
 
 
+def _whole_cifar(folder: Path) -> None:
+    files = {"cifar-10-batches-py/batches.meta": (folder / "meta").read_bytes()}
+    files |= {f"cifar-10-batches-py/data_batch_{i}": (folder / "batch-2").read_bytes() for i in range(1, 6)}
+    files["cifar-10-batches-py/test_batch"] = (folder / "batch-4").read_bytes()
+    (folder / "cifar.tar.gz").write_bytes(gzip.compress(_tar(files), 1))
+
+
 def _read_cifar(folder: Path) -> Any:
     from search import load_data
 
@@ -483,8 +521,19 @@ def _make_images(folder: Path) -> None:
     rng = np.random.default_rng(0)
     for format_ in ("PNG", "JPEG"):
         stream = io.BytesIO()
-        Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(stream, format_)
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(stream, format_)
         (folder / f"image.{format_.lower()}").write_bytes(stream.getvalue())
+
+
+def _whole_images(folder: Path) -> None:
+    _alter_images(folder, folder, _Calm())
+
+
+class _Calm(random.Random):
+    """Never does what is seldom done."""
+
+    def random(self) -> float:
+        return 0.999
 
 
 def _alter_images(valid: Path, folder: Path, rng: random.Random) -> None:
@@ -531,6 +580,12 @@ def _alter_onnx(valid: Path, folder: Path, rng: random.Random) -> None:
     (folder / "model.onnx").write_bytes(content)
 
 
+def _whole_onnx(folder: Path) -> None:
+    for path in sorted(folder.glob("*.onnx")):
+        (folder / "model.onnx").write_bytes(path.read_bytes())
+        _read_onnx(folder)
+
+
 def _read_onnx(folder: Path) -> Any:
     from profiler._onnx._file import load_onnx, trace_onnx
 
@@ -566,25 +621,25 @@ def _read_macro(folder: Path) -> Any:
 
 READERS: tuple[Reader, ...] = (
     Reader("table", _make_table, _altering("table.json"), _read_table, "table.json", 4),
-    Reader("report of a table", _make_table, _altering("table.json"), _read_report, "table.json"),
+    Reader("report", _make_table, _altering("table.json"), _read_report, "table.json"),
     Reader("network", _make_network, _altering("network.json"), _read_network, "network.json", 3),
     Reader("layers", _make_layers, _altering("layers.json"), _read_layers, "layers.json", 5),
     Reader("journal", _make_journal, _altering_lines("t.json.journal"), _read_journal, "t.json.journal", 2),
     Reader("references", _make_references, _altering("references.json"), _read_references, "references.json"),
-    Reader("accuracy cache", _make_cache, _altering_lines("accuracies.jsonl"), _read_cache, "accuracies.jsonl", 2),
+    Reader("cache", _make_cache, _altering_lines("accuracies.jsonl"), _read_cache, "accuracies.jsonl", 2),
     Reader("predictor", _make_predictor, _alter_predictor, _read_predictor, "predictor", 4),
     Reader("checkpoint", _make_checkpoint, _alter_checkpoint, _read_checkpoint, "a.safetensors", 2),
     Reader(
-        "Core ML manifest",
+        "manifest",
         _make_bundle,
         _altering("bundle/manifest.json", _signed_manifest),
         _read_bundle,
         "manifest.json",
         2,
     ),
-    Reader("Core ML timings", _make_bundle, _altering("timings.json"), _read_timings, "timings.json", 2),
-    Reader("CIFAR archive", _make_cifar, _alter_cifar, _read_cifar, "cifar.tar.gz", 2),
-    Reader("image archive", _make_images, _alter_images, _read_images, "images.tar"),
-    Reader("ONNX file", _make_onnx, _alter_onnx, _read_onnx, "model.onnx", 3),
-    Reader("NAS-Bench-Macro", _make_macro, _alter_macro, _read_macro, "macro.json"),
+    Reader("timings", _make_bundle, _altering("timings.json"), _read_timings, "timings.json", 2),
+    Reader("CIFAR", _make_cifar, _alter_cifar, _read_cifar, "cifar.tar.gz", 2, _whole_cifar),
+    Reader("images", _make_images, _alter_images, _read_images, "images.tar", 1, _whole_images),
+    Reader("ONNX", _make_onnx, _alter_onnx, _read_onnx, "model.onnx", 3, _whole_onnx),
+    Reader("macro", _make_macro, _alter_macro, _read_macro, "macro.json"),
 )

@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 import traceback
+import typing
 import warnings
 from pathlib import Path
 from typing import Any
@@ -68,16 +69,21 @@ class Watch:
             return
         if event in FORBIDDEN:
             self.seen.append(f"{event} {args!r}"[:200])
-        elif event == "compile" or (event == "exec" and not _of_a_file(args[0])):
-            if event == "exec" or not _by_import():
+        elif event in ("compile", "exec"):
+            if not (event == "exec" and _of_a_file(args[0])) and not _of_our_sources():
                 self.seen.append(f"{event} {args!r}"[:200])
         elif event == "import" and CANARY in str(args[0]):
             self.seen.append(f"import {args[0]}")
         elif event in ("os.rename", "os.remove", "os.mkdir", "shutil.rmtree") or _writes(event, args):
-            self._written(args[0])
+            folder = args[-1] if event != "open" and isinstance(args[-1], int) else -1
+            self._written(args[0], folder)
 
-    def _written(self, path: Any) -> None:
-        place = os.path.realpath(os.fsdecode(path)) if isinstance(path, (str, bytes)) else ""
+    def _written(self, path: Any, folder: int) -> None:
+        if not isinstance(path, (str, bytes)):
+            return
+        # Some are named by their place in a folder that is open.
+        before = f"/proc/self/fd/{folder}" if folder >= 0 else ""
+        place = os.path.realpath(os.path.join(before, os.fsdecode(path)))  # noqa: PTH118 - as the system joins them
         if place and not place.startswith((self.folder, "/dev/null", "/proc/self/")):
             self.seen.append(f"writes {place}"[:200])
 
@@ -91,10 +97,14 @@ def _of_a_file(code: Any) -> bool:
     return not code.co_filename.startswith("<") or code.co_filename.startswith("<frozen")
 
 
-def _by_import() -> bool:
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+def _of_our_sources() -> bool:
+    """Whether the text is a module's that is being imported, or an annotation's, which ``typing`` evaluates."""
+    frame = sys._getframe(2)
+    for _ in range(30):
+        if frame is None:
+            return False
+        name = frame.f_code.co_filename
+        if name.startswith("<frozen importlib") or name == typing.__file__:
             return True
         frame = frame.f_back  # type: ignore[assignment]
     return False
@@ -182,6 +192,12 @@ def main() -> None:
         valid = root / "valid" / reader.name
         valid.mkdir(parents=True)
         reader.make(valid)
+        # An attack on what is refused anyway would show nothing.
+        folder = root / "case"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(valid, folder)
+        reader.whole(folder)
+        reader.read(folder)
         # Twice and altered: whatever is imported late is imported now, when nobody watches.
         for number in range(-6, 0):
             case(reader, number, root, watch)
