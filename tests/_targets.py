@@ -177,6 +177,9 @@ class CpuRig(Rig):
             # The compiler's own deprecations are not ours to mend.
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
+            # Whether each instruction set can be compiled for, and headers for many kernels: half a minute for one.
+            config = import_module("torch._inductor.config")
+            stack.enter_context(config.patch({"cpp.vec_isa_ok": False, "cpp_cache_precompile_headers": False}))
             import_module("torch._dynamo.exc")
             import_module("torch._inductor.exc")
 

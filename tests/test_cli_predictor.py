@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from _commands import run_here
 from _predictors import resnet_table
+from conftest import HANGS_S
 from rich.console import Console
 from test_cli import command
 
@@ -354,7 +355,7 @@ def test_the_example_searches_under_a_budget(made: Path) -> None:
 
     def run(budget: str) -> subprocess.CompletedProcess[str]:
         call = [sys.executable, str(example), "t.json", budget]
-        return subprocess.run(call, cwd=made, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(call, cwd=made, capture_output=True, text=True, timeout=HANGS_S, check=False)
 
     found = run("1000")
     assert found.returncode == 0, found.stderr

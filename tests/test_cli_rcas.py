@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from math import exp
@@ -20,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 from _predictors import DEVICE, SETTING, Cpu, layer_ms, noisy, wholes_of
-from conftest import in_the_foreground, onnx_session, simulate, table_of
+from conftest import in_the_foreground, onnx_session, simulate, table_of, wait_until
 
 from lut import LatencyTable, Layer, Network, load_network
 from predictors import LatencyPredictor
@@ -550,9 +549,7 @@ def test_what_was_evaluated_before_an_interruption_is_not_evaluated_again(
     ) as child:
         assert child.stderr is not None
         try:
-            end = time.monotonic() + 120
-            while calls() < 6 and time.monotonic() < end and child.poll() is None:
-                time.sleep(0.02)
+            wait_until(lambda: calls() >= 6, child)
             child.send_signal(number)
             err = child.stderr.read()
         finally:

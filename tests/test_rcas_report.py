@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 from _predictors import DEVICE, SETTING
+from conftest import HANGS_S
 
 from lut import Device, Network
 from predictors import NetworkPrediction
@@ -559,7 +560,7 @@ def test_a_browser_shows_it_within_its_window(full: Run, tmp_path: Path, width: 
         ],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=HANGS_S,
         env={**os.environ, "TMPDIR": "/tmp"},
     )
     assert shown.returncode == 0, shown.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from conftest import HANGS_S
 
 from lut import LatencyTable
 from lut._records import Failure
@@ -100,7 +101,7 @@ def test_a_browser_shows_its_plots_and_logs_no_error(make_table: MakeTable, tmp_
         "--virtual-time-budget=8000",
     ]
     shown = subprocess.run(
-        [*base, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120, env=environment
+        [*base, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=HANGS_S, env=environment
     )
     assert shown.returncode == 0, shown.stderr
     title = shown.stdout.partition("<title>")[2].partition("</title>")[0]
@@ -113,6 +114,10 @@ def test_a_browser_shows_its_plots_and_logs_no_error(make_table: MakeTable, tmp_
     assert len(console) == 1, console
     assert "the-probe" in console[0]
     subprocess.run(
-        [*base, f"--screenshot={picture}", file.as_uri()], capture_output=True, timeout=120, check=True, env=environment
+        [*base, f"--screenshot={picture}", file.as_uri()],
+        capture_output=True,
+        timeout=HANGS_S,
+        check=True,
+        env=environment,
     )
     assert picture.stat().st_size > 20_000

@@ -7,12 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import conv, curve_of, in_the_foreground
+from conftest import HANGS_S, conv, curve_of, in_the_foreground, wait_until
 
 from lut import LatencyTable, UsageError
 from lut._lines import seal
@@ -58,10 +57,10 @@ def test_a_bad_layer_costs_itself_only(tmp_path: Path, misbehaviour: str, reason
 
 
 def test_a_hanging_layer_is_given_up(tmp_path: Path) -> None:
-    table = run(tmp_path, misbehave={LAYERS[0].digest: "hang"}, layer_limit_s=1.5)
+    table = run(tmp_path, misbehave={LAYERS[0].digest: "hang"}, layer_limit_s=2.5)
     assert len(table) == 7
     assert [(f.layer, f.reason) for f in table.failures] == [(LAYERS[0], "timeout")]
-    assert "1.5 s" in table.failures[0].message
+    assert "2.5 s" in table.failures[0].message
 
 
 def test_several_bad_layers(tmp_path: Path) -> None:
@@ -78,7 +77,7 @@ from conftest import curve_of
 from profiler import TargetSpec, profile
 folder = Path(sys.argv[1])
 profile(curve_of(range(1, 25)).layers, target=TargetSpec("slow_target:SlowFake", {}), output=folder / "t.json",
-        reference=folder / "references.json", time_budget_s=60, precision=0.0005)
+        reference=folder / "references.json", precision=0.02)
 """
 SLOW_TARGET = """
 import time
@@ -111,13 +110,8 @@ def start_slow(folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_visits(journal: Path, count: int) -> None:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        if journal.exists() and journal.read_bytes().count(b"\n[") >= count:
-            return
-        time.sleep(0.02)
-    raise AssertionError("the run made no visits")
+def wait_for_visits(journal: Path, count: int, process: subprocess.Popen[str]) -> None:
+    wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n[") >= count, process)
 
 
 def children_of(pid: int) -> list[int]:
@@ -128,24 +122,21 @@ def test_kill_9_loses_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
     journal = journal_path(tmp_path / "t.json")
     for kills in range(1, 4):
         process = start_slow(tmp_path)
-        wait_for_visits(journal, 150 * kills)
+        wait_for_visits(journal, 100 * kills, process)
         (worker,) = children_of(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert process.stderr is not None
         process.stderr.close()
         # The measuring process ends with the profiler, so that nothing goes on writing.
-        until = time.monotonic() + 10
-        while Path(f"/proc/{worker}").exists() and time.monotonic() < until:
-            time.sleep(0.02)
-        assert not Path(f"/proc/{worker}").exists()
+        wait_until(lambda pid=worker: not Path(f"/proc/{pid}").exists())
     # A kill in the middle of a line: the half line is dropped.
     with journal.open("ab") as stream:
         stream.write(b"[3,1,0.5,")
     before = [line for line in journal.read_bytes().split(b"\n") if line.startswith(b"[")][:-1]
     process = start_slow(tmp_path)
     assert process.stderr is not None
-    assert process.wait(timeout=120) == 0, process.stderr.read()
+    assert process.wait(timeout=HANGS_S) == 0, process.stderr.read()
     process.stderr.close()
     table = LatencyTable.load(tmp_path / "t.json")
     assert len(table) == 24
@@ -165,12 +156,13 @@ def test_kill_9_loses_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
 
 def test_a_resumed_run_needs_the_same_plan(tmp_path: Path) -> None:
     process = start_slow(tmp_path)
-    wait_for_visits(journal_path(tmp_path / "t.json"), 10)
+    wait_for_visits(journal_path(tmp_path / "t.json"), 10, process)
+    (worker,) = children_of(process.pid)
     process.kill()
     process.wait()
     assert process.stderr is not None
     process.stderr.close()
-    time.sleep(0.2)
+    wait_until(lambda: not Path(f"/proc/{worker}").exists())
     with pytest.raises(JournalError, match=r"other options or layers.*--restart"):
         run(tmp_path)
     assert len(run(tmp_path, restart=True)) == 8
@@ -179,9 +171,9 @@ def test_a_resumed_run_needs_the_same_plan(tmp_path: Path) -> None:
 def test_ctrl_c_keeps_the_visits_and_says_how_to_go_on(tmp_path: Path) -> None:
     process = start_slow(tmp_path)
     journal = journal_path(tmp_path / "t.json")
-    wait_for_visits(journal, 30)
+    wait_for_visits(journal, 30, process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=HANGS_S)
     assert "InterruptedRunError" in errors
     assert "visits are kept" in errors
     assert "run the same command again" in errors
