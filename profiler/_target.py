@@ -30,6 +30,9 @@ __all__ = [
 
 PreparedT = TypeVar("PreparedT")
 
+# Of samples in a call and of threads: what a table can say.
+LARGEST_NUMBER = 2**31 - 1
+
 
 class Part(NamedTuple):
     """A program whose latency enters a layer's with a weight: 1 for the layer itself, less for what is subtracted."""
@@ -198,6 +201,10 @@ def target_spec(name: str, layers: Sequence[Layer], networks: Sequence[Network] 
             f"target {name} has no option {', '.join(map(_flag, unknown))}; it has "
             + ", ".join(sorted(map(_flag, offered)))
         )
+    for option in ("batch", "threads"):
+        number = given.get(option)
+        if isinstance(number, int) and not 1 <= number <= LARGEST_NUMBER:
+            raise UsageError(f"{_flag(option)} is between 1 and {LARGEST_NUMBER}, got {number}")
     if isinstance(factory, type) and issubclass(factory, Target):
         factory.check_options(**given)
     return TargetSpec(targets[name], {**defaults, **given})

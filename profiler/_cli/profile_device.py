@@ -24,6 +24,7 @@ __all__ = ["main"]
 
 # Networks of a space that a table is audited with, unless the user says otherwise.
 AUDITED = 20
+MOST_AUDITED = 1000
 # The same for adaptive sampling, which learns from them and stops by them.
 SAMPLED = 30
 TARGET_ERROR = 0.03
@@ -215,6 +216,7 @@ def profile_device(
         typer.Option(
             "--audit",
             min=0,
+            max=MOST_AUDITED,
             metavar="N",
             help="Also measure N networks of the space whole, and say how well sums of layers give them. Default: 20; "
             "quick: 0; adaptive: 30.",
