@@ -108,7 +108,8 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class AccuracyCache:
     """An append-only file of accuracies, a line of JSON each, held by one process at a time; made by :meth:`open`.
 
-    Each line ends with a checksum; a file of an older version, which had none, is written anew when it is opened. A line counts only with its newline: what a kill or a full disk cut off is dropped when the file is opened. An added
+    Each line ends with a checksum; a file of an older version, which had none, is written anew when it is opened. A
+    line counts only with its newline: what a kill or a full disk cut off is dropped when the file is opened. An added
     value is on the disk when :meth:`add` returns. It is for one thread.
     """
 

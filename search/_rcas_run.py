@@ -28,9 +28,9 @@ from search._run_parts import (
     try_device,
     write_json,
 )
-from search._training import Trained, TrainProgress
+from search._training import Trained, TrainProgress, check_precision
 
-__all__ = ["RCAS_FILES", "RcasPlan", "RcasReporter", "RcasRun", "base_of", "rcas_summary", "run_rcas"]
+__all__ = ["RCAS_FILES", "RcasPlan", "RcasReporter", "RcasRun", "base_of", "check_end", "rcas_summary", "run_rcas"]
 
 # What a run's folder holds, and what each file is.
 RCAS_FILES = {
@@ -120,6 +120,24 @@ def base_of(space: SearchSpace, resources: NetworkResources) -> Network:
     return resources.network((0,) * len(space.choices)) if make is None else make()
 
 
+def check_end(resources: NetworkResources, recipe: Recipe | None, *, device: str) -> None:
+    """Raise what would else be known when the search is over.
+
+    Args:
+        resources: of the space's networks.
+        recipe: of the trainings at the end, if there are any.
+        device: PyTorch's name of where they are made.
+
+    Raises:
+        UsageError: the device does not train by the recipe.
+        PredictorError: the predictor knows nothing of the baseline.
+    """
+    if recipe is not None:
+        check_precision(recipe, device)
+    if resources.predictor is not None:
+        resources.predictor.latency_ms(base_of(resources.space, resources))
+
+
 def run_rcas(
     plan: RcasPlan,
     resources: NetworkResources,
@@ -161,6 +179,7 @@ def run_rcas(
     """
     space, predictor = resources.space, resources.predictor
     resources.check((0,) * len(space.choices), plan.budgets)
+    check_end(resources, plan.recipe, device=device)
     base = base_of(space, resources)
     measuring = predictor if measure_s > 0 else None
     if measuring is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -14,7 +15,7 @@ from lut.errors import InterruptedRunError, UsageError
 from predictors import LatencyPredictor, WidthSelection
 from profiler import Progress
 from search._cost import CostKind, NetworkCost, check_budget
-from search._data import ImageData
+from search._data import ImageData, halves
 from search._evolution import EvolutionSettings, check_pymoo, search_evolution
 from search._htas import check_settings, search_htas
 from search._recipe import Recipe
@@ -30,10 +31,20 @@ from search._run_parts import (
     write_json,
 )
 from search._search_settings import SearchProgress, SearchResult, SearchSettings
-from search._shared_weights import check_classes
-from search._training import Trained, TrainProgress
+from search._shared_weights import check_classes, check_shared
+from search._training import Trained, TrainProgress, check_precision
 
-__all__ = ["FILES", "Reporter", "RunPlan", "RunResult", "Strategy", "WidthKind", "run_search", "summary"]
+__all__ = [
+    "FILES",
+    "Reporter",
+    "RunPlan",
+    "RunResult",
+    "Strategy",
+    "WidthKind",
+    "check_plan",
+    "run_search",
+    "summary",
+]
 
 WidthKind: TypeAlias = Literal["hardware", "uniform", "ratios", "base"]
 Strategy: TypeAlias = Literal["gradient", "evolution"]
@@ -154,7 +165,9 @@ def run_search(
         FileAccessError: a file cannot be written.
         InterruptedRunError: stopped by the user; what is done is kept.
     """
-    _check(plan, cost, data)
+    check_plan(plan, cost, data, device=device)
+    if plan.budget_ms is not None:
+        check_budget(cost, plan.budget_ms)
     if measure_s > 0:
         tell.phase("Trying the device")
         try_device(cost.space.base_network(), cost.predictor)
@@ -253,17 +266,34 @@ def _run(
     return result
 
 
-def _check(plan: RunPlan, cost: NetworkCost, data: ImageData) -> None:
-    """Raise what can be known to fail before anything is begun."""
+def check_plan(plan: RunPlan, cost: NetworkCost, data: ImageData, *, device: str) -> None:
+    """Raise what can be known to fail before anything is begun, apart from a budget that no network is within.
+
+    Args:
+        plan: what to do.
+        cost: of the space's networks, calibrated or not.
+        data: to search and train on.
+        device: PyTorch's name of where to train.
+
+    Raises:
+        UsageError: settings that go with no search, no data or no device.
+        DataError: a class has too few images.
+        TargetUnavailableError: pymoo is not installed.
+        PredictorError: the predictor knows nothing of the base network.
+    """
     check_classes(cost.space.classes, data)
+    check_precision(plan.recipe, device)
+    check_shared(plan.search.recipe)
+    halves(data, plan.seed)
+    cost.predictor.latency_ms(cost.space.base_network())
+    if plan.budget_ms is not None and not (isfinite(plan.budget_ms) and plan.budget_ms > 0):
+        raise UsageError(f"a budget is a positive number of ms, got {plan.budget_ms:g}")
     if plan.strategy == "evolution":
         check_pymoo()
         if plan.budget_ms is None:
             raise UsageError("an evolution searches under a budget: give --budget-ms")
     else:
         check_settings(cost, plan.search, plan.budget_ms)
-    if plan.budget_ms is not None:
-        check_budget(cost, plan.budget_ms)
 
 
 def _write_network(path: Path, space: ResNetCifar, found: SearchResult) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,7 +12,9 @@ import msgspec
 
 from lut import Network
 from lut._files import file_error, read_bytes, write_atomically
-from lut.errors import CheckpointError, FileAccessError, IncompleteError, UsageError
+from lut._folder_lock import LOCK_NAME, folder_lock
+from lut._printable import printable, shortened
+from lut.errors import CheckpointError, FileAccessError, IncompleteError, ProfileError, UsageError
 from predictors import LatencyPredictor
 from profiler import NetworkComparison, Progress, Ratio, compare_networks
 from search._checkpoint import content_digest
@@ -24,6 +27,7 @@ __all__ = [
     "CHECKPOINTS",
     "NOT_ASKED",
     "Measured",
+    "hold_folder",
     "measure_both",
     "open_folder",
     "refuse_finished",
@@ -35,6 +39,8 @@ __all__ = [
 
 CHECKPOINTS = "checkpoints"
 RESULT = "result.json"
+# A run's settings; the widths of a space are the longest of them.
+LARGEST_RECORD = 1 << 22
 # Why there is no measurement, where nobody wanted one.
 NOT_ASKED = "it was not asked for"
 # Seconds of measuring the base network before anything else: on another device nothing needs to be begun.
@@ -56,6 +62,65 @@ class Measured(NamedTuple):
     warnings: tuple[str, ...]
 
 
+@contextlib.contextmanager
+def hold_folder(output: Path, files: Collection[str]) -> Iterator[None]:
+    """Hold a run's folder while the block runs; it is made where it is missing, and goes again if nothing came of it.
+
+    Args:
+        output: the folder.
+        files: what a run writes there, by its path in it.
+
+    Raises:
+        FolderInUseError: another run holds it.
+        FileAccessError: it is a file, cannot be made or written to, or something else stands where a file is to be.
+    """
+    _refuse_place(output)
+    for name in files:
+        if os.path.lexists(output / name) and not (output / name).is_file():
+            raise FileAccessError(f"cannot write {output / name}: something else than a file is there; move it away")
+    made = _missing(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise file_error(output, "create", error) from None
+    try:
+        with folder_lock(output, doing="search"):
+            try:
+                yield
+            finally:
+                # While it is still held, so that nobody takes a lock that is about to go.
+                with contextlib.suppress(OSError):
+                    if made and [entry.name for entry in output.iterdir()] == [LOCK_NAME]:
+                        (output / LOCK_NAME).unlink()
+    finally:
+        for folder in made:
+            # One that holds something stays.
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _missing(output: Path) -> list[Path]:
+    """Return the folders that are to be made for a folder, the innermost first."""
+    missing = []
+    place = output
+    while not os.path.lexists(place) and place != place.parent:
+        missing.append(place)
+        place = place.parent
+    return missing
+
+
+def _refuse_place(output: Path) -> None:
+    """Raise where a folder is a file, or cannot be written to or made."""
+    # Nothing but the user's own folder, or the one that it is to be made in.
+    place = output
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise FileAccessError(f"cannot create {output}: {place} is a file, not a folder; give another --output")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise FileAccessError(f"cannot write to {place}: permission denied; choose another place with --output")
+
+
 def refuse_finished(output: Path, *, restart: bool) -> None:
     """Raise where a folder holds a finished run."""
     if (output / RESULT).exists() and not restart:
@@ -75,22 +140,16 @@ def refuse_folder(plan: msgspec.Struct, output: Path, *, restart: bool, apart_fr
         CheckpointError: it holds another run, or a finished one.
         FileAccessError: it is a file, or cannot be written to.
     """
-    # Nothing but the user's own folder, or the one that it is to be made in.
-    place = output
-    while not os.path.lexists(place) and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        raise FileAccessError(f"cannot create {output}: {place} is a file, not a folder; give another --output")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise FileAccessError(f"cannot write to {place}: permission denied; choose another place with --output")
+    _refuse_place(output)
     record = output / "run.json"
-    if restart or not record.exists():
+    if restart or not os.path.lexists(record):
         return
     try:
-        before = msgspec.json.decode(read_bytes(record), type=type(plan))
-    except (msgspec.DecodeError, UnicodeDecodeError, UsageError) as error:
+        before = msgspec.json.decode(read_bytes(record, limit=LARGEST_RECORD), type=type(plan))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, UsageError) as error:
+        why = printable(shortened(str(error), 200))
         raise CheckpointError(
-            f"{record} is no record of such a run ({error}); give another --output, or discard it with --restart"
+            f"{record} is no record of such a run ({why}); give another --output, or discard it with --restart"
         ) from None
     if different := _differences(before, plan, apart_from):
         raise CheckpointError(
@@ -223,7 +282,8 @@ def measure_both(
             seed=seed,
             progress=progress,
         )
-    except IncompleteError as error:
+    except (IncompleteError, ProfileError) as error:
+        # All else that the run found is not lost for that.
         return None, str(error)
     return _measured(comparison), None
 

@@ -29,7 +29,7 @@ from search._search_settings import SearchEpoch, SearchProgress, SearchSettings
 from search._supernet import SuperResNet, own_statistics
 from search._training import deterministic, epoch_generator
 
-__all__ = ["SharedWeights", "batches", "check_classes", "run_digest", "run_epochs", "uniform_epoch"]
+__all__ = ["SharedWeights", "batches", "check_classes", "check_shared", "run_digest", "run_epochs", "uniform_epoch"]
 
 # Training batches from which a network's own norm statistics are taken.
 STATISTICS_BATCHES = 4
@@ -42,6 +42,12 @@ def check_classes(classes: int, data: ImageData) -> None:
     """Raise unless a space's networks tell as many classes apart as the data has."""
     if len(data.classes) != classes:
         raise UsageError(f"the space's networks tell {classes} classes apart, and {data.name} has {len(data.classes)}")
+
+
+def check_shared(recipe: Recipe) -> None:
+    """Raise unless shared weights can be trained by a recipe."""
+    if recipe.precision == "float16":
+        raise UsageError("search: shared weights are trained in float32 or bfloat16")
 
 
 def batches(indices: torch.Tensor, size: int, generator: torch.Generator | None = None) -> list[torch.Tensor]:
@@ -74,8 +80,7 @@ class SharedWeights:
 
     def __init__(self, cost: NetworkCost, data: ImageData, settings: SearchSettings, *, seed: int, device: str) -> None:
         check_classes(cost.space.classes, data)
-        if settings.recipe.precision == "float16":
-            raise UsageError("search: shared weights are trained in float32 or bfloat16")
+        check_shared(settings.recipe)
         self.cost, self.data, self.settings, self.device = cost, data, settings, torch.device(device)
         self.seed = seed
         self.recipe = settings.recipe

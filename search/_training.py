@@ -26,6 +26,7 @@ __all__ = [
     "TrainProgress",
     "Trained",
     "autocast",
+    "check_precision",
     "deterministic",
     "distillation_loss",
     "epoch_generator",
@@ -131,8 +132,7 @@ def train(
         FileAccessError: the checkpoint cannot be written.
     """
     place = torch.device(device)
-    if recipe.precision == "float16" and place.type != "cuda":
-        raise UsageError(f"float16 is for CUDA, not for {place.type}: take bfloat16 or float32 there")
+    check_precision(recipe, place)
     if evaluate_every < 1:
         raise UsageError(f"evaluate_every must be at least 1, got {evaluate_every}")
     images = _on_device(data, place)
@@ -184,6 +184,13 @@ def train(
             report(epoch + 1, 0.0)
     module.eval()
     return Trained(tuple(epochs), epochs[-1].test_accuracy)
+
+
+def check_precision(recipe: Recipe, device: str | torch.device) -> None:
+    """Raise unless a device trains in a recipe's precision."""
+    kind = torch.device(device).type
+    if recipe.precision == "float16" and kind != "cuda":
+        raise UsageError(f"float16 is for CUDA, not for {kind}: take bfloat16 or float32 there")
 
 
 def evaluate(

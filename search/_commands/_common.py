@@ -12,10 +12,26 @@ if TYPE_CHECKING:
     from predictors import LatencyPredictor
     from search._commands._phases import Phases
 
-__all__ = ["CALIBRATION_S", "checked_then", "hand_on", "open_predictor", "training_device"]
+__all__ = ["CALIBRATION_S", "check_calibration", "checked_then", "hand_on", "open_predictor", "training_device"]
 
 # Of measuring networks of the space, in seconds.
 CALIBRATION_S = 60.0
+
+
+def check_calibration(count: int, level: float | None) -> None:
+    """See that so many networks measured whole are a calibration, and give intervals of a level; ``None``: of none."""
+    from lut import UsageError
+    from predictors._interval import least_networks
+    from search._calibrate import check_count
+
+    if not count:
+        return
+    check_count(count)
+    if level is not None and 0 < level < 1 and count < (need := least_networks(level)):
+        raise UsageError(
+            f"an interval of {level:.0%} needs {need} networks measured whole: give --calibrate {need}, a lower "
+            "--level, or --bound predicted"
+        )
 
 
 def checked_then(then: list[str] | None) -> tuple[str, ...]:
@@ -30,9 +46,10 @@ def checked_then(then: list[str] | None) -> tuple[str, ...]:
         if word not in ("onnx", "export-coreml"):
             raise UsageError(f"--then is onnx or export-coreml, got {word!r}")
         # Better now than after hours.
-        needed, extra = ("onnxruntime", "onnx") if word == "onnx" else ("coremltools", "coreml")
-        if find_spec(needed) is None:
-            raise TargetUnavailableError(f"--then {word} needs {needed}: pip install -e '.[{extra}]'")
+        needed, extra = (("onnxruntime", "onnx"), "onnx") if word == "onnx" else (("coremltools",), "coreml")
+        missing = [name for name in needed if find_spec(name) is None]
+        if missing:
+            raise TargetUnavailableError(f"--then {word} needs {' and '.join(missing)}: pip install -e '.[{extra}]'")
     return wanted
 
 

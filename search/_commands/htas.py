@@ -235,113 +235,136 @@ def htas(
 
     Example: search-architecture htas --predictor predictor/ --depth 32 --budget-ms 24 --data cifar10:PATH -o run/
     """
+    from contextlib import ExitStack
+
     from lut import UsageError
     from search._calibrate import calibrated
-    from search._commands._common import CALIBRATION_S, checked_then, hand_on, open_predictor, training_device
+    from search._commands._common import (
+        CALIBRATION_S,
+        check_calibration,
+        checked_then,
+        hand_on,
+        open_predictor,
+        training_device,
+    )
     from search._commands._phases import Phases
     from search._commands._show import print_plan
     from search._cost import make_cost, unlike_layers
     from search._data import load_data, subset
-    from search._run import run_search
-    from search._run_parts import refuse_finished
+    from search._evolution import check_pymoo
+    from search._run import FILES, check_plan, run_search
+    from search._run_parts import hold_folder, refuse_finished, refuse_folder
 
     if (predictor is None) == (table is None):
         raise UsageError("give either --predictor FOLDER (see fit-predictor) or --table FILE (see profile-device)")
     wanted = checked_then(then)
-    console = make_console(stderr=json)
-    loaded, measured = open_predictor(predictor, table, target=target, batch=batch, seed=seed, console=console)
-    images = load_data(data)
-    if train_images is not None or test_images is not None:
-        images = subset(images, train=train_images, test=test_images, seed=seed)
-    classes = len(images.classes)
-    space, selections = _space(
-        loaded,
-        measured,
-        depth=depth,
-        widths=widths,
-        depths=depths,
-        expand=expand,
-        groups=groups,
-        alpha=alpha,
-        classes=classes,
-        seed=seed,
-    )
+    if bound not in ("upper", "predicted"):
+        raise UsageError(f"--bound is upper or predicted, got {bound!r}")
     # Without a budget nobody asks for the upper end of an interval.
     bound = bound if budget_ms is not None else "predicted"
+    if not 0 < level < 1:
+        raise UsageError(f"--level lies between 0 and 1, such as 0.9, got {level}")
+    measured_first = calibrate if measure_seconds else 0
+    check_calibration(measured_first, level if bound == "upper" else None)
+    if strategy == "evolution":
+        check_pymoo()
     trained_on = training_device(device)
-
-    def planned(known: NetworkCost) -> RunPlan:
-        return _plan(
-            known,
-            images,
-            budget_ms=budget_ms,
+    console = make_console(stderr=json)
+    with ExitStack() as stack:
+        stack.enter_context(hold_folder(output, (*FILES, "calibration.json")))
+        refuse_finished(output, restart=restart)
+        loaded, measured = open_predictor(predictor, table, target=target, batch=batch, seed=seed, console=console)
+        images = load_data(data)
+        if train_images is not None or test_images is not None:
+            images = subset(images, train=train_images, test=test_images, seed=seed)
+        classes = len(images.classes)
+        space, selections = _space(
+            loaded,
+            measured,
+            depth=depth,
             widths=widths,
+            depths=depths,
+            expand=expand,
             groups=groups,
             alpha=alpha,
-            bound=bound,
-            strategy=strategy,
-            penalty=penalty,
-            weight=weight,
-            search_epochs=search_epochs,
-            train_epochs=train_epochs,
-            batch_size=batch_size,
-            population=population,
-            generations=generations,
-            distil=distil,
-            settings=set_ or [],
-            calibrated=calibrate if measure_seconds else 0,
+            classes=classes,
             seed=seed,
         )
 
-    with Phases(console) as phases:
-        if calibrate and measure_seconds:
-            refuse_finished(output, restart=restart)
+        def planned(known: NetworkCost) -> RunPlan:
+            return _plan(
+                known,
+                images,
+                budget_ms=budget_ms,
+                widths=widths,
+                groups=groups,
+                alpha=alpha,
+                bound=bound,
+                strategy=strategy,
+                penalty=penalty,
+                weight=weight,
+                search_epochs=search_epochs,
+                train_epochs=train_epochs,
+                batch_size=batch_size,
+                population=population,
+                generations=generations,
+                distil=distil,
+                settings=set_ or [],
+                calibrated=measured_first,
+                seed=seed,
+            )
+
+        if measured_first:
             # Mistakes are refused before a minute is spent.
             before = make_cost(space, loaded, kind=cost, bound="predicted", level=level)  # type: ignore[arg-type]
             unlike_layers(space, loaded)
-            planned(before)
-            if restart:
-                (output / "calibration.json").unlink(missing_ok=True)
-            phases.phase("Measuring networks of the space")
-            loaded = calibrated(
-                space,
-                loaded,
-                count=calibrate,
-                seconds=CALIBRATION_S,
-                seed=seed,
-                path=output / "calibration.json",
-                progress=phases.reporter().measure,
-            )
-    costs = _cost(space, loaded, kind=cost, bound=bound, level=level, console=console)
-    plan = planned(costs)
-    print_plan(console, plan, costs, classes)
-    began = time.monotonic()
-    with Phases(console) as phases:
-        exported: dict[str, str] = {}
-        result = run_search(
-            plan,
-            costs,
-            images,
-            output,
-            selections=selections,
-            device=trained_on,
-            measure_s=measure_seconds,
-            restart=restart,
-            keep_predictor=table is not None,
-            hand_on=lambda found: exported.update(
-                hand_on(
-                    wanted,
-                    found.search.network,
-                    found.base,
-                    output / "weights.safetensors",
+            first = planned(before)
+            check_plan(first, before, images, device=trained_on)
+            # What the predictor will say is not known before it is calibrated.
+            refuse_folder(first, output, restart=restart, apart_from=("latencies",))
+            with Phases(console) as phases:
+                if restart:
+                    (output / "calibration.json").unlink(missing_ok=True)
+                phases.phase("Measuring networks of the space")
+                loaded = calibrated(
+                    space,
                     loaded,
-                    output,
-                    phases,
+                    count=measured_first,
+                    seconds=CALIBRATION_S,
+                    seed=seed,
+                    path=output / "calibration.json",
+                    progress=phases.reporter().measure,
                 )
-            ),
-            tell=phases.reporter(),
-        )
-    _finish(console, plan, result, loaded, output, exported, seconds=time.monotonic() - began, json=json)
+        costs = _cost(space, loaded, kind=cost, bound=bound, level=level, console=console)
+        plan = planned(costs)
+        print_plan(console, plan, costs, classes)
+        began = time.monotonic()
+        with Phases(console) as phases:
+            exported: dict[str, str] = {}
+            result = run_search(
+                plan,
+                costs,
+                images,
+                output,
+                selections=selections,
+                device=trained_on,
+                measure_s=measure_seconds,
+                restart=restart,
+                keep_predictor=table is not None,
+                hand_on=lambda found: exported.update(
+                    hand_on(
+                        wanted,
+                        found.search.network,
+                        found.base,
+                        output / "weights.safetensors",
+                        loaded,
+                        output,
+                        phases,
+                    )
+                ),
+                tell=phases.reporter(),
+            )
+        _finish(console, plan, result, loaded, output, exported, seconds=time.monotonic() - began, json=json)
 
 
 def _space(
@@ -392,11 +415,8 @@ def _space(
 def _cost(
     space: ResNetCifar, predictor: LatencyPredictor, *, kind: str, bound: str, level: float, console: Console
 ) -> NetworkCost:
-    from lut import UsageError
     from search._cost import make_cost, unlike_layers
 
-    if not 0 < level < 1:
-        raise UsageError(f"--level lies between 0 and 1, such as 0.9, got {level}")
     cost = make_cost(space, predictor, kind=kind, bound=bound, level=level)  # type: ignore[arg-type]
     for line in unlike_layers(space, predictor):
         console.print(f"warning: {line}", style="yellow")

@@ -253,14 +253,14 @@ def rcas(
     import msgspec
 
     from lut import UsageError
-    from search._commands._common import checked_then, hand_on, open_predictor, training_device
+    from search._commands._common import check_calibration, checked_then, hand_on, open_predictor, training_device
     from search._commands._phases import Phases
     from search._commands._rcas_show import RcasPhases, print_rcas_plan
     from search._commands._source import AT_ONCE, open_accuracy, open_images, open_space, workers_for
     from search._rcas import RcasSettings
-    from search._rcas_run import run_rcas
+    from search._rcas_run import RCAS_FILES, check_end, run_rcas
     from search._resources import Budgets, NetworkResources
-    from search._run_parts import refuse_finished, refuse_folder
+    from search._run_parts import hold_folder, refuse_finished, refuse_folder
 
     budgets = Budgets(ms=budget_ms, parameters=budget_params, madds=budget_madds)
     if not any(True for _ in budgets.given()):
@@ -288,15 +288,9 @@ def rcas(
     # Without a budget nobody asks for the upper end of an interval.
     bound = bound if budget_ms is not None else "predicted"
     measured_first = calibrate if measure_seconds and (predictor or table) is not None else 0
-    if measured_first and bound == "upper":
-        _check_level(level, measured_first)
-    console = make_console(stderr=json)
-    loaded = None
-    if predictor is not None or table is not None:
-        loaded, _ = open_predictor(predictor, table, target=target, batch=batch, seed=seed, console=console)
-    images = open_images(data, train_images, test_images, seed)
-    opened = open_space(space, types, images)
+    check_calibration(measured_first, level if bound == "upper" else None)
     devices = tuple(training_device(name.strip() or None) for name in (device or "").split(","))
+    console = make_console(stderr=json)
     settings = RcasSettings(
         rules=named,
         lazy=lazy,
@@ -305,8 +299,14 @@ def rcas(
         exchange=exchange,
         evaluations=evaluations,
     )
-    refuse_finished(output, restart=restart)
     with ExitStack() as stack, redirect_stdout(stderr if json else stdout):
+        stack.enter_context(hold_folder(output, (*RCAS_FILES, "calibration.json")))
+        refuse_finished(output, restart=restart)
+        loaded = None
+        if predictor is not None or table is not None:
+            loaded, _ = open_predictor(predictor, table, target=target, batch=batch, seed=seed, console=console)
+        images = open_images(data, train_images, test_images, seed)
+        opened = open_space(space, types, images)
         source = open_accuracy(
             accuracy,
             images,
@@ -333,6 +333,7 @@ def rcas(
             level=level,
         )
         resources.check((0,) * len(opened.choices), budgets)
+        check_end(resources, source.recipe, device=devices[0])
         plan = _plan(resources, budgets, settings, source, images, bound=bound, calibrated=measured_first, seed=seed)
         if measured_first and loaded is not None:
             # What the predictor will say is not known before it is calibrated.
@@ -378,18 +379,6 @@ def rcas(
                 tell=shown.reporter(),
             )
     _finish(console, plan, result, resources, output, exported, seconds=time.monotonic() - began, json=json)
-
-
-def _check_level(level: float, networks: int) -> None:
-    """See that so many networks measured whole give intervals of a level."""
-    from lut import UsageError
-    from predictors._interval import least_networks
-
-    if 0 < level < 1 and networks < (need := least_networks(level)):
-        raise UsageError(
-            f"an interval of {level:.0%} needs {need} networks measured whole: give --calibrate {need}, a lower "
-            "--level, or --bound predicted"
-        )
 
 
 def _checked_layers(space: SearchSpace, predictor: LatencyPredictor | None) -> tuple[str, ...]:

@@ -1,0 +1,238 @@
+"""A search's folder is held by one run at a time, and what would be refused at its end is refused at its beginning."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_cli_search import QUICK, SMALL, budget_in, made, main  # noqa: F401 - fixtures, too
+
+from lut._folder_lock import LOCK_NAME, folder_lock
+from lut.errors import DeviceBusyError, FileAccessError, FolderInUseError
+from search._run import FILES
+from search._run_parts import hold_folder
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Main = Callable[..., tuple[int, str, str]]
+MY = """import os
+
+def accuracy(network):
+    if "BUSY" in os.environ:
+        raise RuntimeError("asked")
+    return network.parameters / 1e7
+"""
+MEASURED = [word for word in QUICK if word not in ("--measure-seconds", "0")]
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> tuple[str, ...]:
+    """A search that takes a second: nothing is predicted, trained or measured."""
+    (tmp_path / "my.py").write_text(MY)
+    return (
+        *("rcas", "--accuracy", f"{tmp_path / 'my.py'}:accuracy", "--data", "none", "--train-epochs", "0"),
+        *("--types", "1", "--budget-params", "0.4e6", "--measure-seconds", "0"),
+    )
+
+
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make everything that takes time fail."""
+
+    def work(*_: Any, **__: Any) -> Any:
+        raise AssertionError("work was begun")
+
+    for name in (
+        "lut.LatencyTable.load",
+        "predictors.LatencyPredictor.load",
+        "search._data.load_data",
+        "search._calibrate.compare_networks",
+        "search._run_parts.compare_networks",
+        "search._run.search_htas",
+        "search._rcas_run.search_rcas",
+    ):
+        monkeypatch.setattr(name, work)
+
+
+@pytest.mark.parametrize("words", [(), ("--restart",)])
+def test_a_folder_that_another_search_holds_is_refused_at_once(
+    words: tuple[str, ...],
+    main: Main,  # noqa: F811
+    mine: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    no_work(monkeypatch)
+    with folder_lock(run, doing="search"):
+        for command in (QUICK, mine, (*SMALL, "--table", "t.json")):
+            code, out, err = main(*command, *words, "--output", str(run))
+            assert code == 1
+            assert err.splitlines() == [
+                f"error: another search is running in {run}; wait for it to end, or give another --output"
+            ]
+            assert not out
+    assert {path.name for path in run.iterdir()} == {"run.json", LOCK_NAME}
+
+
+def test_the_lock_is_in_nobodys_way(main: Main, mine: tuple[str, ...], tmp_path: Path) -> None:  # noqa: F811
+    run = tmp_path / "run"
+    # An older run's folder, or a lock that was left behind.
+    run.mkdir()
+    (run / LOCK_NAME).touch()
+    for words in ((), ("--restart",)):
+        code, _, err = main(*mine, *words, "--output", str(run))
+        assert code == 0, err
+    code, _, err = main(*mine, "--output", str(run))
+    assert code == 2
+    assert "finished run" in err
+    # It goes on where it was, too.
+    (run / "result.json").unlink()
+    assert main(*mine, "--output", str(run))[0] == 0
+
+
+def test_a_folder_is_held_and_goes_if_nothing_came_of_it(tmp_path: Path) -> None:
+    run = tmp_path / "deep" / "run"
+    with hold_folder(run, FILES):
+        with pytest.raises(FolderInUseError), hold_folder(run, FILES):
+            pass
+        assert run.is_dir()
+    assert not (tmp_path / "deep").exists()
+    with hold_folder(run, FILES):
+        (run / "run.json").write_text("{}")
+    assert {path.name for path in run.iterdir()} == {"run.json", LOCK_NAME}
+    with hold_folder(run, FILES):
+        pass
+    assert (run / "run.json").exists()
+
+
+@pytest.mark.parametrize("name", ["report.html", "result.json", "network.json"])
+def test_what_cannot_be_written_in_the_end_is_told_in_the_beginning(
+    name: str,
+    main: Main,  # noqa: F811
+    mine: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    no_work(monkeypatch)
+    run = tmp_path / "run"
+    (run / name).mkdir(parents=True)
+    for command in (QUICK, mine):
+        code, _, err = main(*command, "--output", str(run))
+        assert code == 1
+        assert f"{run / name}: something else than a file is there" in err
+    with pytest.raises(FileAccessError), hold_folder(run, FILES):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "problem"),
+    [
+        (("--calibrate", "4"), 2, "a calibration is on at least 10 networks, got 4"),
+        (("--calibrate", "12", "--budget-ms", "5", "--level", "0.95"), 2, "give --calibrate 19"),
+        (("--level", "1.5"), 2, "--level lies between 0 and 1"),
+        (("--level", "nan"), 2, "--level lies between 0 and 1"),
+        (("--bound", "lower"), 2, "--bound is upper or predicted"),
+        (("--device", "toaster"), 2, "--device toaster"),
+        (("--strategy", "evolution", "--budget-ms", "5"), 1, "an evolution needs pymoo"),
+        (("--then", "onnx"), 1, "--then onnx needs onnx: pip install"),
+        (("--then", "export-coreml"), 1, "--then export-coreml needs coremltools"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_read(
+    words: tuple[str, ...],
+    code: int,
+    problem: str,
+    main: Main,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    no_work(monkeypatch)
+    find = importlib.util.find_spec
+    hidden = ("pymoo", "onnx", "coremltools")
+    for place in ("importlib.util.find_spec", "search._evolution.find_spec"):
+        monkeypatch.setattr(place, lambda name, *rest: None if name in hidden else find(name, *rest))
+    given, _, err = main(*MEASURED, *words, "--output", str(tmp_path / "run"))
+    assert problem in err
+    assert given == code
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("--set", "samples=1"), "samples must be at least 2"),
+        (("--penalty", "band"), "around a budget"),
+        (("--strategy", "evolution"), "give --budget-ms"),
+        (("--budget-ms", "-1"), "a budget is a positive number"),
+        (("--budget-ms", "nan"), "a budget is a positive number"),
+        (("--set", "training.precision=float16"), "float16 is for CUDA, not for cpu"),
+        (("--set", "search.precision=float16"), "float32 or bfloat16"),
+        (("--seed", "7"), "holds another run, with other"),
+    ],
+)
+def test_mistakes_are_told_before_a_minute_is_measured(
+    words: tuple[str, ...],
+    problem: str,
+    main: Main,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = tmp_path / "run"
+    if "--seed" in words:
+        assert main(*QUICK, "--output", str(run))[0] == 0
+        (run / "result.json").unlink()
+
+    def measured(*_: Any, **__: Any) -> Any:
+        raise AssertionError("it was measured")
+
+    monkeypatch.setattr("search._calibrate.compare_networks", measured)
+    monkeypatch.setattr("search._run_parts.compare_networks", measured)
+    code, _, err = main(*MEASURED, *words, "--output", str(run))
+    assert problem in err
+    assert code == 2
+    assert run.exists() == ("--seed" in words)
+
+
+def test_a_recipe_that_the_device_does_not_train_by_is_told_before_the_search(
+    main: Main,  # noqa: F811
+    mine: tuple[str, ...],
+    tmp_path: Path,
+) -> None:
+    words = list(mine)
+    words[words.index("none")] = "digits"
+    words[words.index("--train-epochs") + 1] = "1"
+    code, out, err = main(*words, "--set", "training.precision=float16", "--output", str(tmp_path / "run"))
+    assert code == 2
+    assert "float16 is for CUDA, not for cpu" in err
+    assert "Searching" not in out
+    code, _, err = main(*mine, "--calibrate", "4", "--output", str(tmp_path / "run"))
+    # Without a predictor nothing is calibrated.
+    assert code == 0, err
+
+
+def test_a_winner_that_could_not_be_measured_is_no_success(
+    main: Main,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def busy(networks: Any, **_: Any) -> Any:
+        if len(networks) == 2:
+            raise DeviceBusyError("another profile is running (process 1)")
+
+    monkeypatch.setattr("search._run_parts.compare_networks", busy)
+    run = tmp_path / "run"
+    code, out, err = main(
+        *MEASURED, "--calibrate", "0", "--budget-ms", budget_in(main, 0.7), "--output", str(run), "--json"
+    )
+    assert code == 3, err
+    assert "the network found could not be measured: another profile is running" in err
+    # What was found is there all the same, and the same command goes on with the measurement.
+    assert json.loads(out)["measured"] is None
+    assert (run / "report.html").exists()
+    assert not (run / "result.json").exists()
