@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lut import UsageError
 from lut._console import format_ms
-from predictors._gains import WidthChange, WidthGain
-from predictors._widths import WidthChoice, WidthSelection
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from predictors._gains import WidthChange, WidthGain
+    from predictors._widths import WidthChoice, WidthSelection
 
 __all__ = [
     "GAINS_HEADER",

