@@ -10,12 +10,10 @@ from scipy.optimize import least_squares, minimize_scalar
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted
 
+from predictors._exponent import LARGEST_ALPHA
 from predictors._ranges import channels_of, warn_outside
 
-__all__ = ["LARGEST_ALPHA", "PowerLaw"]
-
-# The largest width to such a power is still a number.
-LARGEST_ALPHA = 30.0
+__all__ = ["PowerLaw"]
 
 # Huber's constant: 95 % efficiency for normal residuals (Huber 1964), in units of their standard deviation.
 HUBER_THRESHOLD = 1.345

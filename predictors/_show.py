@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from lut import UsageError
 from lut._console import format_ms
 from lut._printable import shortened
-from predictors._gains import WidthChange, WidthGain
-from predictors._power_law import LARGEST_ALPHA
-from predictors._widths import WidthChoice, WidthSelection
+from predictors._exponent import LARGEST_ALPHA
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from predictors._gains import WidthChange, WidthGain
+    from predictors._widths import WidthChoice, WidthSelection
 
 __all__ = [
     "GAINS_HEADER",

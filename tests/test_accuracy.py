@@ -316,16 +316,20 @@ def test_progress_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_a_function_that_raises(tmp_path: Path, at_once: int) -> None:
-    second_begun = threading.Event()
+    second_begun, third_raises = threading.Event(), threading.Event()
+    failing: list[threading.Thread] = []
 
     def accuracy(network: Network) -> float:
         if network.name == "net 3":
             second_begun.wait(HANGS_S if at_once > 1 else 0)
+            failing.append(threading.current_thread())
+            third_raises.set()
             raise RuntimeError("no such luck")
-        if network.name == "net 2":
+        if network.name == "net 2" and at_once > 1:
             second_begun.set()
-            # Still under way when the other one has failed.
-            time.sleep(0.1 if at_once > 1 else 0)
+            # Still under way when the other one has failed, and its thread has ended.
+            third_raises.wait(HANGS_S)
+            failing[0].join(HANGS_S)
         return width_of(network)
 
     with opened(tmp_path / "accuracies.jsonl") as cache:
@@ -601,7 +605,7 @@ def test_processes_give_the_same_accuracies(tmp_path: Path) -> None:
     given = {"data": subset(load_data("digits"), train=300, seed=0), "recipe": rcas_recipe(10, 16), "held_out": 10}
     expected = Evaluator(judge(**given))(networks)
     assert torch.get_num_threads() == before
-    assert len(set(expected)) == 3
+    assert len(set(expected)) >= 2
     with judge(**given, at_once=2) as early, opened(tmp_path / "accuracies.jsonl", function=early.digest) as cache:
         assert Evaluator(early)(networks) == expected
         pids = [worker.process.pid for worker in early._workers]
