@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +12,12 @@ import msgspec
 import torch
 
 from lut._files import read_bytes, write_atomically
+from lut._printable import printable, shortened
 from lut.errors import CheckpointError, FileAccessError
 
 __all__ = [
     "Checkpoint",
+    "check_tensors",
     "content_digest",
     "load_checkpoint",
     "optimizer_tensors",
@@ -26,6 +28,18 @@ __all__ = [
 ]
 
 FORMAT = "latency-lut-checkpoint-1"
+# The largest are data sets; they are in memory twice while they are read.
+LARGEST_TENSORS = 900 << 20
+DISCARD = "discard it, with --restart where a command made it"
+# Names and places of tensors, and the text beside them: a network, a history.
+LARGEST_HEADER = 1 << 24
+MOST_EPOCHS, MOST_STEPS = 10**6, 10**12
+# Digits of a parameter's number.
+LONGEST_NUMBER = 9
+# What is written: weights, statistics, steps, images, labels.
+_TYPES = frozenset(
+    (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.uint8, torch.bool)
+)
 
 
 class Checkpoint(NamedTuple):
@@ -34,6 +48,17 @@ class Checkpoint(NamedTuple):
     epoch: int
     tensors: dict[str, torch.Tensor]
     values: dict[str, Any]
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    header: str
+    sha256: str
+
+
+class _Head(msgspec.Struct, frozen=True, rename={"metadata": "__metadata__"}):
+    """What a file of ours begins with, beside the places of its tensors."""
+
+    metadata: _Metadata
 
 
 class _Header(msgspec.Struct):
@@ -76,7 +101,7 @@ def load_checkpoint(path: Path, *, run: str) -> Checkpoint | None:
         header = msgspec.json.decode(text, type=_Header)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         header = None
-    if header is None or header.format != FORMAT or header.epoch < 0:
+    if header is None or header.format != FORMAT or not 0 <= header.epoch <= MOST_EPOCHS:
         raise CheckpointError(f"{path} is not a checkpoint; give another --output, or discard it with --restart")
     if header.run != run:
         raise CheckpointError(
@@ -114,22 +139,53 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], str]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    content = read_bytes(path)
+    content = read_bytes(path, limit=LARGEST_TENSORS)
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or length > min(LARGEST_HEADER, len(content) - 8):
+        raise CheckpointError(f"{path} is damaged, or no file of ours (its header); {DISCARD}")
     try:
+        metadata = msgspec.json.decode(content[8 : 8 + length], type=_Head).metadata
         tensors: dict[str, torch.Tensor] = load(content)
-        length = int.from_bytes(content[:8], "little")
-        metadata = msgspec.json.decode(content[8 : 8 + length])["__metadata__"]
-        header, digest = str(metadata["header"]), metadata["sha256"]
-    except (SafetensorError, msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is damaged, or no file of ours ({type(error).__name__}); discard it, with --restart where a "
-            "command made it"
-        ) from None
-    if _digest(tensors, header) != digest:
-        raise CheckpointError(
-            f"{path} is damaged: its hash is another; discard it, with --restart where a command made it"
-        )
-    return tensors, header
+        odd = next((name for name, tensor in tensors.items() if tensor.dtype not in _TYPES), None)
+        whole = odd is None and _digest(tensors, metadata.header) == metadata.sha256
+    except (
+        SafetensorError,
+        msgspec.DecodeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        ArithmeticError,
+    ) as e:
+        raise CheckpointError(f"{path} is damaged, or no file of ours ({type(e).__name__}); {DISCARD}") from None
+    if odd is not None:
+        raise CheckpointError(f"{path} is no file of ours: {_shown(odd)} is of type {tensors[odd].dtype}; {DISCARD}")
+    if not whole:
+        raise CheckpointError(f"{path} is damaged: its hash is another; {DISCARD}")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{path}: {_shown(name)} holds numbers that are not finite; {DISCARD}")
+    return tensors, metadata.header
+
+
+def check_tensors(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    """Raise unless tensors have the names, shapes and types of others.
+
+    Raises:
+        CheckpointError: one is missing, unexpected, or of another shape or type.
+    """
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        word = "lacks" if name in expected else "has an unexpected"
+        raise CheckpointError(f"it {word} {_shown(name)}")
+    for name, wanted in expected.items():
+        found = tensors[name]
+        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+            shapes = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in (found, wanted)]
+            raise CheckpointError(f"its {_shown(name)} is {shapes[0]}, and {shapes[1]} is expected")
+
+
+def _shown(name: str) -> str:
+    return shortened(printable(name), 120)
 
 
 def content_digest(path: Path) -> str:
@@ -167,11 +223,27 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, prefix: str, tensors: Ma
         if not key.startswith(f"{prefix}."):
             continue
         number, _, name = key[len(prefix) + 1 :].partition(".")
-        fits = number.isdecimal() and int(number) < len(parameters)
-        if not fits or (tensor.dim() > 0 and tensor.shape != parameters[int(number)].shape):
-            raise CheckpointError(f"the checkpoint's {key} is of no parameter of this network; discard it: --restart")
+        if not _is_state(name, tensor, parameters, number):
+            raise CheckpointError(
+                f"the checkpoint's {_shown(key)} is of no parameter of this network; discard it: --restart"
+            )
         state.setdefault(int(number), {})[name] = tensor.clone()
+    if any(found.keys() != next(iter(state.values())).keys() for found in state.values()):
+        raise CheckpointError(f"the checkpoint's {prefix} lacks a part of its state; discard it: --restart")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _is_state(name: str, tensor: torch.Tensor, parameters: Sequence[torch.Tensor], number: str) -> bool:
+    """Whether a tensor is what SGD or Adam keep of the parameter of a number."""
+    if not (number.isascii() and number.isdecimal() and len(number) < LONGEST_NUMBER) or int(number) >= len(parameters):
+        return False
+    if name == "step":
+        return tensor.dim() == 0 and tensor.dtype == torch.float32 and 0 <= float(tensor) <= MOST_STEPS
+    parameter = parameters[int(number)]
+    if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
+        return False
+    # Squares: a negative one would make the next step no number.
+    return name in ("momentum_buffer", "exp_avg") or (name == "exp_avg_sq" and bool((tensor >= 0).all()))
 
 
 def _digest(tensors: Mapping[str, torch.Tensor], header: str) -> str:

@@ -251,7 +251,7 @@ def _digits() -> Decoded:
     return Decoded(tuple(str(name) for name in digits.target_names), images, labels, None, None)
 
 
-class _Kept(msgspec.Struct):
+class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a cache file's header holds."""
 
     classes: tuple[str, ...]
@@ -267,12 +267,21 @@ def _to_cache(file: Path, data: ImageData) -> None:
 
 
 def _from_cache(file: Path, name: str) -> ImageData | None:
-    """Return what a cache file holds; ``None`` where there is none, or a broken one."""
+    """Return what a cache file holds; ``None`` where there is none, or a broken one, which is then made anew."""
     if not file.is_file():
         return None
     try:
         tensors, text = read_tensors(file)
         kept = msgspec.json.decode(text, type=_Kept)
-        return ImageData(name, kept.classes, mirrored=kept.mirrored, **{part: tensors[part] for part in _PARTS})
-    except (CheckpointError, FileAccessError, msgspec.DecodeError, UnicodeDecodeError, KeyError):
+    except (CheckpointError, FileAccessError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    if tensors.keys() != set(_PARTS) or len(kept.classes) < 2:
+        return None
+    for part in ("train", "test"):
+        images, labels = tensors[f"{part}_images"], tensors[f"{part}_labels"]
+        count = len(labels) if labels.dim() == 1 else 0
+        if not count or images.dtype != torch.uint8 or tuple(images.shape) != (count, 3, SIDE, SIDE):
+            return None
+        if labels.dtype != torch.int64 or not 0 <= int(labels.min()) <= int(labels.max()) < len(kept.classes):
+            return None
+    return ImageData(name, kept.classes, mirrored=kept.mirrored, **tensors)

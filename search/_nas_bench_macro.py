@@ -11,11 +11,14 @@ import msgspec
 
 from lut import ChannelCurve, Decision, Layer, Network, NetworkLayer, SpaceLayer, UsageError
 from lut._files import read_bytes
+from lut._printable import printable, shortened
 from lut.errors import DataError
 from search._inverted_residuals import LayerStack
 
 __all__ = ["NasBenchMacro", "load_accuracies", "nas_bench_macro"]
 
+# The benchmark's has 1.4 MB.
+LARGEST_FILE = 1 << 24
 # Positions of each stage and its width; the first position of each halves the maps.
 _STAGES = ((2, 64), (3, 128), (3, 256))
 _POSITIONS = sum(positions for positions, _ in _STAGES)
@@ -131,9 +134,10 @@ def load_accuracies(path: str | os.PathLike[str]) -> dict[str, float]:
         DataError: it is another file, or lacks networks.
     """
     try:
-        found = msgspec.json.decode(read_bytes(path), type=dict[str, _Entry])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not NAS-Bench-Macro's file of accuracies ({error})") from None
+        found = msgspec.json.decode(read_bytes(path, limit=LARGEST_FILE), type=dict[str, _Entry])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        why = printable(shortened(str(error), 200))
+        raise DataError(f"{path} is not NAS-Bench-Macro's file of accuracies ({why})") from None
     wanted = (1 + len(_BLOCKS)) ** _POSITIONS
     if len(found) != wanted or any(len(name) != _POSITIONS or not set(name) <= set("012") for name in found):
         raise DataError(f"{path} is not NAS-Bench-Macro's file of accuracies: it has {len(found)} of {wanted} networks")

@@ -18,16 +18,23 @@ from numpy.typing import NDArray
 from torch.nn import functional as f
 
 from lut import UsageError
-from lut.errors import SearchError
+from lut.errors import CheckpointError, SearchError
 from search._architecture import Architecture, draw_uniform, fixed, temperature
 from search._augment import augment, prepare
-from search._checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from search._checkpoint import (
+    Checkpoint,
+    check_tensors,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
 from search._cost import NetworkCost
 from search._data import ImageData, halves
 from search._recipe import Recipe, learning_rate
 from search._search_settings import SearchEpoch, SearchProgress, SearchSettings
 from search._supernet import SuperResNet, own_statistics
-from search._training import deterministic, epoch_generator
+from search._training import LARGEST, deterministic, epoch_generator
 
 __all__ = ["SharedWeights", "batches", "check_classes", "check_shared", "run_digest", "run_epochs", "uniform_epoch"]
 
@@ -231,15 +238,10 @@ def run_epochs(
     done = 0
     if checkpoint is not None and (saved := load_checkpoint(checkpoint, run=run)) is not None:
         done = saved.epoch
-        history = msgspec.convert(saved.values["history"], list[SearchEpoch])
-        weights = {name[4:]: value for name, value in saved.tensors.items() if name.startswith("net.")}
-        shared.net.load_state_dict(weights)
-        for name, optimizer in shared.optimizers.items():
-            restore_optimizer(optimizer, name, saved.tensors)
-        states = [
-            [saved.tensors[f"course.{i}"][n].double().numpy() for i in range(len(shared.net.logits))]
-            for n in range(done)
-        ]
+        try:
+            history, states = _restored(shared, saved)
+        except (msgspec.ValidationError, CheckpointError, LookupError, RuntimeError) as error:
+            raise CheckpointError(f"{checkpoint} does not fit this run ({error}); discard it with --restart") from None
     tell = _teller(progress, total, done)
     for number in range(done + 1, total + 1):
         tau = temperature(
@@ -264,6 +266,40 @@ def run_epochs(
                 checkpoint, run=run, epoch=number, tensors=tensors, values={"history": msgspec.to_builtins(history)}
             )
         tell(number, history[-1])
+    return history, states
+
+
+def _restored(shared: SharedWeights, saved: Checkpoint) -> tuple[list[SearchEpoch], list[list[NDArray[np.float64]]]]:
+    """Bring shared weights to where a checkpoint was taken; return the history, and the logits after each epoch.
+
+    Raises:
+        CheckpointError: it is of another network, or holds what no search writes.
+        msgspec.ValidationError: likewise.
+        LookupError: a part is missing.
+    """
+    history = msgspec.convert(saved.values["history"], list[SearchEpoch])
+    options = [len(decision.options) for decision in shared.cost.space.choices]
+    if not len(history) == saved.epoch <= shared.recipe.total_epochs:
+        raise CheckpointError("it has another number of epochs")
+    for number, epoch in enumerate(history, start=1):
+        numbers = (epoch.tau, epoch.lr, epoch.weight_loss, epoch.expected, epoch.ms, epoch.bound_ms, epoch.seconds)
+        fits = len(epoch.vector) == len(options) and all(0 <= i < n for i, n in zip(epoch.vector, options, strict=True))
+        if epoch.epoch != number or not fits or not all(0 <= v < LARGEST for v in numbers):
+            raise CheckpointError(f"what it says of epoch {number} is of no search")
+        if not 0 <= epoch.accuracy <= 1 or not 0 <= (epoch.logits_loss or 0.0) < LARGEST:
+            raise CheckpointError(f"what it says of epoch {number} is of no search")
+    weights = {name[4:]: value for name, value in saved.tensors.items() if name.startswith("net.")}
+    check_tensors(weights, shared.net.state_dict())
+    course = {name: value for name, value in saved.tensors.items() if name.startswith("course.")}
+    expected = {
+        f"course.{i}": torch.empty((saved.epoch, *logits.shape), dtype=torch.float64, device="meta")
+        for i, logits in enumerate(shared.net.logits)
+    }
+    check_tensors(course, expected)
+    for name, optimizer in shared.optimizers.items():
+        restore_optimizer(optimizer, name, saved.tensors)
+    shared.net.load_state_dict(weights)
+    states = [[course[f"course.{i}"][n].numpy() for i in range(len(expected))] for n in range(saved.epoch)]
     return history, states
 
 

@@ -18,7 +18,7 @@ from lut._network import INPUT
 from lut.errors import CheckpointError, UsageError
 from lut.primitives import Add, BatchNorm2d, Conv2d, LayerNorm, Linear, Primitive, Shape
 from profiler import build_module
-from search._checkpoint import read_tensors, write_tensors
+from search._checkpoint import check_tensors, read_tensors, write_tensors
 
 __all__ = ["build_network", "load_network_weights", "load_weights", "network_weights", "save_weights"]
 
@@ -146,6 +146,7 @@ def load_weights(path: Path, network: Network) -> nn.Module:
     module = build_network(network, seed=0)
     try:
         load_network_weights(network, module, tensors)
+        check_tensors(tensors, network_weights(network, module))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     return module.eval()

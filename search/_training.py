@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from lut.errors import CheckpointError, SearchError, UsageError
 from search._augment import augment, prepare
-from search._checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from search._checkpoint import check_tensors, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from search._data import ImageData, seeded
 from search._recipe import Recipe, learning_rate
 
@@ -35,6 +35,8 @@ __all__ = [
 ]
 
 REPORT_EVERY_S = 0.2
+# Beyond any loss, scale or time in seconds.
+LARGEST = 1e30
 
 
 class Epoch(NamedTuple):
@@ -476,14 +478,26 @@ def _resumed(
     try:
         state = msgspec.convert(found.values, _State)
         weights = {key.removeprefix("module."): t for key, t in found.tensors.items() if key.startswith("module.")}
-        module.load_state_dict(weights)
+        check_tensors(weights, module.state_dict())
+        epochs = [Epoch(*e[:4], math.nan if e[4] is None else e[4], e[5]) for e in state.epochs]
+        if not len(epochs) == found.epoch <= recipe.total_epochs or not all(map(_is_epoch, epochs, range(1, 1 << 62))):
+            raise CheckpointError("its epochs are none of this training")
+        if state.scaler.keys() != scaler.state_dict().keys() or not all(
+            0 <= v < LARGEST for v in state.scaler.values()
+        ):
+            raise CheckpointError("its gradients' scale is none")
         restore_optimizer(optimizer, "optimizer", found.tensors)
         if state.scaler:
             scaler.load_state_dict(state.scaler)
-    except (msgspec.ValidationError, RuntimeError) as error:
+    except (msgspec.ValidationError, CheckpointError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit this run ({error}); discard it with --restart") from None
-    if not len(state.epochs) == found.epoch <= recipe.total_epochs:
-        raise CheckpointError(
-            f"{path} does not fit this run: it has another number of epochs; discard it with --restart"
-        )
-    return [Epoch(*e[:4], math.nan if e[4] is None else e[4], e[5]) for e in state.epochs]
+    # Last, and in one go: a module that was refused is as it was.
+    module.load_state_dict(weights)
+    return epochs
+
+
+def _is_epoch(epoch: Epoch, number: int) -> bool:
+    """Whether a record is of an epoch of a training."""
+    shares = (epoch.train_accuracy, *(() if math.isnan(epoch.test_accuracy) else (epoch.test_accuracy,)))
+    sizes = (epoch.lr, epoch.loss, epoch.seconds)
+    return epoch.epoch == number and all(0 <= v <= 1 for v in shares) and all(0 <= v < LARGEST for v in sizes)
