@@ -219,7 +219,7 @@ def _journal_of(tmp_path: Path) -> tuple[Path, bytes]:
     """Return the journal of a run that was killed."""
     process = start_slow(tmp_path)
     path = journal_path(tmp_path / "t.json")
-    wait_for_visits(path, 10)
+    wait_for_visits(path, 10, process)
     process.kill()
     process.wait()
     assert process.stderr is not None
