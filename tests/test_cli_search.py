@@ -17,10 +17,10 @@ from conftest import onnx_session
 from test_cli import command
 
 from lut import LatencyTable, UsageError, load_network
+from lut.errors import CheckpointError
 from predictors import LatencyPredictor
 from profiler import NetworkComparison
 from profiler._compare import ComparedNetwork, ComparedVisits
-from lut.errors import CheckpointError
 from search import ResNetCifar, load_data, load_weights
 from search._run import FILES
 
