@@ -344,7 +344,9 @@ def load_accuracy(text: str, *, option: str = "--accuracy") -> Accuracy:
 
 def evaluation_error(name: str, why: str) -> SearchError:
     """Return the error of a network that could not be evaluated; ``why``: ``TypeName: message``, told in one line."""
-    return SearchError(f"the accuracy of network {name!r} could not be evaluated: {' '.join(why.split())}")
+    return SearchError(
+        f"the accuracy of network {name!r} could not be evaluated: {shortened(' '.join(why.split()), 500)}"
+    )
 
 
 class _Called(NamedTuple):

@@ -24,6 +24,8 @@ __all__ = ["LEAST_NETWORKS", "calibrated", "check_count"]
 
 # Of fewer networks no interval of 90 % can be promised.
 LEAST_NETWORKS = 10
+# In a minute not even a hundred are measured well.
+MOST_NETWORKS = 10_000
 # A few hundred decisions for each of thousands of networks.
 LARGEST_FILE = 1 << 24
 # No network takes a day.
@@ -49,9 +51,11 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def check_count(count: int) -> None:
-    """Raise :class:`~lut.UsageError` where so few networks are no calibration."""
+    """Raise :class:`~lut.UsageError` where so few networks are no calibration, or so many never end."""
     if count < LEAST_NETWORKS:
         raise UsageError(f"a calibration is on at least {LEAST_NETWORKS} networks, got {count}")
+    if count > MOST_NETWORKS:
+        raise UsageError(f"a calibration is on at most {MOST_NETWORKS} networks, got {count}")
 
 
 def calibrated(

@@ -23,6 +23,7 @@ import msgspec
 import torch
 
 from lut import Network
+from lut._printable import printable, shortened
 from lut.errors import SearchError
 from search._accuracy import evaluation_error
 from search._checkpoint import read_tensors, write_tensors
@@ -37,13 +38,19 @@ __all__ = ["EvaluationWorker", "Hello", "main", "trained_accuracy", "write_split
 # parent found them, installed or not.
 BOOT = """\
 import os, sys
+answers = os.dup(1)
+# Whatever a library prints must not get between the answers.
+os.dup2(2, 1)
 root = os.environ.pop("LATENCY_LUT_ROOT")
 sys.path[:] = [path for path in sys.path if path]
 if root not in sys.path:
     sys.path.append(root)
 from search._evaluation_worker import main
-main()
+main(answers)
 """
+# An answer is a line; a failure's reason is the longest.
+LONGEST_ANSWER = 1 << 16
+LONGEST_S = 1e9
 _PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -154,8 +161,11 @@ class EvaluationWorker:
         Raises:
             SearchError: it ended before.
         """
-        if self._receive() is None:
+        answer = self._receive()
+        if answer is None:
             raise SearchError(f"a process for evaluations {self._ending()} before it began{self._last_words()}")
+        if answer.error:
+            raise SearchError(f"a process for evaluations could not begin: {answer.error}")
 
     def evaluate(self, network: Network) -> tuple[float, float]:
         """Return a network's accuracy, and what it took in seconds.
@@ -193,15 +203,25 @@ class EvaluationWorker:
         """Return the next answer, or ``None`` when the process is gone."""
         assert self.process.stdout is not None
         try:
-            line = self.process.stdout.readline()
+            line = self.process.stdout.readline(LONGEST_ANSWER)
         except (OSError, ValueError):
             line = b""
-        if line.endswith(b"\n"):
-            return msgspec.json.decode(line, type=Answer)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            # Its output may close a moment before it ends.
-            self.process.wait(timeout=10)
-        return None
+        if not line or (not line.endswith(b"\n") and len(line) < LONGEST_ANSWER):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                # Its output may close a moment before it ends.
+                self.process.wait(timeout=10)
+            return None
+        try:
+            answer = msgspec.json.decode(line, type=Answer)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            answer = None
+        # Written so that NaN is no share.
+        if answer is not None and 0 <= answer.value <= 1 and 0 <= answer.seconds <= LONGEST_S:
+            return answer
+        # Whatever follows would be taken for another network's answer.
+        self.process.kill()
+        shown = printable(shortened(line.decode(errors="replace").strip(), 100))
+        return Answer(error=f"its process gave no accuracy but {shown!r}")
 
     def _ending(self) -> str:
         code = self.process.poll()
@@ -215,30 +235,33 @@ class EvaluationWorker:
 
     def _last_words(self) -> str:
         with contextlib.suppress(OSError, ValueError):
-            self._log.seek(0)
-            lines = self._log.read().decode(errors="replace").strip().splitlines()
-            return f": {lines[-1][:300]}" if lines else ""
+            size = self._log.seek(0, os.SEEK_END)
+            self._log.seek(max(0, size - LONGEST_ANSWER))
+            lines = self._log.read(LONGEST_ANSWER).decode(errors="replace").strip().splitlines()
+            return f": {printable(lines[-1][:300])}" if lines else ""
         return ""
 
 
-def main() -> NoReturn:
-    """Run the process: read networks, train them, answer, until the input ends."""
+def main(answers: int) -> NoReturn:
+    """Run the process: read networks, train them, answer, until the input ends.
+
+    Args:
+        answers: the descriptor to answer on.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         # Should memory run out, the kernel is to take this process and not the one that keeps the results.
         Path("/proc/self/oom_score_adj").write_text("900", encoding="ascii")
     try:
-        _work()
+        _work(answers)
     except BaseException:
         traceback.print_exc()
     # Not sys.exit: the thread that listens holds the input, and the interpreter would wait for it.
     os._exit(1)
 
 
-def _work() -> NoReturn:
-    with os.fdopen(os.dup(1), "wb", buffering=0) as answers:
-        # Whatever a library prints must not get between the answers.
-        os.dup2(2, 1)
+def _work(descriptor: int) -> NoReturn:
+    with os.fdopen(descriptor, "wb", buffering=0) as answers:
         hello = msgspec.json.decode(sys.stdin.buffer.readline(), type=Hello)
         orders: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         threading.Thread(target=_listen, args=(orders,), daemon=True).start()
@@ -254,7 +277,7 @@ def _work() -> NoReturn:
                 )
                 answer = Answer(value, seconds)
             except Exception as error:
-                answer = Answer(error=f"{type(error).__name__}: {error}")
+                answer = Answer(error=shortened(f"{type(error).__name__}: {error}", 1000))
             answers.write(msgspec.json.encode(answer) + b"\n")
 
 

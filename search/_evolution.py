@@ -24,11 +24,15 @@ from search._shared_weights import SharedWeights, run_digest, run_epochs, unifor
 __all__ = ["EvolutionSettings", "check_pymoo", "search_evolution"]
 
 
+# Each network of a population is derived one by one before it begins.
+MOST_BRED = 10_000
+
+
 class EvolutionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How networks are bred, by pymoo's genetic algorithm: ``population`` networks, so many ``generations`` of them.
 
     Raises:
-        UsageError: fewer than 2 networks, or no generation.
+        UsageError: fewer than 2 networks, no generation, or more than can be held.
     """
 
     population: int = 24
@@ -38,6 +42,10 @@ class EvolutionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         if self.population < 2 or self.generations < 1:
             raise UsageError(
                 f"evolution: at least 2 networks and 1 generation, got {self.population} and {self.generations}"
+            )
+        if self.population > MOST_BRED or self.generations > MOST_BRED:
+            raise UsageError(
+                f"evolution: at most {MOST_BRED} networks and generations, got {self.population} and {self.generations}"
             )
 
 

@@ -6,6 +6,7 @@ import bz2
 import contextlib
 import gzip
 import io
+import itertools
 import lzma
 import os
 import pickle
@@ -14,21 +15,30 @@ import struct
 import tarfile
 import tracemalloc
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+import torch
 from test_accuracy import tiny
 from test_data import NAMES, folder_of, image_files, pixels, png, python_files, same, tar_of
 
 from lut._lines import unsealed
 from lut.errors import CheckpointError, DataError, FileAccessError, SearchError, UsageError
-from search import _image_folder, _pickled, _tar
+from search import _calibrate, _evaluation_worker, _image_folder, _pickled, _tar
 from search._accuracy import AccuracyCache, Evaluator
-from search._data import load_data
+from search._checkpoint import content_digest, read_tensors, write_tensors
+from search._data import load_data, subset
+from search._evaluation_worker import EvaluationWorker, Hello
+from search._nas_bench_macro import load_accuracies
 from search._pickled import PickledError, byte_array, read_pickled
+from search._recipe import Recipe
+from search._trainable import build_network, load_weights, save_weights
+from search._training import train
 
 # ------------------------------------------------------------------------------------------------------------- pickles
 
@@ -607,3 +617,288 @@ def test_an_accuracy_that_cannot_be_shown_is_refused() -> None:
 
     with pytest.raises(SearchError, match="must be a finite number, got a Secret"):
         Evaluator(lambda _: Secret())([tiny(2)])  # type: ignore[arg-type, return-value]
+
+
+# --------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def rewritten(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], None]) -> None:
+    """Change what a file of tensors holds and write it again, with hashes that are right."""
+    tensors, text = read_tensors(path)
+    header = msgspec.json.decode(text)
+    change(tensors, header)
+    write_tensors(path, tensors, msgspec.json.encode(header).decode())
+
+
+def head(content: dict[str, Any], data: bytes = b"") -> bytes:
+    text = msgspec.json.encode(content)
+    return struct.pack("<Q", len(text)) + text + data
+
+
+KEYS = {"header": "{}", "sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 7,
+        struct.pack("<Q", 2**63) + bytes(100),
+        struct.pack("<Q", 1 << 40) + bytes(100),
+        struct.pack("<Q", 99) + bytes(50),
+        head({"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}, "__metadata__": KEYS}),
+        head({"a": {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 0]}, "__metadata__": KEYS}),
+        head({"a": {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}, "__metadata__": KEYS}),
+        head({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}, "__metadata__": KEYS}, bytes(4)),
+        head({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}, "__metadata__": KEYS}, bytes(4)),
+        head({"a": {"dtype": "X9", "shape": [1], "data_offsets": [0, 4]}, "__metadata__": KEYS}, bytes(4)),
+        head({"a": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}, "__metadata__": KEYS}, bytes(4)),
+        head({"a": {"dtype": "C64", "shape": [1], "data_offsets": [0, 8]}, "__metadata__": KEYS}, bytes(8)),
+        head({"__metadata__": {"header": 5, "sha256": "0"}}),
+        head({"__metadata__": {"sha256": "0"}}),
+        head({"__metadata__": []}),
+        head({}),
+        head({"__metadata__": KEYS}),
+        struct.pack("<Q", 100_000) + b"[" * 100_000,
+        struct.pack("<Q", 17 << 20) + b"{}" + b" " * (17 << 20),
+    ],
+)
+def test_files_of_tensors_that_are_none(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"x\.safetensors is (damaged|no file of ours)") as caught:
+        read_tensors(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_tensors_are_finite(value: float, dtype: torch.dtype, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"a": torch.zeros(3), "b\x1b[2J": torch.tensor([1.0, value], dtype=dtype)}, "{}")
+    with pytest.raises(CheckpointError, match=r"x\.safetensors: b\\x1b\[2J holds numbers that are not finite"):
+        read_tensors(path)
+
+
+def small_recipe() -> Recipe:
+    return Recipe(epochs=1, warmup_epochs=0, batch_size=16)
+
+
+def change_epoch(place: int, value: Any) -> Callable[[dict[str, torch.Tensor], dict[str, Any]], None]:
+    def change(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
+        header["values"]["epochs"][0][place] = value
+
+    return change
+
+
+def set_tensor(name: str, make: Callable[[torch.Tensor], Any]) -> Callable[[dict[str, torch.Tensor], Any], None]:
+    def change(tensors: dict[str, torch.Tensor], _: Any) -> None:
+        found = make(tensors.pop(name))
+        if found is not None:
+            tensors[name] = found
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda _, header: header.update(epoch=10**30), "is not a checkpoint"),
+        (lambda _, header: header.update(epoch=10**5), "its epochs are none"),
+        (lambda _, header: header.update(epoch=-1), "is not a checkpoint"),
+        (lambda _, header: header.update(values=[]), "is not a checkpoint"),
+        (lambda _, header: header["values"].pop("epochs"), "missing required field"),
+        (lambda _, header: header["values"].update(epochs=[[1] * 6] * 2), "its epochs are none"),
+        (lambda _, header: header["values"].update(scaler={"scale": 1e308}), "its gradients' scale is none"),
+        (change_epoch(0, 2), "its epochs are none"),
+        (change_epoch(1, 1e308), "its epochs are none"),
+        (change_epoch(2, -1.0), "its epochs are none"),
+        (change_epoch(3, 1.5), "its epochs are none"),
+        (change_epoch(4, 1e308), "its epochs are none"),
+        (change_epoch(5, 10**400), "Number out of range|is not a checkpoint|its epochs are none"),
+        (set_tensor("module.stem.weight", lambda t: t.double()), "is torch.float64"),
+        (set_tensor("module.stem.weight", lambda t: t[:1].clone()), r"and torch.float32 \("),
+        (set_tensor("module.stem.weight", lambda _: None), "it lacks stem.weight"),
+        (set_tensor("optimizer.0.momentum_buffer", lambda t: t[:1].clone()), "of no parameter"),
+        (lambda tensors, _: tensors.update({"module.other": torch.zeros(1)}), "an unexpected other"),
+        (lambda tensors, _: tensors.update({"optimizer.0.step": torch.tensor(-1.0)}), "of no parameter"),
+        (lambda tensors, _: tensors.update({"optimizer.0.exp_avg_sq": -torch.ones(1)}), "of no parameter"),
+        (lambda tensors, _: tensors.update({f"optimizer.{'9' * 5000}.step": torch.zeros(())}), "of no parameter"),
+        (lambda tensors, _: tensors.update({"optimizer.٣.step": torch.zeros(())}), "of no parameter"),
+    ],
+)
+def test_a_trainings_checkpoint_is_held_against_the_training(
+    change: Callable[[dict[str, torch.Tensor], dict[str, Any]], None], words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.safetensors"
+    data = subset(load_data("digits"), train=32, test=10, seed=0)
+
+    def module() -> torch.nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            parts = OrderedDict(stem=torch.nn.Conv2d(3, 4, 3, stride=8), flat=torch.nn.Flatten())
+            parts["last"] = torch.nn.Linear(64, 10)
+            return torch.nn.Sequential(parts)
+
+    train(module(), data, small_recipe(), seed=0, checkpoint=path)
+    rewritten(path, change)
+    resumed = module()
+    with pytest.raises(CheckpointError, match=words) as caught:
+        train(resumed, data, small_recipe(), seed=0, checkpoint=path)
+    assert str(path) in str(caught.value)
+    assert "--restart" in str(caught.value)
+    # A module that was refused is as it was.
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), module().parameters(), strict=True))
+
+
+def test_weights_are_of_the_types_of_the_network(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, tiny(2), build_network(tiny(2), seed=0))
+    assert load_weights(path, tiny(2)) is not None
+    rewritten(path, set_tensor("last.linear.weight", lambda t: t.double()))
+    with pytest.raises(CheckpointError, match=r"w\.safetensors: its last\.linear\.weight is torch\.float64"):
+        load_weights(path, tiny(2))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        set_tensor("train_labels", lambda t: t + 10**12),
+        set_tensor("train_labels", lambda t: t - 1),
+        set_tensor("train_labels", lambda t: t[:-1].clone()),
+        set_tensor("test_labels", lambda t: t.int()),
+        set_tensor("test_labels", lambda _: None),
+        set_tensor("test_images", lambda t: t.float()),
+        set_tensor("test_images", lambda t: t[:, :, :16].clone()),
+        set_tensor("test_images", lambda t: t[:0].clone()),
+        lambda _, header: header.update(classes=["one"]),
+        lambda _, header: header.update(classes=5),
+        lambda tensors, _: tensors.update(more=torch.zeros(1)),
+    ],
+)
+def test_a_cache_of_images_that_is_none_is_made_anew(
+    change: Callable[[dict[str, torch.Tensor], dict[str, Any]], None], tmp_path: Path
+) -> None:
+    path = tar_of(tmp_path / "images.tar", image_files("train/", "test/"))
+    first = load_data(f"images:{path}", cache=tmp_path / "cache")
+    (kept,) = (tmp_path / "cache").iterdir()
+    whole = content_digest(kept)
+    rewritten(kept, change)
+    assert content_digest(kept) != whole
+    assert same(first, load_data(f"images:{path}", cache=tmp_path / "cache"))
+    assert content_digest(kept) == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda kept: kept.update(ms=[*kept["ms"][:-1], 1e308]), "is damaged"),
+        (lambda kept: kept.update(ms=[*kept["ms"][:-1], -1]), "is damaged"),
+        (lambda kept: kept.update(ms=kept["ms"][:-1]), "is damaged"),
+        (lambda kept: kept.update(ms=[2 * ms for ms in kept["ms"]]), "is damaged"),
+        (lambda kept: kept.update(more=1), "is damaged"),
+        (lambda kept: kept.update(seed="x"), "is damaged"),
+    ],
+)
+def test_a_calibration_is_what_was_measured(change: Callable[[Any], None], words: str, tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    vectors = tuple((i, 0) for i in range(10))
+    kept = _calibrate._Kept("digest", 3, vectors, tuple(1.0 + i for i in range(10)))
+    content = msgspec.to_builtins(msgspec.structs.replace(kept, sha256=kept.digest()))
+    path.write_bytes(msgspec.json.encode(content))
+    assert _calibrate._load(path, "digest", 3, vectors) is not None
+    assert _calibrate._load(path, "other", 3, vectors) is None
+    # An older file has no digest.
+    path.write_bytes(msgspec.json.encode({**content, "sha256": ""}))
+    assert _calibrate._load(path, "digest", 3, vectors) is not None
+    change(content)
+    path.write_bytes(msgspec.json.encode(content))
+    with pytest.raises(CheckpointError, match=words):
+        _calibrate._load(path, "digest", 3, vectors)
+    path.write_bytes(b"[" * 100_000)
+    with pytest.raises(CheckpointError, match=words):
+        _calibrate._load(path, "digest", 3, vectors)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        b"{}",
+        b'{"00000000":{"mean_acc":1e308}}',
+        b'{"00000000":{"mean_acc":1,"x":' + b"[" * 100_000 + b"}}",
+        b"\xff",
+        b" " * (1 << 24) + b" {}",
+    ],
+)
+def test_a_benchmark_that_is_none(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "b.json"
+    path.write_bytes(content)
+    with pytest.raises((DataError, FileAccessError), match=r"b\.json") as caught:
+        load_accuracies(path)
+    assert len(str(caught.value)) < 400 + len(str(path))
+    wild = {"".join(name): {"mean_acc": 50} for name in itertools.product("012", repeat=8)}
+    wild["01201201"]["mean_acc"] = 10**20
+    path.write_bytes(msgspec.json.encode(wild))
+    with pytest.raises(DataError, match="the accuracy of 01201201"):
+        load_accuracies(path)
+
+
+# --------------------------------------------------------------------------------------------- processes of evaluations
+
+ANSWERS = """\
+import os, signal, sys
+sys.stdin.readline()
+os.write(1, b'{"value":0.0,"seconds":0.0,"error":""}\\n')
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("os._exit(0)", "its process ended with exit code 0"),
+        ("os._exit(3)", "its process ended with exit code 3"),
+        ("os.kill(os.getpid(), signal.SIGRTMIN + 1)", r"its process was ended by (signal 35|SIGRTMIN\+1)"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "its process was ended by SIGSEGV"),
+        ("os.write(2, b'last\\x1b[2J words\\n'); os._exit(1)", r"exit code 1: last\\x1b\[2J words"),
+        (r"os.write(1, b'a library\'s banner\n')", 'its process gave no accuracy but "a library\'s banner"'),
+        (r"os.write(1, b'x' * 10_000_000 + b'\n')", "its process gave no accuracy but 'xxx"),
+        (r"os.write(1, b'\xff\x1b[2J\n')", r"its process gave no accuracy but '.*\[2J"),
+        (r"os.write(1, b'[' * 60_000 + b'\n')", "its process gave no accuracy but"),
+        (r"""os.write(1, b'{"value":1e308,"seconds":1}\n')""", "its process gave no accuracy but"),
+        (r"""os.write(1, b'{"value":-0.1,"seconds":1}\n')""", "its process gave no accuracy but"),
+        (r"""os.write(1, b'{"value":NaN,"seconds":1}\n')""", "its process gave no accuracy but"),
+        (r"""os.write(1, b'{"value":0.5,"seconds":-1}\n')""", "its process gave no accuracy but"),
+        (r"""os.write(1, b'{"value":"0.5"}\n')""", "its process gave no accuracy but"),
+        (r"""os.write(1, b'{"value":0.5')""", "its process ended with exit code 0"),
+        (r"""os.write(1, b'{"error":"' + b'y' * 60_000 + b'"}\n')""", "could not be evaluated: yyy"),
+    ],
+)
+def test_whatever_becomes_of_a_process_is_one_line(code: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_evaluation_worker, "BOOT", ANSWERS + code)
+    worker = EvaluationWorker(Hello("", small_recipe(), 0, "cpu", 1))
+    try:
+        worker.ready()
+        with pytest.raises(SearchError, match=words) as caught:
+            worker.evaluate(tiny(2))
+    finally:
+        worker.close()
+    assert str(caught.value).startswith("the accuracy of network 'net 2' could not be evaluated: ")
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 700
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_process_that_does_not_begin_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for code, words in (
+        ("import os; os._exit(0)", "ended with exit code 0 before it began"),
+        ("print('a banner')", "could not begin: its process gave no accuracy but 'a banner'"),
+    ):
+        monkeypatch.setattr(_evaluation_worker, "BOOT", code)
+        worker = EvaluationWorker(Hello("", small_recipe(), 0, "cpu", 1))
+        try:
+            with pytest.raises(SearchError, match=words):
+                worker.ready()
+        finally:
+            worker.close()

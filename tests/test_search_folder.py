@@ -134,6 +134,8 @@ def test_what_cannot_be_written_in_the_end_is_told_in_the_beginning(
     ("words", "code", "problem"),
     [
         (("--calibrate", "4"), 2, "a calibration is on at least 10 networks, got 4"),
+        (("--calibrate", "99999999999999999999999"), 2, "a calibration is on at most 10000 networks"),
+        (("--seed", "99999999999999999999999"), 2, "--seed"),
         (("--calibrate", "12", "--budget-ms", "5", "--level", "0.95"), 2, "give --calibrate 19"),
         (("--level", "1.5"), 2, "--level lies between 0 and 1"),
         (("--level", "nan"), 2, "--level lies between 0 and 1"),
@@ -173,6 +175,7 @@ def test_mistakes_are_told_before_anything_is_read(
         (("--budget-ms", "nan"), "a budget is a positive number"),
         (("--set", "training.precision=float16"), "float16 is for CUDA, not for cpu"),
         (("--set", "search.precision=float16"), "float32 or bfloat16"),
+        (("--population", "1000000000"), "at most 10000 networks and generations"),
         (("--seed", "7"), "holds another run, with other"),
     ],
 )

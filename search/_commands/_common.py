@@ -12,8 +12,18 @@ if TYPE_CHECKING:
     from predictors import LatencyPredictor
     from search._commands._phases import Phases
 
-__all__ = ["CALIBRATION_S", "check_calibration", "checked_then", "hand_on", "open_predictor", "training_device"]
+__all__ = [
+    "CALIBRATION_S",
+    "LARGEST_SEED",
+    "check_calibration",
+    "checked_then",
+    "hand_on",
+    "open_predictor",
+    "training_device",
+]
 
+# PyTorch's generators take no larger one.
+LARGEST_SEED = 2**63 - 1
 # Of measuring networks of the space, in seconds.
 CALIBRATION_S = 60.0
 

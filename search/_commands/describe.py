@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lut._console import format_ms, make_console, print_json, styled
+from search._commands._common import LARGEST_SEED
 
 if TYPE_CHECKING:
     from lut import Network, SearchSpace
@@ -34,7 +35,7 @@ def describe(
     level: Annotated[
         float, typer.Option("--level", help="The interval holds the latency with this probability.")
     ] = 0.9,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of a random network.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of a random network.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Describe a network of a space: its layers, parameters, multiply-adds and, with --predictor, its latency.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lut._console import make_console, print_json
+from search._commands._common import LARGEST_SEED
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -236,7 +237,7 @@ def rcas(
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard an interrupted or finished run in that folder.")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of all randomness.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of all randomness.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Fill the positions of a network with blocks, the most useful first, until a budget is exhausted (RCAS).

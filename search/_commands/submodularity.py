@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lut._console import make_console, print_json, styled
+from search._commands._common import LARGEST_SEED
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,7 +81,7 @@ def submodularity(
             "--output", "-o", metavar="FILE", help="Keep evaluations there, so that the same command goes on from them."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of all randomness.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of all randomness.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Grow random networks block by block, and count how often diminishing returns and monotonicity fail.
