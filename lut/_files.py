@@ -24,6 +24,7 @@ __all__ = [
     "file_error",
     "open_regular",
     "read_bytes",
+    "replace_file",
     "sha256_of",
     "show_bytes",
     "write_atomically",
@@ -136,6 +137,22 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         _replace(Path(os.path.realpath(path)), content)
     except (OSError, ValueError) as error:
         raise file_error(Path(path), "write", error) from None
+
+
+def replace_file(path: Path, finished: Path) -> None:
+    """Put a finished file in the place of another, or of none; both in one file system.
+
+    Raises:
+        FileAccessError: something else than a regular file is there, or the folder is forbidden.
+    """
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            mode = path.lstat().st_mode
+            _refuse_irregular(path, mode, "write", handed=stat.S_ISLNK(mode))
+        finished.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise file_error(path, "write", error) from None
 
 
 def _replace(file: Path, content: bytes) -> None:

@@ -39,8 +39,11 @@ def unsealed(content: bytes) -> Iterator[bytes]:
     Raises:
         DamagedLineError: a line is not as it was written, or not where.
     """
-    offset = 0
-    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+    offset, number = 0, 0
+    # Line by line: a list of them would be far larger than a file of empty ones.
+    while (end := content.find(b"\n", offset)) >= 0:
+        number += 1
+        line = content[offset:end]
         body, separator, digits = line.rpartition(b"\t")
         if not separator or len(digits) != _DIGITS:
             raise DamagedLineError(number, "it has no checksum")

@@ -46,7 +46,10 @@ _ONNX_ATTRIBUTE = re.compile(r"@?[A-Za-z_][A-Za-z0-9_.-]*")
 # PyTorch's operators that do something else than compute their result: they read or make files, print, or meddle with
 # memory or gradients that are not theirs.
 SIDE_EFFECTS = frozenset(
-    {"from_file", "_print", "set", "set_", "set_data", "_backward", "requires_grad_", "retain_grad", "record_stream"}
+    {
+        *("from_file", "save", "_print", "manual_seed", "record_stream"),
+        *("set", "set_", "set_data", "_backward", "requires_grad_", "retain_grad"),
+    }
 )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterable
 from dataclasses import fields
 from itertools import pairwise
@@ -36,7 +37,7 @@ from predictors._latency_predictor import LatencyPredictor
 from predictors._layer_model import LayerModel
 from predictors._predictions import RANGED, HeldOut, KindRange, TableSource
 
-__all__ = ["FILE", "load_predictor", "save_predictor"]
+__all__ = ["FILE", "check_folder", "load_predictor", "save_predictor"]
 
 FORMAT: Literal["latency-lut-predictor"] = "latency-lut-predictor"
 VERSION: Literal[1] = 1
@@ -111,6 +112,21 @@ class _ArrayHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 # Arrays of the file with their number of axes.
 _MODEL = {"costs": 1, "rows": 2, "parameters": 1, "weights": 1, "held_out": 1, "held_out_deviation": 1}
 _CORRECTION = {"rows": 2, "predicted": 1, "weights": 1, "shares": 2, "variances": 1, "factor": 2}
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Make the folder of a predictor, and see that files can be written there: before anything is fitted.
+
+    Raises:
+        FileAccessError: it is a file, or the folder above is missing or forbidden.
+    """
+    place = Path(folder)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise file_error(place, "write", error) from None
 
 
 def save_predictor(predictor: LatencyPredictor, folder: str | os.PathLike[str]) -> None:

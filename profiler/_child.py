@@ -23,9 +23,10 @@ import msgspec
 
 from lut import errors
 from lut._files import show_bytes
-from lut.errors import LatencyLutError, ProfileError
+from lut._printable import printable
+from lut.errors import LatencyLutError, ProfileError, UsageError
 
-__all__ = ["Refused", "boot_environment", "boot_script", "die_with", "ending", "main", "refusal", "run_task"]
+__all__ = ["Refused", "boot_environment", "boot_script", "die_with", "encode", "ending", "main", "refusal", "run_task"]
 
 AnswerT = TypeVar("AnswerT")
 
@@ -113,6 +114,7 @@ def run_task(task: str, request: Any, answer: type[AnswerT], *, what: str, limit
         LatencyLutError: what the task raised.
         ProfileError: the process ended or hung before it answered.
     """
+    encoded = encode(request, what)
     ask_read, ask_write = os.pipe()
     answer_read, answer_write = os.pipe()
     child = subprocess.Popen(
@@ -128,7 +130,7 @@ def run_task(task: str, request: Any, answer: type[AnswerT], *, what: str, limit
     os.close(answer_write)
     try:
         with contextlib.suppress(BrokenPipeError), os.fdopen(ask_write, "wb") as stream:
-            stream.write(msgspec.json.encode(_Request(task, msgspec.Raw(msgspec.json.encode(request)))))
+            stream.write(msgspec.json.encode(_Request(task, msgspec.Raw(encoded))))
         found = _receive(answer_read, time.monotonic() + limit_s)
         if found is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -147,6 +149,18 @@ def run_task(task: str, request: Any, answer: type[AnswerT], *, what: str, limit
         return msgspec.json.decode(record.answer, type=answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProfileError(f"{what}: the process that loaded it gave no answer of ours: {error}") from None
+
+
+def encode(message: Any, what: str) -> bytes:
+    """Return a message as JSON.
+
+    Raises:
+        UsageError: it holds a name that is no text: not every name of a file is UTF-8.
+    """
+    try:
+        return msgspec.json.encode(message)
+    except UnicodeEncodeError:
+        raise UsageError(f"{what}: its name is not UTF-8; give the file another name") from None
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -194,7 +208,7 @@ def main(asked: int, answers: int, parent: int) -> None:
     try:
         answer = _Answer(msgspec.Raw(msgspec.json.encode(_task(request.task, request.request))))
     except LatencyLutError as error:
-        answer = _Answer(refused=Refused(type(error).__name__, str(error)))
+        answer = _Answer(refused=Refused(type(error).__name__, printable(str(error))))
     content = msgspec.json.encode(answer)
     data = memoryview(_LENGTH.pack(len(content)) + content)
     while data:

@@ -26,8 +26,8 @@ __all__ = ["Journal", "JournalContent", "JournalHeader", "journal_path"]
 FORMAT = "latency-lut-journal"
 VERSION = 2
 
-# Twenty-four hours of visits are a tenth of this.
-LARGEST_JOURNAL = 256 << 20
+# A million visits, which take days.
+LARGEST_JOURNAL = 64 << 20
 
 
 class JournalHeader(msgspec.Struct, frozen=True, tag="header"):
@@ -89,6 +89,14 @@ def journal_path(output: Path) -> Path:
     return output.with_name(output.name + ".journal")
 
 
+_BEGINNING = b'{"type":"header"'
+
+
+def _may_be_ours(first: bytes) -> bool:
+    """Return whether a file of these first bytes is a journal, or what a kill left of its first line."""
+    return first[: len(_BEGINNING)] == _BEGINNING[: len(first)]
+
+
 class Journal:
     """An append-only file of JSON lines, opened by one writer at a time. Final.
 
@@ -111,13 +119,17 @@ class Journal:
         """
         try:
             # A pipe that lies there would keep us waiting, and is no journal.
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
             self._descriptor = os.open(self.path, flags, 0o666)
-            if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
-                raise JournalError(f"{self.path} is no regular file; remove it, or give another --output")
+            found = os.fstat(self._descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                raise JournalError(f"{self.path} is no regular file of its own; remove it, or give another --output")
             if exclusive:
                 self._hold(self._descriptor)
-            size = os.fstat(self._descriptor).st_size
+            size = found.st_size
+            if not _may_be_ours(os.pread(self._descriptor, 64, 0)):
+                # Nothing is cut off or added where something else lies.
+                raise JournalError(f"{self.path}: not a journal of ours; start afresh with --restart")
             keep = size
             while keep > 0:
                 start = max(0, keep - 65536)
@@ -129,6 +141,8 @@ class Journal:
             if keep != size:
                 os.ftruncate(self._descriptor, keep)
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise JournalError(f"{self.path} is a link; remove it, or give another --output") from None
             raise file_error(self.path, "write", error) from None
 
     def _hold(self, descriptor: int) -> None:

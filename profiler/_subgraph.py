@@ -184,12 +184,18 @@ def function_of(op: str, namespaces: Collection[str] = ()) -> Callable[..., Any]
             f"operator {op} is not of PyTorch's own ({', '.join(sorted(NAMESPACES))}); it runs only with the --model "
             "file that registers it"
         )
+    if packet in SIDE_EFFECTS:
+        raise LayerError(f"operator {op} does more than compute its result, and is never called")
     schema = _schema(namespace, packet, overload or "default")
     if schema is None:
         raise LayerError(f"PyTorch {torch.__version__} has no operator {op}")
     types = [str(argument.type) for argument in schema.arguments]
-    if packet in SIDE_EFFECTS or any(refused in name for name in types for refused in _REFUSED_TYPES):
+    if any(refused in name for name in types for refused in _REFUSED_TYPES):
         raise LayerError(f"operator {op} does more than compute its result, and is never called")
+    # What gives no tensor computes nothing that a layer could give.
+    given = [str(result.type) for result in schema.returns]
+    if not given or not all("Tensor" in name for name in given):
+        raise LayerError(f"operator {op} gives something else than tensors, and is never called")
     found: Any = getattr(getattr(getattr(torch.ops, namespace), packet), overload or "default")
     if not isinstance(found, torch._ops.OpOverload):
         raise LayerError(f"PyTorch {torch.__version__} has no operator {op}")
@@ -206,13 +212,21 @@ def function_of(op: str, namespaces: Collection[str] = ()) -> Callable[..., Any]
 def _schema(namespace: str, packet: str, overload: str) -> Any:
     """Return what PyTorch's registry says of an operator's overload, ``None`` where it has none."""
     wanted = "" if overload == "default" else overload
+    if f"{namespace}::{packet}" + (f".{wanted}" if wanted else "") not in _dispatched():
+        # TorchScript's interpreter knows more, which computes no tensors: seeds, texts, modes.
+        return None
     schemas = torch._C._jit_get_schemas_for_operator(f"{namespace}::{packet}")
     return next((schema for schema in schemas if schema.overload_name == wanted), None)
 
 
+def _dispatched() -> frozenset[str]:
+    """Return the names of all operators of PyTorch's dispatcher: ``aten::add.Tensor``."""
+    return frozenset(torch._C._dispatch_get_all_op_names())
+
+
 def registered_namespaces() -> frozenset[str]:
     """Return the namespaces of all operators that are registered in this process."""
-    return frozenset(name.partition("::")[0] for name in torch._C._dispatch_get_all_op_names())
+    return frozenset(name.partition("::")[0] for name in _dispatched())
 
 
 # Generated functions whose arguments are not the operator's.

@@ -88,6 +88,11 @@ class Implementation(msgspec.Struct, frozen=True, tag="implementation"):
     origin: Literal["measured", "marginal"] = "measured"
 
 
+def _whole(text: str) -> str:
+    """Return a text without halves of characters, which no file of ours can hold."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class _Timed(NamedTuple):
     """What the blocks of a visit say: nanoseconds a call, and how they came about."""
 
@@ -262,7 +267,7 @@ class Visitor:
             raise error
         reason = error.reason if isinstance(error, LayerFailedError) else "error"
         text = str(error) if isinstance(error, LatencyLutError) else f"{type(error).__name__}: {error}"
-        return LayerFailure(entry, self._process, reason, shortened(text, LONGEST_REASON))
+        return LayerFailure(entry, self._process, reason, shortened(_whole(text), LONGEST_REASON))
 
     def _in_turns(self, group: Sequence[int], failed: set[int]) -> Sequence[Visit | LayerFailure]:
         """Visit a group's layers together: a call of each in turn, again and again, each call timed by itself.

@@ -27,9 +27,10 @@ from typing import IO, Any, NamedTuple, final
 import msgspec
 
 from lut import Device, Layer, Setting, UsageError
+from lut._printable import printable
 from lut._records import Protocol, Software
 from lut.errors import LatencyLutError, ProfileError
-from profiler._child import Refused, boot_environment, boot_script, die_with, ending, refusal
+from profiler._child import LONGEST_ANSWER, Refused, boot_environment, boot_script, die_with, encode, ending, refusal
 from profiler._journal import Journal
 from profiler._target import Target, TargetSpec, load_target
 from profiler._visit import Implementation, LayerFailure, Visit, Visitor, calibrate_timer
@@ -295,7 +296,7 @@ class ChildWorker(Worker):
 
     def _send(self, message: Hello | Order) -> None:
         with contextlib.suppress(BrokenPipeError):
-            data = memoryview(msgspec.json.encode(message) + b"\n")
+            data = memoryview(encode(message, "--output or --model") + b"\n")
             while data:
                 data = data[self._orders.write(data) or 0 :]
 
@@ -311,6 +312,8 @@ class ChildWorker(Worker):
                     self._child.wait(timeout=5)
                 return None
             self._buffer += chunk
+            if len(self._buffer) > LONGEST_ANSWER:
+                raise ProfileError("the measuring process sent what is no report of ours, without end")
         line, _, self._buffer = self._buffer.partition(b"\n")
         try:
             message: Ready | Refused | Report = msgspec.json.decode(line, type=Ready | Refused | Report)
@@ -334,7 +337,7 @@ class ChildWorker(Worker):
         return "crashed", f"the measuring process {self._ending()}{hint}{self._last_words()}"
 
     def _last_words(self) -> str:
-        self._log.seek(0)
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 4096))
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return f": {lines[-1][:300]}" if lines else ""
 
@@ -380,7 +383,7 @@ def main(orders: int, reports: int, heartbeat: int, parent: int) -> None:
             target.close()
             journal.close()
         except LatencyLutError as error:
-            report(Refused(type(error).__name__, str(error)))
+            report(Refused(type(error).__name__, printable(str(error))))
         except BrokenPipeError:
             pass
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from lut import _files
 from lut._console import make_console
-from lut._files import read_bytes, write_atomically
+from lut._files import read_bytes, replace_file, write_atomically
 from lut._folder_lock import folder_lock
 from lut._lines import DamagedLineError, seal, unsealed
 from lut._printable import printable, shortened
@@ -102,6 +102,18 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
         write_atomically(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"
     assert _names(tmp_path) == {"a"}
+
+
+def test_a_finished_file_replaces_a_file_or_a_link_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_bytes(b"mine")
+    (tmp_path / "link").symlink_to(tmp_path / "victim")
+    (tmp_path / "made").write_bytes(b"new")
+    replace_file(tmp_path / "link", tmp_path / "made")
+    assert (tmp_path / "link").read_bytes() == b"new"
+    assert (tmp_path / "victim").read_bytes() == b"mine"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileAccessError, match="it is a named pipe"):
+        replace_file(tmp_path / "pipe", tmp_path / "link")
 
 
 CONTENTS = st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"").replace(b"\t", b"")), min_size=1)

@@ -59,6 +59,10 @@ def is_ended(): os.kill(os.getpid(), 40)
 def hangs(): time.sleep(1000)
 
 
+def fails_in_half_characters():
+    raise ValueError("half a character: \\udcff")
+
+
 def prints():
     print("{'not': json}")
     return Net(lambda: None)
@@ -208,6 +212,18 @@ def test_errors_keep_their_class_and_unknown_ones_are_the_profilers() -> None:
     for name in ("SystemExit", "no such", "annotations", "LatencyLutError.__init__", "UserWarning"):
         assert type(refusal(Refused(name, "x"))) is ProfileError
     assert isinstance(refusal(Refused("LatencyLutError", "x")), LatencyLutError)
+
+
+def test_a_name_that_is_no_text_is_one_line(folder: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.py")
+    (folder / name).write_text(MODEL)
+    with pytest.raises(UsageError, match="its name is not UTF-8"):
+        torch_network(parse_model(f"{name}:prints", "1x3x8x8", 0), as_whole=True)
+
+
+def test_a_reason_that_is_no_text_is_told(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"the factory failed: ValueError: half a character: \\udcff"):
+        torch_network(parse_model("my.py:fails_in_half_characters", "1x3x8x8", 0), as_whole=True)
 
 
 def test_every_ending_has_words() -> None:

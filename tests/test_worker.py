@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from conftest import HANGS_S, conv, curve_of, in_the_foreground, wait_until
 
 from lut import LatencyTable, UsageError
-from lut._lines import seal
+from lut._lines import DamagedLineError, seal, unsealed
 from lut.errors import DeviceBusyError, JournalError, ProfileError, TargetUnavailableError
 from profiler import TargetSpec, profile
 from profiler._journal import Journal, journal_path
@@ -211,7 +212,8 @@ def test_a_damaged_journal_is_one_clear_line(tmp_path: Path) -> None:
     path.write_bytes(b"garbage\nmore\n")
     with pytest.raises(JournalError, match=r"t.json.journal: not a journal of ours; start afresh with --restart"):
         run(tmp_path)
-    path.write_bytes(b"half a line without its end")
+    # What a kill left of the very first line.
+    path.write_bytes(b'{"type":"header","format":"laten')
     assert len(run(tmp_path)) == 8
 
 
@@ -234,12 +236,12 @@ def _go_on(tmp_path: Path) -> LatencyTable:
         target=TargetSpec("slow_target:SlowFake", {}),
         output=tmp_path / "t.json",
         reference=tmp_path / "references.json",
-        time_budget_s=60,
-        precision=0.0005,
+        precision=0.02,
     )
 
 
-def test_a_journal_is_believed_only_as_it_was_written(tmp_path: Path) -> None:
+def test_a_journal_is_believed_only_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
     path, content = _journal_of(tmp_path)
     lines = content.splitlines(keepends=True)
     header = lines[0].rpartition(b"\t")[0]
@@ -263,6 +265,38 @@ def test_a_journal_is_believed_only_as_it_was_written(tmp_path: Path) -> None:
             _go_on(tmp_path)
         assert str(error.value).count("\n") == 0
         assert "--restart" in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"line one\nwithout an end", b"without any end", b"{}\n"])
+def test_nothing_is_cut_off_or_added_where_another_file_lies(tmp_path: Path, content: bytes) -> None:
+    path = journal_path(tmp_path / "t.json")
+    path.write_bytes(content)
+    with pytest.raises(JournalError, match="not a journal of ours; start afresh with --restart"):
+        run(tmp_path)
+    assert path.read_bytes() == content
+
+
+def test_a_link_that_lies_where_the_journal_goes_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_bytes(b"mine")
+    journal_path(tmp_path / "t.json").symlink_to(tmp_path / "victim")
+    with pytest.raises(JournalError, match="is a link"):
+        run(tmp_path)
+    journal_path(tmp_path / "t.json").unlink()
+    os.link(tmp_path / "victim", journal_path(tmp_path / "t.json"))
+    with pytest.raises(JournalError, match="no regular file of its own"):
+        run(tmp_path)
+    assert (tmp_path / "victim").read_bytes() == b"mine"
+
+
+def test_a_journal_of_nothing_but_line_breaks_costs_no_memory() -> None:
+    content = seal(b'{"type":"header"}', 0) + b"\n" * (8 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DamagedLineError):
+            list(unsealed(content))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_pipe_that_lies_where_the_journal_goes_keeps_nobody_waiting(tmp_path: Path) -> None:

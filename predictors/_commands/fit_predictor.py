@@ -52,12 +52,14 @@ def fit_predictor(
 
     from lut import LatencyTable, UsageError
     from predictors._latency_predictor import LatencyPredictor
+    from predictors._predictor_file import check_folder
 
     if failures not in ("refuse", "skip"):
         raise UsageError(f"--failures is refuse or skip, got {failures!r}")
     console = make_console(stderr=json)
     began = time.monotonic()
     loaded = [LatencyTable.load(path) for path in tables]
+    check_folder(output)
     with console.status("Fitting …"):
         predictor = LatencyPredictor.fit(
             loaded,

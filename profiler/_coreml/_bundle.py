@@ -35,6 +35,7 @@ __all__ = [
     "Tensor",
     "Term",
     "bundle_id",
+    "check_paths",
     "decode_strictly",
     "hash_file",
     "hash_files",
@@ -320,7 +321,7 @@ def _check_references(manifest: Manifest, path: Path) -> None:
     if len(programs) != len(manifest.programs):
         raise ProfileError(f"{path}: two programs share an id - at `$.programs`")
     for i, one in enumerate(manifest.programs):
-        _check_paths(one, f"{path}: ", f"programs[{i}]")
+        check_paths(one, f"{path}: ", f"programs[{i}]")
     named = [(f"layers[{i}]", term.program) for i, entry in enumerate(manifest.layers) for term in entry.value]
     named += [(f"networks[{i}]", entry.program) for i, entry in enumerate(manifest.networks)]
     named += [(f"groups[{i}]", program) for i, group in enumerate(manifest.groups) for program in group]
@@ -351,7 +352,7 @@ def _check_references(manifest: Manifest, path: Path) -> None:
         raise ProfileError(f"{path}: {error} - at `$.curves`") from None
 
 
-def _check_paths(program: Program, source: str, where: str) -> None:
+def check_paths(program: Program, source: str, where: str) -> None:
     """Raise unless a program's files lie where the program does, each once."""
     if program.path.count("/") != 1 or not program.path.startswith("programs/") or "\n" in program.path:
         raise ProfileError(f"{source}a program lies in 'programs', and nowhere below - at `$.{where}.path`")

@@ -182,8 +182,9 @@ def _bundle_folder(root: Path, *, restart: bool) -> Iterator[None]:
         (root / STATE).mkdir(exist_ok=True)
     except OSError as error:
         raise file_error(root, "write", error) from None
-    if (root / STATE).is_symlink():
-        raise UsageError(f"{root / STATE} is a link, and no export left it; choose another folder with --output")
+    for name in (STATE, f"{STATE}/done", "programs", "runner", "schema"):
+        if (root / name).is_symlink():
+            raise UsageError(f"{root / name} is a link, and no export left it; choose another folder with --output")
     with folder_lock(root / STATE, doing="export"):
         if restart:
             _clear(root)

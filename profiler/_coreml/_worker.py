@@ -16,7 +16,7 @@ import msgspec
 from lut import Layer
 from lut._files import read_bytes, write_atomically
 from lut.errors import FileAccessError, LatencyLutError, LayerFailedError, ProfileError
-from profiler._coreml._bundle import Program, hash_files
+from profiler._coreml._bundle import Program, check_paths, hash_files
 from profiler._coreml._options import ExportOptions
 from profiler._coreml._programs import ProgramPlan
 
@@ -74,6 +74,7 @@ def ready_program(root: Path, records: Path, made_from: str) -> Program | None:
     record = records / f"{made_from[:16]}.json"
     try:
         program = msgspec.json.decode(read_bytes(record, limit=LARGEST_RECORD), type=Program)
+        check_paths(program, f"{record}: ", "program")
         if program.made_from != made_from or not (root / program.path).exists():
             return None
         return program if hash_files(root, program.path) == program.files else None

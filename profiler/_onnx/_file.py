@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from math import prod
@@ -14,7 +15,7 @@ import onnx
 from onnx import inliner
 
 from lut import UsageError
-from lut._files import file_error, read_bytes
+from lut._files import file_error, read_bytes, replace_file
 from lut._printable import shortened
 from lut.errors import FileAccessError
 from lut.subgraph import Given
@@ -393,17 +394,25 @@ def export_model(module: torch.nn.Module, inputs: Sequence[torch.Tensor], path: 
     tensors = [*module.parameters(), *module.buffers()]
     large = sum(tensor.numel() * tensor.element_size() for tensor in tensors) > LARGEST_MESSAGE
     reasons = []
+    place = Path(path)
     for dynamo in (True, False):
         options: dict[str, Any] = {"dynamo": False, "opset_version": 17}
         if dynamo:
             options = {"dynamo": True, "external_data": large, "verbose": False}
-        with quiet(), torch.no_grad():
+        # Beside its place, and there only once it is whole: what lies there may be a link or a pipe.
+        beside = tempfile.TemporaryDirectory(prefix=".latency-lut-", dir=place.parent)
+        with beside as folder, quiet(), torch.no_grad():
+            written = Path(folder) / place.name
             try:
-                torch.onnx.export(module, tuple(inputs), str(path), **options)
+                torch.onnx.export(module, tuple(inputs), str(written), **options)
             except Exception as error:
-                reasons.append(f"{'dynamo' if dynamo else 'torchscript'}: {type(error).__name__}: {reason_of(error)}")
-            else:
-                return
+                kind = "dynamo" if dynamo else "torchscript"
+                reasons.append(f"{kind}: {type(error).__name__}: {reason_of(error)}")
+                continue
+            # The weights first, where they are a file of their own.
+            for file in sorted(Path(folder).iterdir(), key=written.__eq__):
+                replace_file(place.with_name(file.name), file)
+            return
     raise UsageError(
         f"torch.onnx.export cannot write the network as an ONNX file ({'; '.join(reasons)}); give a factory of a "
         "network that returns tensors only, or an ONNX file"
