@@ -239,3 +239,11 @@ def test_a_winner_that_could_not_be_measured_is_no_success(
     assert json.loads(out)["measured"] is None
     assert (run / "report.html").exists()
     assert not (run / "result.json").exists()
+
+
+@pytest.mark.parametrize("words", [("--weight", "1e308"), ("--set", "logits_lr=1e308")])
+def test_a_search_that_runs_away_is_one_line(words: tuple[str, ...], main: Main, tmp_path: Path) -> None:  # noqa: F811
+    code, _, err = main(*QUICK, *words, "--set", "weights_first=0", "--output", str(tmp_path / "run"))
+    assert code == 1
+    assert "the architecture's logits are no numbers: lower" in err
+    assert "Traceback" not in err
