@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from lut import Network, UsageError
-from lut.errors import BudgetError
+from lut.errors import BudgetError, SearchError
 from search._architecture import draw
 from search._cost import NetworkCost, band_penalty, check_budget, derive
 from search._data import ImageData
@@ -88,6 +88,11 @@ def search_htas(
             for logits, gradient in zip(shared.net.logits, gradients, strict=True):
                 logits.grad = gradient
             optimizer.step()
+            if not all(bool(torch.isfinite(logits).all()) for logits in shared.net.logits):
+                raise SearchError(
+                    "the architecture's logits are no numbers: lower the cost's weight "
+                    f"({charge.weight:g}, --weight) or Adam's step ({settings.logits_lr:g}, logits_lr=…)"
+                )
             logits_losses.append(float(loss.detach()))
             tell((step + 1) / steps)
         return shared.judged(number, tau, lr(0.0), weight_losses, logits_losses, began)

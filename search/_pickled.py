@@ -30,7 +30,7 @@ _RECONSTRUCT, _FROM_BUFFER = "numpy.core.multiarray._reconstruct", "numpy.core.n
 _ARRAY, _DTYPE, _ENCODE = "numpy.ndarray", "numpy.dtype", "_codecs.encode"
 _NAMES = frozenset((_RECONSTRUCT, _FROM_BUFFER, _ARRAY, _DTYPE, _ENCODE))
 # What stands in UTF-8, and in Python 2's escapes, for characters that are no byte.
-_WIDE = re.compile(rb"[\xc4-\xff]")
+_WIDE = 0xC4
 _WIDE_ESCAPE = re.compile(rb"\\U|\\u(?!00)")
 # A text as Python 2 writes it in quotes.
 _QUOTED = re.compile(rb"""(['"])((?:[^\\]|\\(?:[\\'"abfnrtv]|x[0-9a-fA-F]{2}))*)\1""", re.DOTALL)
@@ -193,7 +193,7 @@ class _Machine:
 
     def text(self, count: int) -> None:
         content = self.take(count)
-        if len(content) > LONGEST_TEXT and _WIDE.search(content):
+        if len(content) > LONGEST_TEXT and np.frombuffer(content, np.uint8).max() >= _WIDE:
             raise PickledError(f"byte {self._at}: a text of {count} bytes", refused=True)
         self.push(content.decode("utf-8"))
 

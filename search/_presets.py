@@ -9,6 +9,7 @@ import msgspec
 import torch
 
 from lut import UsageError
+from lut._printable import printable
 from search._data import ImageData
 from search._early_stopped import rcas_recipe
 from search._recipe import Recipe
@@ -134,9 +135,10 @@ def changed_by_name(
             ]
             raise UsageError(f"--set is NAME=VALUE, got {setting!r}; names: {', '.join(known)}")
         try:
-            where[key] = msgspec.json.decode(text.encode())
-        except msgspec.DecodeError:
-            where[key] = text
+            where[key] = msgspec.json.decode(text.encode("utf-8", "surrogateescape"))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            # An argument need not be text that can be written anywhere.
+            where[key] = printable(text)
     try:
         return {name: msgspec.convert(plain[name], type(part)) for name, part in parts.items()}
     except msgspec.ValidationError as error:

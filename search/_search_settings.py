@@ -70,6 +70,10 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise UsageError(f"search: the temperature falls, got {self.tau_start:g} to {self.tau_end:g}")
         if self.weight is not None and not (isfinite(self.weight) and self.weight >= 0):
             raise UsageError(f"search: weight must not be negative, got {self.weight!r}")
+        if not all(0 <= beta < 1 for beta in self.logits_betas):
+            raise UsageError(f"search: logits_betas are shares below 1, got {list(self.logits_betas)}")
+        if not 0 <= self.logits_weight_decay <= 1:
+            raise UsageError(f"search: logits_weight_decay is a share, got {self.logits_weight_decay!r}")
         if not (isfinite(self.tolerance) and 0 <= self.tolerance < 1):
             raise UsageError(f"search: tolerance is a share below 1, got {self.tolerance!r}")
         if not 0 <= self.weights_first < 1:

@@ -22,6 +22,10 @@ from search._resources import NetworkResources
 __all__ = ["GrowthStep", "Submodularity", "measure_submodularity"]
 
 
+# Each has a dozen others beside it, all of which are held.
+MOST_NETWORKS = 10_000
+
+
 class GrowthStep(msgspec.Struct, frozen=True):
     """All networks with as many random blocks.
 
@@ -100,6 +104,8 @@ def measure_submodularity(
     """
     choices = resources.space.choices
     free = [d for d, decision in enumerate(choices) if len(decision.options) > 1]
+    if networks > MOST_NETWORKS:
+        raise UsageError(f"growth is of at most {MOST_NETWORKS} networks, got {networks}")
     if networks < 1 or not 2 <= blocks <= len(free):
         raise UsageError(
             f"growth needs at least 1 network and between 2 and {len(free)} blocks, got {networks} and {blocks}"

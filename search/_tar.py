@@ -11,7 +11,6 @@ import lzma
 import os
 import re
 import stat
-import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,6 +90,14 @@ class _Member(NamedTuple):
     size: int
 
 
+class _Head(NamedTuple):
+    """What one block says of the file that follows it."""
+
+    name: str
+    kind: bytes
+    size: int
+
+
 class _DamagedError(Exception):
     """The archive is not as one was written; says why."""
 
@@ -150,7 +157,7 @@ def _open_tar(path: Path) -> Iterator[_Stream]:
         with _open_regular(path) as file:
             stream = _Stream(path, file)
             yield stream
-    except (_DamagedError, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except (_DamagedError, EOFError, zlib.error, lzma.LZMAError) as error:
         begun = stream is not None and stream.offset > BLOCK
         what = "is a damaged archive" if begun else "is no tar archive, or a damaged one"
         raise DataError(f"{path} {what} ({error}); fetch it again") from None
@@ -226,23 +233,17 @@ def _members(stream: _Stream) -> Iterator[_Member]:
                 raise _DamagedError("it ends with a name and no file")
             _check_end(stream)
             return
-        try:
-            # One block's checksum, numbers and texts: nothing that follows is read.
-            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        except tarfile.TarError as error:
-            raise _DamagedError(f"byte {at} of the tar: {error}") from None
-        kind, name = info.type, named.get("path", info.name)
-        size = _size(named["size"]) if "size" in named else info.size
-        if size < 0:
-            raise _DamagedError(f"byte {at} of the tar: a file of {size} bytes")
+        head = _head(block, at)
+        kind, name = head.kind, named.get("path", head.name)
+        size = _size(named["size"]) if "size" in named else head.size
         if kind in (b"L", b"K", b"x", b"X", b"g"):
-            if not info.size <= LARGEST_HEADER:
+            if head.size > LARGEST_HEADER:
                 raise DataError(
-                    f"{stream.path}: a header of {info.size} bytes (byte {at} of the tar), and at most "
+                    f"{stream.path}: a header of {head.size} bytes (byte {at} of the tar), and at most "
                     f"{LARGEST_HEADER} are expected"
                 )
-            content = stream.read(info.size)
-            stream.skip(_padded(info.size) - info.size)
+            content = stream.read(head.size)
+            stream.skip(_padded(head.size) - head.size)
             named |= _named(kind, content, at)
             continue
         named = {}
@@ -255,6 +256,29 @@ def _members(stream: _Stream) -> Iterator[_Member]:
             raise DataError(f"{stream.path}: {_shown(name)} is of an unknown type, and only plain files are read")
         yield _Member(name, size)
     raise DataError(f"{stream.path} holds more than {MOST_MEMBERS} files, which is too many")
+
+
+def _head(block: bytes, at: int) -> _Head:
+    """Return what a header's block says; its checksum is held against it first."""
+    given = _octal(block[148:156])
+    # Of the bytes with the checksum's own place blank; some old programs took them for signed.
+    total = sum(block) - sum(block[148:156]) + 8 * 32
+    if given != total and given != total - 256 * sum(byte > 127 for byte in block[:148] + block[156:]):
+        raise _DamagedError(f"byte {at} of the tar: bad checksum")
+    size = _octal(block[124:136])
+    if block[124] == 0x80:
+        size = int.from_bytes(block[125:136], "big")
+    if size is None:
+        raise _DamagedError(f"byte {at} of the tar: a size that is no number")
+    name, prefix = (part.split(b"\0", 1)[0] for part in (block[:100], block[345:500]))
+    if prefix and block[257:263] == b"ustar\0":
+        name = prefix + b"/" + name
+    return _Head(name.decode("utf-8", "surrogateescape"), block[156:157], size)
+
+
+def _octal(field: bytes) -> int | None:
+    text = field.split(b"\0", 1)[0].strip()
+    return int(text, 8) if re.fullmatch(rb"[0-7]{1,12}", text) else (None if text else 0)
 
 
 def _named(kind: bytes, content: bytes, at: int) -> dict[str, str]:

@@ -604,7 +604,7 @@ def test_a_wild_accuracy_is_refused(value: float, tmp_path: Path) -> None:
     with opened(tmp_path / "a.jsonl") as cache:
         with pytest.raises(SearchError, match="the accuracy of network 'net 2' must be"):
             Evaluator(lambda _: value, cache=cache)([tiny(2)])
-        if value != 10**400:
+        if not isinstance(value, int):
             with pytest.raises(UsageError, match="must be finite"):
                 cache.add("x", float(value), 1.0)
         assert len(cache) == 0

@@ -239,3 +239,39 @@ def test_a_winner_that_could_not_be_measured_is_no_success(
     assert json.loads(out)["measured"] is None
     assert (run / "report.html").exists()
     assert not (run / "result.json").exists()
+
+
+@pytest.mark.parametrize("words", [("--weight", "1e308"), ("--set", "logits_lr=1e308")])
+def test_a_search_that_runs_away_is_one_line(words: tuple[str, ...], main: Main, tmp_path: Path) -> None:  # noqa: F811
+    code, _, err = main(*QUICK, *words, "--set", "weights_first=0", "--output", str(tmp_path / "run"))
+    assert code == 1
+    assert "the architecture's logits are no numbers: lower" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ((*QUICK, "--set", "samples=" + "[" * 5000), "--set: Expected `int`, got `str`"),
+        ((*QUICK, "--set", "samples=\udcff"), "--set: Expected `int`, got `str`"),
+        ((*QUICK, "--set", "logits_betas=[1e308,2]"), "logits_betas are shares below 1"),
+        ((*QUICK, "--set", "logits_weight_decay=1e308"), "logits_weight_decay is a share"),
+        (("describe", "rcnet-cifar", "[" * 100_000), "is no network of rcnet-cifar"),
+        (("describe", "rcnet-cifar", "9" * 5000), "is no network of rcnet-cifar"),
+        (("describe", "resnet-cifar", "random", "--seed", str(2**63)), "--seed"),
+        (
+            (*("submodularity", "--space", "nas-bench-macro", "--data", "none", "--accuracy", "my.py:f"), "--networks"),
+            "--networks",
+        ),
+    ],
+)
+def test_absurd_arguments_are_one_line(words: tuple[str, ...], problem: str, main: Main, tmp_path: Path) -> None:  # noqa: F811
+    if words[-1] == "--networks":
+        (tmp_path / "my.py").write_text("def f(network): return 0.5")
+        words = (*(word.replace("my.py", f"{tmp_path}/my.py") for word in words), "1000000000")
+        problem = "at most 10000 networks"
+    output = ("--output", str(tmp_path / "run")) if words[0] == "htas" else ()
+    code, _, err = main(*words, *output)
+    assert code == 2
+    assert problem in err
+    assert "Traceback" not in err

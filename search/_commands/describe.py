@@ -88,8 +88,8 @@ def find_network(space: SearchSpace, text: str, *, seed: int) -> Network:
             raise UsageError(f"{text} holds a network of the space {content.space}, not of {space.name}")
         return content.network
     try:
-        vector = msgspec.json.decode(f"[{text}]".encode(), type=list[int])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        vector = msgspec.json.decode(f"[{text}]".encode("utf-8", "surrogateescape"), type=list[int])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         names = f"; published networks: {', '.join(sorted(published))}" if published else ""
         raise UsageError(
             f"{text!r} is no network of {space.name}: give a file.json, {len(space.choices)} option indices, random, "

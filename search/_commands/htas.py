@@ -208,7 +208,9 @@ def htas(
     ] = 24,
     measure_seconds: Annotated[
         float,
-        typer.Option("--measure-seconds", min=0.0, help="For measuring winner and base in the end; 0: do not measure."),
+        typer.Option(
+            "--measure-seconds", min=0.0, max=1e6, help="For measuring winner and base in the end; 0: do not measure."
+        ),
     ] = 30.0,
     then: Annotated[
         list[str] | None,

@@ -219,7 +219,10 @@ def rcas(
     measure_seconds: Annotated[
         float,
         typer.Option(
-            "--measure-seconds", min=0.0, help="For measuring the network found beside MobileNetV2; 0: do not measure."
+            "--measure-seconds",
+            min=0.0,
+            max=1e6,
+            help="For measuring the network found beside MobileNetV2; 0: do not measure.",
         ),
     ] = 30.0,
     then: Annotated[
