@@ -182,5 +182,6 @@ def test_real_networks(target: str) -> None:
     assert found.setting == setting(target)
     for slow, fast in (("large", "small"), ("small", "head")):
         ratio = found.ratio(slow, fast)
-        assert ratio.low > 1
-        assert ratio.low <= ratio.value <= ratio.high
+        # Which of them is slower is this machine's affair; of simulated ones it is asked above.
+        assert 0 < ratio.low <= ratio.value <= ratio.high
+        assert ratio.value * found.ratio(fast, slow).value == pytest.approx(1.0)

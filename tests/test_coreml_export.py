@@ -262,7 +262,7 @@ def test_jobs_that_are_given_are_taken(
 
 @needs_coremltools
 def test_ctrl_c_keeps_what_was_converted_and_the_same_command_goes_on(folder: Path) -> None:
-    options = ["--space", "resnet-cifar", "--expand", "0.125", "-o", "out", "--context", "isolated", "--jobs", "1"]
+    options = ["--space", "resnet-cifar", "--expand", "0.0625", "-o", "out", "--context", "isolated", "--jobs", "1"]
     process = subprocess.Popen(
         line(*options),
         cwd=folder,
