@@ -177,7 +177,6 @@ def parse_alpha(text: str) -> float | Literal["auto"]:
     except ValueError:
         alpha = float("nan")
     if not 0 < alpha <= LARGEST_ALPHA:
-        raise UsageError(
-            f"--alpha is a positive number, at most {LARGEST_ALPHA:g}, or 'auto', got {shortened(text, 60)!r}"
-        )
+        found = shortened(text, 60)
+        raise UsageError(f"--alpha is a positive number or 'auto', at most {LARGEST_ALPHA:g}, got {found!r}")
     return alpha

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 from collections.abc import Callable
@@ -61,10 +62,12 @@ def load_layers(path: str | os.PathLike[str]) -> tuple[Layer, ...]:
     content = read_bytes(path)
     if content.count(b"{") > MOST_OBJECTS or content.count(b",") > MOST_PARTS:
         raise UsageError(f"{name}: it is too long for a list of layers")
+    items: list[msgspec.Raw] = []
     try:
-        items = msgspec.json.decode(content, type=list[msgspec.Raw])
-    except msgspec.ValidationError:
-        raise UsageError(f"{name}: expected a list of layers, one at least") from None
+        # Whether it is JSON at all comes first.
+        msgspec.json.decode(content, type=msgspec.Raw)
+        with contextlib.suppress(msgspec.ValidationError):
+            items = msgspec.json.decode(content, type=list[msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{name}: not valid JSON: {short_problem(str(error))}") from None
     if not items:
