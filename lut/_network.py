@@ -17,7 +17,7 @@ __all__ = ["ChannelCurve", "Decision", "Network", "NetworkLayer", "SearchSpace",
 
 
 # How often a layer may stand in a row: far above any that was ever built, and few enough to cost no minutes.
-MOST_REPEATS = 10_000
+MOST_REPEATS = 1_000_000
 
 # How a network layer names the network's own input among its ``inputs``.
 INPUT = "input"

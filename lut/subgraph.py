@@ -41,7 +41,7 @@ _TORCH_OPERATOR = re.compile(
 )
 _ONNX_OPERATOR = re.compile(r"([A-Za-z][A-Za-z0-9_-]*\.)*[A-Za-z_][A-Za-z0-9_]*")
 _TORCH_ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_ONNX_ATTRIBUTE = re.compile(r"@?[A-Za-z_][A-Za-z0-9_.-]*")
+_ONNX_ATTRIBUTE = re.compile(r"@?[A-Za-z_][A-Za-z0-9_.:-]*")
 
 # PyTorch's operators that do something else than compute their result: they read or make files, print, or meddle with
 # memory or gradients that are not theirs.

@@ -61,10 +61,9 @@ def layer_errors(*memory: type[BaseException]) -> Iterator[None]:
         yield
     except LatencyLutError:
         raise
-    except (Exception, SystemExit) as error:
-        # A network that calls sys.exit() ends nothing but its own measurement.
+    except Exception as error:
         lines = str(error).strip().splitlines()
-        text = lines[0] if lines and not isinstance(error, SystemExit) else f"{type(error).__name__} {error}".strip()
+        text = lines[0] if lines else type(error).__name__
         if text.endswith(":") and len(lines) > 1:
             # A title only: what went wrong stands below it.
             text += " " + next((line.strip() for line in lines[1:] if line.strip()), "")

@@ -204,7 +204,10 @@ def protocol_for(spec: TargetSpec, protocol: Protocol) -> Protocol:
         # Every process compiles anew, for far longer than it measures.
         return msgspec.structs.replace(protocol, most_processes=2, rounds_per_process=LOOKS[2])
     # No layer is looked at before so many visits, a round each.
-    least: int = getattr(target_factory(spec.factory), "least_processes", 1)
+    least = 1
+    with contextlib.suppress(TargetUnavailableError):
+        # Where its module is for the measuring process alone to find, that process says what is missing.
+        least = getattr(target_factory(spec.factory), "least_processes", 1)
     return msgspec.structs.replace(
         protocol,
         rounds_per_process=max(1, min(protocol.rounds_per_process, protocol.first_look // least)),

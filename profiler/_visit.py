@@ -38,6 +38,9 @@ LONGEST_CYCLE_S = 0.25
 # A network's visit is ended after the fewest calls where it takes longer than this.
 LONGEST_NETWORK_VISIT_S = 0.4
 
+# What a layer may raise and is that layer's failure: a network that calls sys.exit() ends nothing but its measurement.
+RAISED = (Exception, SystemExit)
+
 # What a failure says of its cause, in characters.
 LONGEST_REASON = 2000
 
@@ -256,11 +259,11 @@ class Visitor:
             # Where layers are timed call by call, so are networks.
             by_calls = self._whole_of(entry) is not None and self._target.together > 1
             return [self._visit_in_calls(entry) if by_calls else self.visit(entry)]
-        except Exception as error:
+        except RAISED as error:
             failed.add(entry)
             return [self._failure(entry, error)]
 
-    def _failure(self, entry: int, error: Exception) -> LayerFailure:
+    def _failure(self, entry: int, error: BaseException) -> LayerFailure:
         """Return what is noted of a layer that raised, whatever it raised: it is that layer's failure."""
         if isinstance(error, TargetUnavailableError):
             # Not about this layer: the target itself cannot run here.
@@ -287,7 +290,7 @@ class Visitor:
                 target.relocate(prepared, self._rng)
                 parts = target.parts(prepared)
                 members[entry] = _Member(prepared, parts)
-            except Exception as error:
+            except RAISED as error:
                 self._give_up(entry, error, group, failures, failed)
                 if failures and failures[-1].reason == "crashed":
                     return failures
@@ -316,12 +319,12 @@ class Visitor:
             if entry in members:
                 try:
                     visits.append(self._visit_of(entry, members[entry], spoiled))
-                except Exception as error:
+                except RAISED as error:
                     self._give_up(entry, error, group, failures, failed)
         return [*failures, *visits]
 
     def _give_up(
-        self, entry: int, error: Exception, group: Sequence[int], failures: list[LayerFailure], failed: set[int]
+        self, entry: int, error: BaseException, group: Sequence[int], failures: list[LayerFailure], failed: set[int]
     ) -> None:
         """Note a layer's failure; a companion's counts only where it took the device down with it."""
         self._forget(entry)
@@ -391,13 +394,13 @@ class Visitor:
 
     def _cycle(
         self, order: Sequence[int], members: dict[int, _Member], spoiled: dict[RejectionCause, int], *, timed: bool
-    ) -> list[tuple[int, Exception]]:
+    ) -> list[tuple[int, BaseException]]:
         """Run each member's programs once, with the counters read around each call and around them all.
 
         Return whose programs raised what; these are members no longer.
         """
         target = self._target
-        errors: list[tuple[int, Exception]] = []
+        errors: list[tuple[int, BaseException]] = []
         stolen, throttled = target.stolen_and_throttled()
         preempted, faults_before = target.preemptions_and_faults()
         for entry in order:
@@ -414,7 +417,7 @@ class Visitor:
                         member.clean[i].append(now == preempted)
                         member.faults += faults - faults_before
                     preempted, faults_before = now, faults
-            except Exception as error:
+            except RAISED as error:
                 del members[entry]
                 errors.append((entry, error))
                 if isinstance(error, LayerFailedError) and error.reason == "crashed":
@@ -451,7 +454,7 @@ class Visitor:
             finally:
                 gc.enable()
             observed = target.observe(prepared)
-        except Exception:
+        except RAISED:
             self._forget(entry)
             raise
         stolen_after, throttled_after = target.stolen_and_throttled()

@@ -164,7 +164,7 @@ def test_an_incomplete_table_is_exit_code_3(tmp_path: Path) -> None:
         (["--space", "nowhere"], "unknown space 'nowhere'"),
         (["--dtype", "float8"], "dtype is one of"),
         (["--memory-format", "sideways"], "memory format is one of"),
-        (["--alpha", "big"], "--alpha is a positive number or 'auto'"),
+        (["--alpha", "big"], "--alpha is a positive number"),
         (["--alpha", "-1"], "--alpha is a positive number"),
         (["--expand", "0"], "expand must be between"),
         (["--expand", "nan"], "expand must be between"),

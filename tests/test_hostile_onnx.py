@@ -19,7 +19,7 @@ pytest.importorskip("onnxruntime", reason="needs onnxruntime: the extra onnx")
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lut import Layer
+from lut import Layer, LayerError
 from lut._layer import Node
 from lut.errors import LatencyLutError, LayerFailedError
 from lut.subgraph import Call, Given, Ref, Subgraph, Weight
@@ -314,24 +314,25 @@ def layer_of(*calls: Call, opset: int = 17, weights: tuple[Weight, ...] = ()) ->
         (Call(op="Loop", args=(VALUE,)), "Loop is no operator that a layer may call"),
         (Call(op="com.microsoft.EPContext", args=(VALUE,)), "no operator that a layer may call"),
         (Call(op="evil.Relu", args=(VALUE,)), "no operator that a layer may call"),
-        (Call(op="__import__('os')", args=(VALUE,)), "no operator that a layer may call"),
-        (Call(op="Re\nlu", args=(VALUE,)), "no operator that a layer may call"),
+        (Call(op="__import__('os')", args=(VALUE,)), "is no operator's name"),
+        (Call(op="Re\nlu", args=(VALUE,)), "is no operator's name"),
         (Call(op="Frobnicate", args=(VALUE,)), "ONNX has no operator Frobnicate"),
-        (Call(op="Relu", args=(VALUE,), named=(("a b", 1),)), "no name of one"),
+        (Call(op="Relu", args=(VALUE,), named=(("a b", 1),)), "no argument's name"),
         (Call(op="Relu", args=(VALUE,), named=(("alpha", None),)), "without a value"),
         (Call(op="Relu", args=(VALUE,), named=(("alpha", 1), ("alpha", 2))), "twice"),
         (Call(op="Relu", args=(3,)), "takes something else than values"),
         (Call(op="Relu", args=(VALUE,), named=(("@outputs", ()),)), "which of its outputs"),
         (Call(op="Relu", args=(VALUE,), named=(("@tensor:value", ("float32", 10**9)),)), "not written as one"),
         (Call(op="Relu", args=(VALUE,), named=(("@tensor:value", ("object", 0, 1)),)), "not written as one"),
-        (Call(op="Elu", args=(VALUE,), named=(("alpha", Ref(kind="float", of="1e9")),)), "cannot be '1e9'"),
+        (Call(op="Elu", args=(VALUE,), named=(("alpha", Ref(kind="float", of="1e9")),)), "no float '1e9'"),
         (Call(op="getitem", args=(VALUE, 0)), "one of several outputs"),
     ],
 )
 def test_a_layer_out_of_a_file_calls_known_operators_by_plain_names(call: Call, problem: str) -> None:
     import torch
 
-    with pytest.raises(LayerFailedError) as caught:
+    with pytest.raises((LayerFailedError, LayerError)) as caught:
+        # What can be told without knowing ONNX is refused where the file is read.
         to_onnx(lone(layer_of(call), 0), None, [torch.zeros(1, 4)], "direct")
     assert problem in str(caught.value)
     assert "\n" not in str(caught.value)

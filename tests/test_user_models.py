@@ -138,7 +138,7 @@ def test_what_a_factory_leaves_behind_is_not_waited_for(folder: Path) -> None:
     ("factory", "why"),
     [
         ("raises_later", "no weights"),
-        ("exits_later", "SystemExit 0"),
+        ("exits_later", "SystemExit: 0"),
         ("leaves_later", "the measuring process ended with exit code 0"),
         ("crashes_later", "the measuring process was ended by SIGSEGV"),
     ],
