@@ -416,6 +416,16 @@ def _hold(path: Path, descriptor: int) -> None:
         raise CheckpointError(
             f"another process holds {path} and writes accuracies there; wait for it to end, or give another --output"
         ) from None
+    # Whoever held it may have written it anew in between: what is held now is a file that nobody finds again.
+    try:
+        current = path.stat()
+    except FileNotFoundError:
+        current = None
+    if current is None or not os.path.samestat(os.fstat(descriptor), current):
+        raise CheckpointError(
+            f"another process replaced {path} while it was opened; wait for it to end and try again, or give another "
+            "--output"
+        )
 
 
 def _read(path: Path, content: bytes, torn: bytes, header: _Header) -> tuple[dict[str, float], list[_Line] | None]:

@@ -8,7 +8,7 @@ its arguments. The few names that an array of bytes is written with are known, a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -32,8 +32,9 @@ _NAMES = frozenset((_RECONSTRUCT, _FROM_BUFFER, _ARRAY, _DTYPE, _ENCODE))
 # What stands in UTF-8, and in Python 2's escapes, for characters that are no byte.
 _WIDE = 0xC4
 _WIDE_ESCAPE = re.compile(rb"\\U|\\u(?!00)")
-# A text as Python 2 writes it in quotes.
-_QUOTED = re.compile(rb"""(['"])((?:[^\\]|\\(?:[\\'"abfnrtv]|x[0-9a-fA-F]{2}))*)\1""", re.DOTALL)
+# A piece of a text as Python 2 writes it in quotes. For each repetition a match keeps a note of more than a hundred
+# bytes, so that an array in one match, escape by escape, would take gigabytes.
+_QUOTED_PIECE = re.compile(rb"""(?:[^\\]{1,256}|\\(?:[\\'"abfnrtv]|x[0-9a-fA-F]{2})){1,1024}""")
 _WHOLE = re.compile(rb"-?[0-9]{1,%d}" % LONGEST_NUMBER)
 
 
@@ -204,10 +205,19 @@ class _Machine:
         self.push(content.decode("raw-unicode-escape"))
 
     def quoted(self) -> None:
-        found = _QUOTED.fullmatch(self.line().strip())
-        if found is None:
+        text = self.line().strip()
+        if len(text) < 2 or text[:1] not in (b"'", b'"') or text[:1] != text[-1:]:
             raise PickledError(f"byte {self._at}: a text without its quotes")
-        self.push(found[2].decode("unicode_escape").encode("latin-1"))
+        self.push(text[1:-1] if b"\\" not in text else b"".join(self.unescaped(text, 1, len(text) - 1)))
+
+    def unescaped(self, text: bytes, start: int, end: int) -> Iterator[bytes]:
+        """Yield what stands between two places of a text in quotes, piece by piece."""
+        while start < end:
+            piece = _QUOTED_PIECE.match(text, start, end)
+            if piece is None:
+                raise PickledError(f"byte {self._at}: a text without its quotes, or with an unknown escape")
+            yield piece[0].decode("unicode_escape").encode("latin-1")
+            start = piece.end()
 
     # --- the stack ---
 

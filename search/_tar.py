@@ -30,6 +30,14 @@ LARGEST_ARCHIVE = 3 << 29
 MOST_MEMBERS = 300_000
 # A long name or an extended header.
 LARGEST_HEADER = 1 << 16
+# Before one file: a global header, its extended one, a long name and a link's.
+MOST_HEADERS = 4
+# Of all extended headers together; a file has four to ten.
+MOST_RECORDS = 1 << 21
+# Characters of a name and of a part of it, as file systems have them.
+LONGEST_NAME, LONGEST_PART = 4096, 255
+# Of all names that are given out, in memory, where one wide character makes four bytes of each: 250 for each image.
+LARGEST_NAMES = 1 << 26
 # Images hardly shrink, and headers to a tenth or so. A bomb unpacks to hundreds of times its size.
 LARGEST_RATIO, FREE = 100, 1 << 26
 # An xz stream names the memory that it needs; that of `xz -9` is 65 MiB.
@@ -53,11 +61,13 @@ def tar_files(path: Path, wanted: Callable[[str], bool], largest: int) -> Iterat
         largest: bytes that such a file may have.
 
     Raises:
-        DataError: the archive is damaged or no tar, unpacks to too much, holds links, devices, sparse files or a wanted
-            name twice, or a file has more than ``largest`` bytes.
+        DataError: the archive is damaged or no tar, unpacks to too much, holds links, devices, sparse files, names that
+            no file system has or a wanted name twice, or a file has more than ``largest`` bytes.
         FileAccessError: it cannot be read.
     """
     seen = set()
+    # Of names, in memory.
+    held = 0
     with _open_tar(path) as stream:
         for member in _members(stream):
             if not wanted(member.name):
@@ -69,6 +79,9 @@ def tar_files(path: Path, wanted: Callable[[str], bool], largest: int) -> Iterat
                 )
             if member.name in seen:
                 raise DataError(f"{path} holds two files named {_shown(member.name)}; fetch it again")
+            held += len(member.name) * (1 if member.name.isascii() else 4)
+            if held > LARGEST_NAMES:
+                raise DataError(f"{path}: its files' names take more than {show_bytes(LARGEST_NAMES)}: it is refused")
             seen.add(member.name)
             content = stream.read(member.size)
             stream.skip(_padded(member.size) - member.size)
@@ -223,6 +236,7 @@ def _inflated(file: IO[bytes], make: Callable[[], Any]) -> Iterator[bytes]:
 def _members(stream: _Stream) -> Iterator[_Member]:
     """Yield an archive's plain files; whoever listens reads or skips the content, with its padding, of each."""
     named: dict[str, str] = {}
+    headers = records = 0
     for _ in range(MOST_MEMBERS):
         at = stream.offset
         block = stream.read_up_to(BLOCK)
@@ -242,11 +256,28 @@ def _members(stream: _Stream) -> Iterator[_Member]:
                     f"{stream.path}: a header of {head.size} bytes (byte {at} of the tar), and at most "
                     f"{LARGEST_HEADER} are expected"
                 )
+            headers += 1
+            if headers > MOST_HEADERS:
+                raise DataError(
+                    f"{stream.path}: more than {MOST_HEADERS} headers before one file (byte {at} of the tar): "
+                    "it is refused"
+                )
             content = stream.read(head.size)
             stream.skip(_padded(head.size) - head.size)
-            named |= _named(kind, content, at)
+            if kind == b"L":
+                named["path"] = content.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+            elif kind in (b"x", b"X"):
+                for key, value in _records(content, at):
+                    records += 1
+                    if records > MOST_RECORDS:
+                        raise DataError(
+                            f"{stream.path}: its extended headers have more than {MOST_RECORDS} records: it is refused"
+                        )
+                    if key in ("path", "size"):
+                        named[key] = value
             continue
-        named = {}
+        named, headers = {}, 0
+        _check_name(stream.path, name, at)
         if kind in _REFUSED:
             raise DataError(f"{stream.path}: {_shown(name)} is {_REFUSED[kind]}, and only plain files are read")
         if kind == _FOLDER or name.endswith("/"):
@@ -281,27 +312,32 @@ def _octal(field: bytes) -> int | None:
     return int(text, 8) if re.fullmatch(rb"[0-7]{1,12}", text) else (None if text else 0)
 
 
-def _named(kind: bytes, content: bytes, at: int) -> dict[str, str]:
-    """Return what a header says of the file that follows it: its ``path`` and its ``size``, where they stand there."""
-    if kind == b"L":
-        return {"path": content.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")}
-    if kind not in (b"x", b"X"):
-        return {}
-    found = {}
+def _records(content: bytes, at: int) -> Iterator[tuple[str, str]]:
+    """Yield the keys and values of an extended header, which begins at byte ``at`` of the tar."""
     start = 0
     # Zeros fill it up in some archives.
-    while content[start:].strip(b"\0"):
+    filled = len(content.rstrip(b"\0"))
+    while start < filled:
         record = _RECORD.match(content, start)
         end = start + int(record[1]) if record is not None else 0
-        if record is None or not record.end() < end <= len(content) or content[end - 1 : end] != b"\n":
+        if record is None or not record.end() < end <= filled or content[end - 1 : end] != b"\n":
             raise _DamagedError(f"byte {at} of the tar: an extended header that is none")
         key, _, value = content[record.end() : end - 1].decode("utf-8", "surrogateescape").partition("=")
         if key.startswith("GNU.sparse."):
             raise _DamagedError(f"byte {at} of the tar: a sparse file, and only plain files are read")
-        if key in ("path", "size"):
-            found[key] = value
+        yield key, value
         start = end
-    return found
+
+
+def _check_name(path: Path, name: str, at: int) -> None:
+    """Refuse a name that no file system has, before it is taken apart or kept."""
+    if len(name) > LONGEST_NAME:
+        why = f"a name of {len(name)} characters, and at most {LONGEST_NAME} are expected"
+    elif (longest := max(map(len, name.split("/")))) > LONGEST_PART:
+        why = f"a part of a name of {longest} characters, and at most {LONGEST_PART} are expected"
+    else:
+        return
+    raise DataError(f"{path}: {_shown(name)} (byte {at} of the tar) is {why}")
 
 
 def _size(text: str) -> int:

@@ -16,7 +16,7 @@ import tarfile
 import tracemalloc
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from test_data import NAMES, folder_of, image_files, pixels, png, python_files, 
 
 from lut._lines import unsealed
 from lut.errors import CheckpointError, DataError, FileAccessError, SearchError, UsageError
-from search import _calibrate, _evaluation_worker, _image_folder, _pickled, _tar
+from search import _accuracy, _calibrate, _evaluation_worker, _image_folder, _pickled, _tar
 from search._accuracy import AccuracyCache, Evaluator
 from search._checkpoint import content_digest, read_tensors, write_tensors
 from search._data import load_data, subset
@@ -232,6 +232,41 @@ def test_texts_are_not_made_into_more_than_the_file_has() -> None:
         read_pickled(b"V\\U0001f4a9" + b"a" * (1 << 20) + b"\n.")
 
 
+@contextlib.contextmanager
+def at_most(mebibytes: int) -> Iterator[None]:
+    """Fail where the block takes more memory at a time."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < mebibytes << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("unit", "value"),
+    [(b"a", b"a"), (rb"\x00", b"\0"), (rb"a\xff", b"a\xff"), (rb"\\", b"\\"), (rb"\'" + b'"' + rb"\t", b"'\"\t")],
+)
+def test_a_text_in_quotes_takes_no_more_than_its_own_memory(unit: bytes, value: bytes) -> None:
+    count = (1 << 20) // len(value)
+    content = b"S'" + unit * count + b"'\n."
+    with at_most(16):
+        found = read_pickled(content)
+    assert found == value * count
+    # An escape that is none, or cut off, at the end of all others.
+    for wrong in (b"\\", rb"\q", rb"\x0", rb"\\" + b"\\", rb"\101", rb"\u0041"):
+        with pytest.raises(PickledError, match="without its quotes"), at_most(16):
+            read_pickled(b"S'" + unit * count + wrong + b"'\n.")
+
+
+@pytest.mark.parametrize("text", [b"", b"'", b'"', b"x", b"'a\"", b"a'", b"'a", b"xax"])
+def test_a_text_has_its_quotes(text: bytes) -> None:
+    with pytest.raises(PickledError, match="without its quotes"):
+        read_pickled(b"S" + text + b"\n.")
+    assert read_pickled(b"S''\n.") == b""
+    assert read_pickled(b'S "it\'s" \n.') == b"it's"
+
+
 def test_no_flipped_bit_of_a_batch_is_more_than_a_line() -> None:
     rng = random.Random(5)
     for protocol in (0, 2, 5):
@@ -276,6 +311,16 @@ def record(text: bytes) -> bytes:
     while len(b"%d %b\n" % (size, text)) != size:
         size += 1
     return b"%d %b\n" % (size, text)
+
+
+def pax(records: bytes) -> bytes:
+    """Return an empty file of which an extended header says more."""
+    return header(b"././@PaxHeader", len(records), b"x") + padded(records) + header(b"train/cat/1.png", 0)
+
+
+def long_name(name: bytes) -> bytes:
+    """Return an empty file with a long name, as GNU's tar writes it."""
+    return header(b"././@LongLink", len(name) + 1, b"L") + padded(name + b"\0") + header(name[:100], 0)
 
 
 END = bytes(1024)
@@ -354,6 +399,11 @@ def test_names_may_be_long_and_of_any_letters(tmp_path: Path) -> None:
         (header(b"train/cat/0000.png", 4) + padded(b"abcd"), "two files named train/cat/0000.png"),
         (header(b"./train/cat/0000.png", len(png(1))) + padded(png(1)), "two files named train/cat/0000.png"),
         (b"".join(header(b"%d.txt" % i, 0) for i in range(100)), "more than 100 files"),
+        (header(b"g", 0, b"g") * 5 + header(b"a.txt", 0), "more than 4 headers before one file"),
+        (pax(record(b"path=" + b"a/" * 2048 + b".png")), r"a/a/.* is a name of 4100 characters"),
+        (long_name(b"a/" * 2048 + b".txt"), r"a/a/.* is a name of 4100 characters"),
+        (pax(record(b"path=train/cat/" + b"a" * 252 + b".png")), "is a part of a name of 256 characters"),
+        (header(b"a/" * 16 + b"1.png", len(png(1))) + padded(png(1)), "but 17 folders deep"),
         (bytes(1 << 18), "of zeros follow"),
         (bytes(512) + header(b"train/cat/1.png", 0), "follows its end"),
         (b"x" * 512, "checksum|header"),
@@ -389,6 +439,56 @@ def test_a_bomb_is_refused_before_it_takes_memory(kind: str, bomb: bytes, tmp_pa
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_the_records_of_a_header_are_not_copied_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = 0
+
+    class Counted(bytes):
+        def __getitem__(self, key: Any) -> Any:
+            nonlocal copied
+            found = super().__getitem__(key)
+            copied += len(found) if isinstance(key, slice) else 1
+            return found
+
+    read = _tar._Stream.read
+    monkeypatch.setattr(_tar._Stream, "read", lambda stream, count: Counted(read(stream, count)))
+    path = tmp_path / "x.tar"
+    path.write_bytes(pax(b"4 =\n" * 10_000 + bytes(500)) + END)
+    assert _tar.first_file(path, lambda _: False) is None
+    # All that follows was copied for each of them: 200 MB.
+    assert copied < 100_000
+
+
+def test_the_records_of_all_headers_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(pax(b"4 =\n" * 10_000) * 3 + END)
+    monkeypatch.setattr(_tar, "MOST_RECORDS", 30_000, raising=False)
+    assert _tar.first_file(path, lambda _: False) is None
+    monkeypatch.setattr(_tar, "MOST_RECORDS", 29_999)
+    with pytest.raises(DataError, match=r"x\.tar: its extended headers have more than 29999 records"):
+        _tar.first_file(path, lambda _: False)
+
+
+@pytest.mark.parametrize("character", ["a", "\N{PILE OF POO}"])
+def test_names_are_not_held_without_end(character: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tar, "LARGEST_NAMES", 1 << 20, raising=False)
+    above = "/".join(["b" * 250] * 15)
+    image = png(1)
+    path = tmp_path / "x.tar"
+    with path.open("wb") as file:
+        for i in range(1000):
+            name = record(f"path={above}/{character}{i}.png".encode())
+            file.write(header(b"././@PaxHeader", len(name), b"x") + padded(name))
+            file.write(header(b"1.png", len(image)) + padded(image))
+        file.write(END)
+    with (
+        pytest.raises(DataError, match=r"x\.tar: its files' names take more than"),
+        at_most(4),
+    ):
+        load_data(f"images:{path}")
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -589,6 +689,50 @@ def test_no_flipped_bit_of_accuracies_is_another_value(tmp_path: Path) -> None:
             # Only what was cut off at the end is gone.
             assert all(cache.get(f"key {i}") in (i / 8, None) for i in range(4))
             assert whole.startswith(path.read_bytes())
+
+
+@pytest.mark.parametrize("still_held", [False, True])
+def test_accuracies_are_never_added_to_a_file_that_was_replaced(
+    still_held: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(OLD)
+    open_file = _accuracy._opened
+    other: list[AccuracyCache] = []
+
+    def late(path: Path) -> int:
+        """Another process comes between opening and holding, and writes the older version's file anew."""
+        descriptor = open_file(path)
+        monkeypatch.setattr(_accuracy, "_opened", open_file)
+        other.append(opened(path))
+        if not still_held:
+            other[0].close()
+        return descriptor
+
+    monkeypatch.setattr(_accuracy, "_opened", late)
+    try:
+        with pytest.raises(CheckpointError, match=r"another process replaced .*a\.jsonl"):
+            opened(path).add("lost", 0.5, 1.0)
+    finally:
+        other[0].close()
+    with opened(path) as cache:
+        cache.add("kept", 0.5, 1.0)
+    with opened(path) as cache:
+        assert [cache.get(key) for key in ("a", "b", "kept")] == [0.25, -3.0, 0.5]
+
+
+def test_accuracies_of_a_file_that_was_deleted_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.jsonl"
+    open_file = _accuracy._opened
+
+    def late(path: Path) -> int:
+        descriptor = open_file(path)
+        path.unlink()
+        return descriptor
+
+    monkeypatch.setattr(_accuracy, "_opened", late)
+    with pytest.raises(CheckpointError, match=r"another process replaced .*a\.jsonl"):
+        opened(path).add("lost", 0.5, 1.0)
 
 
 def test_accuracies_are_not_kept_in_pipes_and_devices(tmp_path: Path) -> None:
