@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -664,11 +663,19 @@ def runs(pid: int) -> bool:
 
 # It has no `if __name__ == "__main__"`.
 ENDLESS = """\
+import threading
 from search._accuracy import Evaluator
 from search._early_stopped import rcas_recipe
+from search._evaluation_worker import EvaluationWorker
 from test_accuracy import judge, tiny
 early = judge(recipe=rcas_recipe(epochs=100_000, batch_size=20), at_once=2)
 staff = early._staff(2)
+begun = threading.Barrier(2, action=lambda: print("training", flush=True))
+sent = EvaluationWorker._send
+def send(worker, line):
+    sent(worker, line)
+    begun.wait()
+EvaluationWorker._send = send
 try:
     print(*(worker.process.pid for worker in staff), flush=True)
     Evaluator(early)([tiny(4), tiny(6), tiny(8)])
@@ -694,7 +701,8 @@ def test_no_process_is_left_behind(tmp_path: Path, number: signal.Signals) -> No
         assert child.stdout is not None
         pids = [int(word) for word in child.stdout.readline().split()]
         assert len(pids) == 2
-        time.sleep(0.5)
+        # Both have their networks, and this process waits for their answers.
+        assert child.stdout.readline() == "training\n"
         assert all(runs(pid) for pid in pids)
         child.send_signal(number)
         out, err = child.communicate(timeout=HANGS_S)

@@ -15,6 +15,18 @@ def test_check_says_what_it_does() -> None:
     assert "pytest" in done.stdout
 
 
+def test_what_the_quick_check_leaves_out_exists() -> None:
+    text = (ROOT / "scripts/check").read_text()
+    left_out = re.findall(r"(tests/test_\w+\.py)::(\S+)", text)
+    assert left_out
+    gone = [
+        f"{file}::{name}"
+        for file, name in left_out
+        if not re.search(rf"^def {re.escape(name)}\(", (ROOT / file).read_text(), re.MULTILINE)
+    ]
+    assert not gone, "scripts/check --quick leaves out tests that do not exist"
+
+
 def test_the_quick_check_touches_every_package() -> None:
     text = (ROOT / "scripts/check").read_text()
     files = set(re.findall(r"tests/test_\w+\.py", text))
