@@ -21,6 +21,7 @@ from _attack_readers import READERS, Reader
 # Far above what any reader may take, and below what would take the machine down.
 MOST_ADDRESSES = 24 << 30
 MEMORY_MIB = 2048
+HANG_S = 10.0
 LONGEST_LINE = 1200
 # A process has read enough before what it keeps makes it slow.
 MOST_CASES = 2000
@@ -77,6 +78,8 @@ class Watch:
         elif event in ("os.rename", "os.remove", "os.mkdir", "shutil.rmtree") or _writes(event, args):
             folder = args[-1] if event != "open" and isinstance(args[-1], int) else -1
             self._written(args[0], folder)
+            if event == "os.rename":
+                self._written(args[1], folder)
 
     def _written(self, path: Any, folder: int) -> None:
         if not isinstance(path, (str, bytes)):
@@ -84,12 +87,22 @@ class Watch:
         # Some are named by their place in a folder that is open.
         before = f"/proc/self/fd/{folder}" if folder >= 0 else ""
         place = os.path.realpath(os.path.join(before, os.fsdecode(path)))  # noqa: PTH118 - as the system joins them
-        if place and not place.startswith((self.folder, "/dev/null", "/proc/self/")):
+        if not place.startswith((self.folder + os.sep, os.devnull, "/proc/")):
             self.seen.append(f"writes {place}"[:200])
 
 
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+# What hostile files name, and no reader has any business with.
+_FOREIGN = ("/etc/passwd", "/dev/zero")
+
+
 def _writes(event: str, args: tuple[Any, ...]) -> bool:
-    return event == "open" and isinstance(args[1], str) and bool(set(args[1]) & set("wxa+"))
+    if event != "open":
+        return False
+    # ``os.open`` gives flags and no mode.
+    by_mode = isinstance(args[1], str) and bool(set(args[1]) & set("wxa+"))
+    by_flags = isinstance(args[2], int) and bool(args[2] & _WRITING)
+    return by_mode or by_flags or (isinstance(args[0], str) and os.path.realpath(args[0]) in _FOREIGN)
 
 
 def _of_a_file(code: Any) -> bool:
@@ -158,6 +171,8 @@ def case(reader: Reader, number: int, root: Path, watch: Watch) -> dict[str, Any
     finally:
         watch.on = False
     seconds, peak = time.monotonic() - began, _peak_mib()
+    if seconds > HANG_S:
+        outcome, detail = "hung", f"{seconds:.1f} s ({outcome})"
     if watch.seen or canary.exists():
         outcome, detail = "executed", "; ".join(watch.seen) or "the canary was imported"
         canary.unlink(missing_ok=True)
@@ -200,7 +215,9 @@ def main() -> None:
         reader.read(folder)
         # Twice and altered: whatever is imported late is imported now, when nobody watches.
         for number in range(-6, 0):
-            case(reader, number, root, watch)
+            found = case(reader, number, root, watch)
+            if found["outcome"] not in ("read", "refused", "executed"):
+                raise SystemExit(f"{reader.name} {number}: {found}")
         watch.on = False
     if alone:
         folder = root / "case"
