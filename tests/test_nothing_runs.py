@@ -165,7 +165,7 @@ def _meaning(node: ast.AST, known: dict[str, str], parameters: frozenset[str]) -
         return f"{outer}.{node.attr}" if outer is not None else FOREIGN.get(node.attr.lstrip("_"))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr" and node.args[1:]:
         outer = _meaning(node.args[0], known, parameters)
-        name = node.args[1].value if isinstance(node.args[1], ast.Constant) else "…"
+        name = str(node.args[1].value) if isinstance(node.args[1], ast.Constant) else "…"
         return None if outer is None else f"{outer}.{name}"
     return None
 
