@@ -145,7 +145,8 @@ def _judged(reader: Reader, folder: Path) -> tuple[str, str]:
         said = shortened(printable(f"error: {error}"), LONGEST_MESSAGE)
         if "\n" in said or any(ord(c) < 32 for c in said) or len(said) > LONGEST_LINE:
             return "unclear", f"not one clear line: {said!r}"
-        if reader.file not in said:
+        # Of a folder of files, the one that is meant.
+        if reader.file not in said and str(folder) not in said:
             return "unclear", f"does not name {reader.file}: {said}"
         return "refused", ""
     except MemoryError:
