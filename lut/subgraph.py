@@ -295,6 +295,8 @@ def _check_weight(weight: Weight) -> None:
         raise LayerError(f"subgraph: a weight of {show_shapes((weight.shape,))}")
     if weight.values is not None and len(weight.values) not in (1, prod(weight.shape)):
         raise LayerError(f"subgraph: a weight of {prod(weight.shape)} values, and {len(weight.values)} are given")
+    if weight.values and max(abs(min(weight.values)), abs(max(weight.values))) > LARGEST_INTEGER:
+        raise LayerError("subgraph: a weight with integers beyond 64 bits")
     if weight.numbers is not None and len(weight.numbers) != prod(weight.shape):
         raise LayerError(f"subgraph: a weight of {prod(weight.shape)} numbers, and {len(weight.numbers)} are given")
     if max(len(weight.values or ()), len(weight.numbers or ())) > MOST_VALUES:
