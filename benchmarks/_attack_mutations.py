@@ -157,8 +157,8 @@ _CHANGES: tuple[Callable[[Any, Any, random.Random, list[Place]], None], ...] = (
 
 
 def encoded(value: Any) -> bytes:
-    """Return JSON that holds whatever Python can: numbers beyond 64 bits, halves of characters."""
-    return json.dumps(value, allow_nan=False, ensure_ascii=True).encode()
+    """Return JSON that holds whatever Python can: numbers beyond 64 bits, infinity, halves of characters."""
+    return json.dumps(value, ensure_ascii=True).encode()
 
 
 def mutated_text(content: bytes, rng: random.Random) -> bytes:

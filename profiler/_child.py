@@ -1,8 +1,9 @@
 """Processes of our own that do one thing: what a user's file or a runtime does there cannot end this one.
 
 A child finds our packages where its parent found them, and never in the current folder, where a user's own
-``search.py`` or ``profiler.py`` may lie. It ends with its parent. A task is asked for by a name that stands here, takes
-one JSON record and answers with another, over pipes of its own: what the user's code prints goes to standard error.
+``search.py`` or ``profiler.py`` may lie. It ends with its parent, and with it whatever it began. A task is ``main`` of a
+module of ours; it takes one JSON record and answers with another, over pipes of its own: what the user's code prints
+goes to standard error.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +28,7 @@ from lut._files import show_bytes
 from lut._printable import printable
 from lut.errors import LatencyLutError, ProfileError, UsageError
 
-__all__ = ["Refused", "boot_environment", "boot_script", "die_with", "encode", "ending", "main", "refusal", "run_task"]
+__all__ = ["Refused", "boot_environment", "boot_script", "die_with", "encode", "ending", "refusal", "run_task", "serve"]
 
 AnswerT = TypeVar("AnswerT")
 
@@ -100,11 +102,11 @@ def ending(code: int | None) -> str:
     return f"ended with exit code {code}"
 
 
-def run_task(task: str, request: Any, answer: type[AnswerT], *, what: str, limit_s: float = TASK_LIMIT_S) -> AnswerT:
+def run_task(entry: str, request: Any, answer: type[AnswerT], *, what: str, limit_s: float = TASK_LIMIT_S) -> AnswerT:
     """Do a task in a process of its own and return its answer.
 
     Args:
-        task: its name among ``_task``'s.
+        entry: the module of ours whose ``main`` does the task, by :func:`serve`; its name stands in our code.
         request: a record that JSON can hold.
         answer: the type of what it answers.
         what: what it is done with, for errors: ``--model my.py:make``.
@@ -118,7 +120,7 @@ def run_task(task: str, request: Any, answer: type[AnswerT], *, what: str, limit
     ask_read, ask_write = os.pipe()
     answer_read, answer_write = os.pipe()
     child = subprocess.Popen(
-        [sys.executable, "-c", boot_script("profiler._child"), str(ask_read), str(answer_write), str(os.getpid())],
+        [sys.executable, "-c", boot_script(entry), str(ask_read), str(answer_write), str(os.getpid())],
         stdin=subprocess.DEVNULL,
         # What the user's code prints must not stand in what --json prints.
         stdout=2,
@@ -130,7 +132,7 @@ def run_task(task: str, request: Any, answer: type[AnswerT], *, what: str, limit
     os.close(answer_write)
     try:
         with contextlib.suppress(BrokenPipeError), os.fdopen(ask_write, "wb") as stream:
-            stream.write(msgspec.json.encode(_Request(task, msgspec.Raw(encoded))))
+            stream.write(encoded)
         found = _receive(answer_read, time.monotonic() + limit_s)
         if found is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -140,6 +142,9 @@ def run_task(task: str, request: Any, answer: type[AnswerT], *, what: str, limit
         raise ProfileError(f"{what}: the process that loaded it gave no answer within {limit_s:g} s") from None
     finally:
         os.close(answer_read)
+        # The child leads a group of its own: processes that the user's code began are not left behind.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
         child.kill()
         child.wait()
     try:
@@ -161,11 +166,6 @@ def encode(message: Any, what: str) -> bytes:
         return msgspec.json.encode(message)
     except UnicodeEncodeError:
         raise UsageError(f"{what}: its name is not UTF-8; give the file another name") from None
-
-
-class _Request(msgspec.Struct, frozen=True):
-    task: str
-    request: msgspec.Raw
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -200,13 +200,20 @@ def _receive(pipe: int, until: float) -> bytes | None:
     return bytes(content[_LENGTH.size :])
 
 
-def main(asked: int, answers: int, parent: int) -> None:
-    """Run the child: do one task and answer."""
+def serve(asked: int, answers: int, parent: int, task: Callable[[bytes], Any]) -> None:
+    """Run a child: do one task and answer. Never returns.
+
+    Args:
+        asked: descriptor of the pipe with the request.
+        answers: of the pipe for the answer.
+        parent: the parent's process id.
+        task: takes a request as JSON and returns what JSON can hold; raises our errors.
+    """
     die_with(parent)
     with os.fdopen(asked, "rb") as stream:
-        request = msgspec.json.decode(stream.read(), type=_Request)
+        request = stream.read()
     try:
-        answer = _Answer(msgspec.Raw(msgspec.json.encode(_task(request.task, request.request))))
+        answer = _Answer(msgspec.Raw(msgspec.json.encode(task(request))))
     except LatencyLutError as error:
         answer = _Answer(refused=Refused(type(error).__name__, printable(str(error))))
     content = msgspec.json.encode(answer)
@@ -217,11 +224,3 @@ def main(asked: int, answers: int, parent: int) -> None:
     sys.stderr.flush()
     # Threads and processes that the user's code left behind are not waited for.
     os._exit(0)
-
-
-def _task(name: str, request: msgspec.Raw) -> Any:
-    if name == "trace":
-        from profiler._user_network import TraceRequest, traced_here
-
-        return traced_here(msgspec.json.decode(request, type=TraceRequest))
-    raise ProfileError(f"there is no task {name!r}")

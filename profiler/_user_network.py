@@ -14,12 +14,12 @@ import msgspec
 from lut import Network, UsageError
 from lut._files import sha256_of
 from lut.errors import LatencyLutError
-from profiler._child import run_task
+from profiler._child import run_task, serve
 from profiler._model import ModelSpec
 from profiler._traced import TracedNetwork
 from profiler._whole import Subject, Whole
 
-__all__ = ["TraceAnswer", "TraceRequest", "UserNetwork", "onnx_network", "torch_network", "traced_here"]
+__all__ = ["TraceAnswer", "TraceRequest", "UserNetwork", "main", "onnx_network", "torch_network", "traced_here"]
 
 
 class TraceRequest(msgspec.Struct, frozen=True):
@@ -102,7 +102,7 @@ def onnx_network(
 
 
 def _traced(request: TraceRequest) -> TraceAnswer:
-    return run_task("trace", request, TraceAnswer, what=f"--model {request.model or request.file}")
+    return run_task(__name__, request, TraceAnswer, what=f"--model {request.model or request.file}")
 
 
 def traced_here(request: TraceRequest) -> TraceAnswer:
@@ -140,3 +140,8 @@ def _load_and_trace(request: TraceRequest) -> TracedNetwork:
     from profiler._onnx._file import load_onnx, trace_onnx
 
     return trace_onnx(load_onnx(Path(request.file), shapes=request.shapes), name=request.name)
+
+
+def main(asked: int, answers: int, parent: int) -> None:
+    """Run the child that loads and traces a network."""
+    serve(asked, answers, parent, lambda request: traced_here(msgspec.json.decode(request, type=TraceRequest)))

@@ -70,8 +70,11 @@ def prints():
 
 
 def leaves_a_process_behind():
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         time.sleep(1000)
+    with open("left-behind", "w") as file:
+        file.write(str(child))
     return Net(lambda: None)
 
 
@@ -96,6 +99,14 @@ class Cubes(nn.Module):
 
 def custom(): return Cubes()
 """
+
+
+def _runs(process: str) -> bool:
+    """Whether a process runs; one that has ended and was not yet waited for does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.fixture
@@ -126,13 +137,16 @@ def test_a_factory_that_hangs_is_ended(folder: Path) -> None:
     spec = parse_model("my.py:hangs", "1x3x8x8", 0)
     request = TraceRequest("hangs", model=spec)
     with pytest.raises(ProfileError, match=r"gave no answer within 0.5 s$"):
-        run_task("trace", request, TraceAnswer, what="--model my.py:hangs", limit_s=0.5)
+        run_task("profiler._user_network", request, TraceAnswer, what="--model my.py:hangs", limit_s=0.5)
 
 
 def test_what_a_factory_leaves_behind_is_not_waited_for(folder: Path) -> None:
     found = torch_network(parse_model("my.py:leaves_a_process_behind", "1x3x8x8", 0), as_whole=True)
     assert found.batch == 1
     assert len(found.subject.network.layers) == 1
+    # And it is gone: nothing of the user's goes on where nobody knows of it.
+    left = (folder / "left-behind").read_text()
+    wait_until(lambda: not _runs(left))
 
 
 @pytest.mark.parametrize(
@@ -252,7 +266,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 def test_an_answer_that_is_none_is_one_line(answering: pytest.MonkeyPatch, answer: str, why: str) -> None:
     answering.setenv("ANSWER", answer)
     with pytest.raises(ProfileError, match=why):
-        run_task("trace", TraceRequest("x"), TraceAnswer, what="--model x")
+        run_task("profiler._user_network", TraceRequest("x"), TraceAnswer, what="--model x")
 
 
 def test_a_child_ends_with_its_parent(folder: Path) -> None:
