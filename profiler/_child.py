@@ -1,9 +1,9 @@
 """Processes of our own that do one thing: what a user's file or a runtime does there cannot end this one.
 
 A child finds our packages where its parent found them, and never in the current folder, where a user's own
-``search.py`` or ``profiler.py`` may lie. It ends with its parent, and with it whatever it began. A task is ``main`` of a
-module of ours; it takes one JSON record and answers with another, over pipes of its own: what the user's code prints
-goes to standard error.
+``search.py`` or ``profiler.py`` may lie. It ends with its parent; what it began, once it has answered. A task is
+``main`` of a module of ours; it takes one JSON record and answers with another, over pipes of its own: what the user's
+code prints goes to standard error.
 """
 
 from __future__ import annotations
