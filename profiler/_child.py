@@ -133,7 +133,7 @@ def run_task(entry: str, request: Any, answer: type[AnswerT], *, what: str, limi
     try:
         with contextlib.suppress(BrokenPipeError), os.fdopen(ask_write, "wb") as stream:
             stream.write(encoded)
-        found = _receive(answer_read, time.monotonic() + limit_s)
+        found = _receive(answer_read, time.monotonic() + limit_s, what)
         if found is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=5)
@@ -177,7 +177,7 @@ class _Answer(msgspec.Struct, frozen=True):
 _LENGTH = struct.Struct("<Q")
 
 
-def _receive(pipe: int, until: float) -> bytes | None:
+def _receive(pipe: int, until: float, what: str) -> bytes | None:
     """Return an answer, or ``None`` where the pipe was closed before its end.
 
     Raises:
@@ -196,7 +196,10 @@ def _receive(pipe: int, until: float) -> bytes | None:
         if length == _LENGTH.size and len(content) == length:
             length += _LENGTH.unpack(content)[0]
             if length > LONGEST_ANSWER:
-                raise ProfileError(f"a process of ours answers with more than {show_bytes(LONGEST_ANSWER)}")
+                raise ProfileError(
+                    f"{what}: the process that loaded it answers with more than {show_bytes(LONGEST_ANSWER)}, which no "
+                    "network of ours needs"
+                )
     return bytes(content[_LENGTH.size :])
 
 

@@ -26,8 +26,8 @@ __all__ = ["Journal", "JournalContent", "JournalHeader", "journal_path"]
 FORMAT = "latency-lut-journal"
 VERSION = 2
 
-# A million visits, which take days.
-LARGEST_JOURNAL = 64 << 20
+# Some two to four million visits; as many as are read within one and a half gibibytes.
+LARGEST_JOURNAL = 192 << 20
 
 
 class JournalHeader(msgspec.Struct, frozen=True, tag="header"):

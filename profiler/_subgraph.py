@@ -24,7 +24,7 @@ from lut.subgraph import (
 )
 from profiler._dtypes import torch_dtype
 
-__all__ = ["Traced", "example", "function_of", "registered_namespaces"]
+__all__ = ["Traced", "example", "function_of", "registered_namespaces", "registered_operators"]
 
 
 # PyTorch's namespaces whose operators compute tensors. Others are allowed where the user's own file registers them.
@@ -72,11 +72,13 @@ class Traced(nn.Module):
         first = len(op.inputs) + len(op.weights)
         last_read = {value: number for number, call in enumerate(op.calls) for value in values_of(call)}
         output = first + len(op.calls) - 1
+        # The registry is asked once a layer, and not for each of its calls.
+        registered = registered_operators()
         steps = []
         for number, call in enumerate(op.calls):
             # Weights live on; what the caller gave is its own to free.
             dead = [v for v in dict.fromkeys(values_of(call)) if v >= first and last_read[v] == number and v != output]
-            steps.append(_Step(_caller(function_of(call.op, namespaces), call), tuple(dead)))
+            steps.append(_Step(_caller(function_of(call.op, namespaces, registered), call), tuple(dead)))
         self._steps = tuple(steps)
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
@@ -161,7 +163,9 @@ _MEMORY_FORMATS = {
 }
 
 
-def function_of(op: str, namespaces: Collection[str] = ()) -> Callable[..., Any]:
+def function_of(
+    op: str, namespaces: Collection[str] = (), registered: Collection[str] | None = None
+) -> Callable[..., Any]:
     """Return the function that eager PyTorch would call for an operator such as ``aten.layer_norm.default``.
 
     The name is looked up among the operators that are registered, and nowhere else. The overloads themselves
@@ -171,6 +175,7 @@ def function_of(op: str, namespaces: Collection[str] = ()) -> Callable[..., Any]
     Args:
         op: ``namespace.operator.overload``, or ``getitem``.
         namespaces: those that are allowed beside PyTorch's own.
+        registered: what :func:`registered_operators` returned, where many are looked up.
 
     Raises:
         LayerError: this PyTorch has no such operator, or it does something else than compute tensors.
@@ -186,7 +191,9 @@ def function_of(op: str, namespaces: Collection[str] = ()) -> Callable[..., Any]
         )
     if packet in SIDE_EFFECTS:
         raise LayerError(f"operator {op} does more than compute its result, and is never called")
-    schema = _schema(namespace, packet, overload or "default")
+    schema = _schema(
+        namespace, packet, overload or "default", registered_operators() if registered is None else registered
+    )
     if schema is None:
         raise LayerError(f"PyTorch {torch.__version__} has no operator {op}")
     types = [str(argument.type) for argument in schema.arguments]
@@ -209,24 +216,24 @@ def function_of(op: str, namespaces: Collection[str] = ()) -> Callable[..., Any]
     return found
 
 
-def _schema(namespace: str, packet: str, overload: str) -> Any:
+def _schema(namespace: str, packet: str, overload: str, registered: Collection[str]) -> Any:
     """Return what PyTorch's registry says of an operator's overload, ``None`` where it has none."""
     wanted = "" if overload == "default" else overload
-    if f"{namespace}::{packet}" + (f".{wanted}" if wanted else "") not in _dispatched():
+    if f"{namespace}::{packet}" + (f".{wanted}" if wanted else "") not in registered:
         # TorchScript's interpreter knows more, which computes no tensors: seeds, texts, modes.
         return None
     schemas = torch._C._jit_get_schemas_for_operator(f"{namespace}::{packet}")
     return next((schema for schema in schemas if schema.overload_name == wanted), None)
 
 
-def _dispatched() -> frozenset[str]:
+def registered_operators() -> frozenset[str]:
     """Return the names of all operators of PyTorch's dispatcher: ``aten::add.Tensor``."""
     return frozenset(torch._C._dispatch_get_all_op_names())
 
 
 def registered_namespaces() -> frozenset[str]:
     """Return the namespaces of all operators that are registered in this process."""
-    return frozenset(name.partition("::")[0] for name in _dispatched())
+    return frozenset(name.partition("::")[0] for name in registered_operators())
 
 
 # Generated functions whose arguments are not the operator's.
