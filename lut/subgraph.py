@@ -245,7 +245,7 @@ def _check_call(call: Call, framework: Framework, place: str) -> None:
     torch = framework == "torch"
     if not (_TORCH_OPERATOR if torch else _ONNX_OPERATOR).fullmatch(call.op):
         raise LayerError(f"{place}: {call.op[:80]!r} is no operator's name")
-    if torch and call.op.split(".")[1:2] and call.op.split(".")[1] in SIDE_EFFECTS:
+    if torch and call.op.startswith("aten.") and call.op.split(".")[1] in SIDE_EFFECTS:
         raise LayerError(f"{place}: {call.op} does more than compute its result, and is never called")
     names = [name for name, _ in call.named]
     for name in names:

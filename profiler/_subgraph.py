@@ -189,7 +189,7 @@ def function_of(
             f"operator {op} is not of PyTorch's own ({', '.join(sorted(NAMESPACES))}); it runs only with the --model "
             "file that registers it"
         )
-    if packet in SIDE_EFFECTS:
+    if namespace == "aten" and packet in SIDE_EFFECTS:
         raise LayerError(f"operator {op} does more than compute its result, and is never called")
     schema = _schema(
         namespace, packet, overload or "default", registered_operators() if registered is None else registered

@@ -157,10 +157,15 @@ def test_an_operator_of_the_users_own_runs_only_where_it_is_allowed() -> None:
     library = torch.library.Library("latency_lut_test", "DEF")
     library.define("twice(Tensor x) -> Tensor")
     library.impl("twice", lambda x: x * 2, "CompositeImplicitAutograd")
+    # A name that only PyTorch's own operator has a bad one of.
+    library.define("set(Tensor x) -> Tensor")
+    library.impl("set", lambda x: x + 1, "CompositeImplicitAutograd")
     layer = _layer(Call(op="latency_lut_test.twice.default", args=(X,)))
     assert "twice" in str(layer)
     x = torch.randn(1, 4, 8, 8)
     assert torch.equal(build_module(layer, {"latency_lut_test"})(x), x * 2)
+    other = _layer(Call(op="latency_lut_test.set.default", args=(X,)))
+    assert torch.equal(build_module(other, {"latency_lut_test"})(x), x + 1)
     with pytest.raises(LayerError, match=r"runs only with the --model file that registers it"):
         build_module(layer)
 
