@@ -201,7 +201,7 @@ def test_the_command_samples_the_real_machine(tmp_path: Path) -> None:
         tmp_path,
         "profile-device",
         *("--sampling", "adaptive", "--target-error", "1", "--audit", "10", "--expand", "0.25", "--batch", "1"),
-        *("--threads", "1", "--output", "t.json"),
+        *("--threads", "1", "--quick", "--precision", "0.5", "--output", "t.json"),
     )
     assert "sampled for prediction: 24 layers and 10 whole networks" in done.stdout
     assert "10 networks, each by others" in done.stdout

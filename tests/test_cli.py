@@ -20,7 +20,8 @@ from lut import LatencyTable
 MakeTable = Callable[..., LatencyTable]
 COMMANDS = ("check-table", "profile-device", "report-table", "lut", "select-widths")
 # Done at the first look at each layer, and not by the clock: on a busy machine too.
-QUICK = ("--quick", "--precision", "0.5")
+# On one thread: the tests beside this one take the other CPU.
+QUICK = ("--quick", "--precision", "0.5", "--time-budget", "8", "--threads", "1")
 TINY = [
     {
         "make": "conv_norm_act",
@@ -98,7 +99,7 @@ def test_profile_device_from_end_to_end(tmp_path: Path) -> None:
     for name in ("lut", "search", "profiler", "predictors"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
     words = ("--layers", "layers.json", "--batch", "2", *QUICK, "--output", "mine.json")
-    done = command(tmp_path, "profile-device", *words, "--threads", "1")
+    done = command(tmp_path, "profile-device", *words)
     for part in ("noise floor", "3 layers measured", "converged", "measured in", "mine.json", "mine.html", "1 thread"):
         assert part in done.stdout
     table = LatencyTable.load(tmp_path / "mine.json")
@@ -126,7 +127,7 @@ def test_profile_device_prints_json(tmp_path: Path) -> None:
 def test_ctrl_c_is_exit_code_130_and_the_same_command_goes_on(tmp_path: Path) -> None:
     (tmp_path / "layers.json").write_text(json.dumps(TINY))
     # A second measuring process must be started before it is done: time enough to be stopped in.
-    options = ["--layers", "layers.json", *QUICK, "--threads", "1"]
+    options = ["--layers", "layers.json", *QUICK]
     process = subprocess.Popen(
         [installed("profile-device"), *options],
         cwd=tmp_path,
@@ -151,7 +152,7 @@ def test_ctrl_c_is_exit_code_130_and_the_same_command_goes_on(tmp_path: Path) ->
 def test_an_incomplete_table_is_exit_code_3(tmp_path: Path) -> None:
     huge = {**TINY[0], "in_channels": 4096, "out_channels": 4096, "input_size": [4096, 4096]}
     (tmp_path / "layers.json").write_text(json.dumps([TINY[0], huge]))
-    done = run_here(tmp_path, "profile-device", "--layers", "layers.json", *QUICK, "--threads", "1", code=3)
+    done = run_here(tmp_path, "profile-device", "--layers", "layers.json", *QUICK, code=3)
     assert "failed: conv3×3 4096→4096" in done.stdout
     assert "out_of_memory" in done.stdout
     assert len(LatencyTable.load(tmp_path / "cpu-b4.json")) == 1

@@ -79,7 +79,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_network_of_the_users_own(folder: Path) -> None:
-    done = command(folder, "profile-device", "--model", "my.py:net", "--input", "2x3x16x16", "--threads", "1", *QUICK)
+    done = command(folder, "profile-device", "--model", "my.py:net", "--input", "2x3x16x16", *QUICK)
     assert "my.py:net: 12 operators in 6 layers, 5 different; no work at inference: dropout ×1" in done.stdout.replace(
         "\n", " "
     )
@@ -100,7 +100,7 @@ def test_a_factory_may_give_the_input_and_a_sweep_the_gains(folder: Path) -> Non
     done = run_here(
         folder,
         "profile-device",
-        *("--model", "my.py:with_input", "--sweep", "--step", "4", "--threads", "1", *QUICK),
+        *("--model", "my.py:with_input", "--sweep", "--step", "4", *QUICK),
         *("--json", "--output", "t.json"),
     )
     found = json.loads(done.stdout)
@@ -116,7 +116,7 @@ def test_a_network_of_integers(folder: Path) -> None:
     run_here(
         folder,
         "profile-device",
-        *("--model", "my.py:words", "--input", "2x7:int64:100", "--threads", "1", *QUICK),
+        *("--model", "my.py:words", "--input", "2x7:int64:100", *QUICK),
         *("--context", "isolated", "--output", "t.json"),
     )
     table = LatencyTable.load(folder / "t.json")
@@ -158,7 +158,7 @@ def test_mistakes_get_one_line(folder: Path, arguments: list[str], problem: str)
 def test_a_network_through_onnx_and_the_file_that_is_left(folder: Path) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    arguments = ("--target", "onnx", "--threads", "1", *QUICK)
+    arguments = ("--target", "onnx", *QUICK)
     done = run_here(folder, "profile-device", *arguments, "--model", "my.py:net", "--input", "2x3x16x16")
     assert "exported to net-exported.onnx" in done.stdout
     assert "FusedConv" in done.stdout

@@ -12,7 +12,7 @@ from conftest import HANGS_S, conv, simulate, table_of
 
 from lut import Device, LatencyTable, Network, NetworkLayer, Setting, UnlikeTablesError, UsageError, linear
 from lut.errors import DeviceBusyError, IncompleteError
-from profiler import ComparedNetwork, NetworkComparison, TargetSpec, _compare, compare_networks
+from profiler import ComparedNetwork, NetworkComparison, TargetSpec, _compare, _session, compare_networks
 from profiler._compare import ComparedVisits, _comparison, setting_options
 from profiler._fake import FakeTarget
 from profiler._lock import device_lock
@@ -180,6 +180,8 @@ def test_real_networks(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     head = Network("head", (NetworkLayer("fc", linear(16, 10, bias=True)),))
     # It ends when the networks are known roughly, on however slow a machine; which of them is faster is the machine's.
     monkeypatch.setattr(_compare, "PRECISION", 0.5)
+    # And each of its processes when it has made its rounds, however long it took to start.
+    monkeypatch.setattr(_session, "WORTH_STARTING", 0.0)
     found = compare_networks([large, small, head], setting=setting(target), time_budget_s=HANGS_S)
     assert found.setting == setting(target)
     assert [item.name for item in found.networks] == ["large", "small", "head"]

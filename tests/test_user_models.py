@@ -12,14 +12,16 @@ from pathlib import Path
 import msgspec
 import pytest
 from conftest import wait_until
-from test_cli import command
+from test_cli import QUICK, command
 
 from lut import LatencyTable, UsageError
-from lut.errors import LatencyLutError, ProfileError
-from profiler import _child
+from lut.errors import LatencyLutError, LayerError, ProfileError
+from profiler import _child, profile
 from profiler._child import Refused, ending, refusal, run_task
 from profiler._model import parse_model
+from profiler._modules import build_module
 from profiler._user_network import TraceAnswer, TraceRequest, torch_network
+from profiler._whole import Subject, Whole
 
 MODEL = """
 import ctypes, os, sys, time
@@ -64,9 +66,12 @@ def fails_in_half_characters():
     raise ValueError("half a character: \\udcff")
 
 
-def prints():
+def works(): return Net(lambda: None)
+
+
+def prints_and_raises_later():
     print("{'not': json}")
-    return Net(lambda: None)
+    return Net(fails)
 
 
 def leaves_a_process_behind():
@@ -76,6 +81,11 @@ def leaves_a_process_behind():
     with open("left-behind", "w") as file:
         file.write(str(child))
     return Net(lambda: None)
+"""
+# By itself: PyTorch imports its compiler for an operator that is written in Python, for seconds.
+CUBES = """
+import torch
+from torch import nn
 
 
 @torch.library.custom_op("latency_lut_example::cube", mutates_args=())
@@ -101,6 +111,16 @@ def custom(): return Cubes()
 """
 
 
+SHAPE = ("--input", "1x3x8x8")
+# What each does when it is run again, and how that is told.
+LATER = {
+    "raises_later": "no weights",
+    "exits_later": "SystemExit: 0",
+    "leaves_later": "the measuring process ended with exit code 0",
+    "crashes_later": "the measuring process was ended by SIGSEGV",
+}
+
+
 def _runs(process: str) -> bool:
     """Whether a process runs; one that has ended and was not yet waited for does not."""
     try:
@@ -112,6 +132,7 @@ def _runs(process: str) -> bool:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "my.py").write_text(MODEL)
+    (tmp_path / "cubes.py").write_text(CUBES)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("IMPORTED_BY", str(tmp_path / "imported-by"))
     return tmp_path
@@ -149,77 +170,55 @@ def test_what_a_factory_leaves_behind_is_not_waited_for(folder: Path) -> None:
     wait_until(lambda: not _runs(left))
 
 
-@pytest.mark.parametrize(
-    ("factory", "why"),
-    [
-        ("raises_later", "no weights"),
-        ("exits_later", "SystemExit: 0"),
-        ("leaves_later", "the measuring process ended with exit code 0"),
-        ("crashes_later", "the measuring process was ended by SIGSEGV"),
-    ],
-)
-def test_a_network_that_cannot_be_measured_is_exit_code_3(folder: Path, factory: str, why: str) -> None:
-    done = command(
-        folder,
-        "profile-device",
-        *("--model", f"my.py:{factory}", "--input", "1x3x8x8", "--threads", "1", "--precision", "0.5"),
-        *("--output", "t.json"),
-        code=3,
-    )
+def test_a_network_that_cannot_be_measured_is_exit_code_3(folder: Path) -> None:
+    words = ("--model", "my.py:prints_and_raises_later", *SHAPE, *QUICK, "--output", "t.json", "--json")
+    done = command(folder, "profile-device", *words, code=3)
     last = done.stderr.splitlines()[-1]
     assert last.startswith("incomplete: ")
-    assert f"not measured end to end: my.py:{factory}" in last
-    assert why in last
+    assert "not measured end to end: my.py:prints_and_raises_later" in last
+    assert LATER["raises_later"] in last
     assert "\x1b" not in done.stdout + done.stderr
-    (network,) = LatencyTable.load(folder / "t.json").networks
-    assert network.whole is None
-    assert why in (network.reason or "")
-    assert len(LatencyTable.load(folder / "t.json")) == 1
+    table = LatencyTable.load(folder / "t.json")
+    assert len(table) == 1
+    assert table.networks[0].whole is None
+    assert LATER["raises_later"] in (table.networks[0].reason or "")
+    # What its factory prints is not in what is printed as JSON.
+    assert [network["name"] for network in msgspec.json.decode(done.stdout)["networks"]] == [table.networks[0].name]
+    assert "{'not': json}" in done.stderr
+
+
+def test_whatever_a_network_does_later_costs_itself_only(folder: Path) -> None:
+    specs = [parse_model(f"my.py:{name}", "1x3x8x8", 0) for name in ("works", *LATER)]
+    subject = torch_network(specs[0], as_whole=True).subject
+    # All have the same layers.
+    subjects = [
+        Subject(msgspec.structs.replace(subject.network, name=str(spec)), Whole(str(spec), model=spec))
+        for spec in specs
+    ]
+    table = profile((), threads=1, batch=1, quick=True, precision=0.5, networks=subjects)
+    assert len(table) == 1
+    works, *others = table.networks
+    assert works.whole is not None
+    for network, why in zip(others, LATER.values(), strict=True):
+        assert network.whole is None
+        assert why in (network.reason or "")
 
 
 def test_an_operator_of_the_users_own_is_measured(folder: Path) -> None:
     command(
         folder,
         "profile-device",
-        *(
-            "--model",
-            "my.py:custom",
-            "--input",
-            "1x3x8x8",
-            "--threads",
-            "1",
-            "--precision",
-            "0.5",
-            "--output",
-            "t.json",
-        ),
+        *("--model", "cubes.py:custom", *SHAPE, *QUICK, "--output", "t.json"),
     )
     table = LatencyTable.load(folder / "t.json")
     assert any("cube" in str(layer) for layer in table)
     assert table.networks[0].whole is not None
-    # The same layers without the file that has the operator: one line for that layer, and it stays that layer's.
-    items = [msgspec.json.decode(msgspec.json.encode(layer)) for layer in table]
-    (folder / "layers.json").write_bytes(msgspec.json.encode(items))
-    done = command(
-        folder,
-        "profile-device",
-        *("--layers", "layers.json", "--batch", "1", "--threads", "1", "--precision", "0.5", "--output", "u.json"),
-        code=3,
-    )
-    assert "1 layer failed" in done.stderr
-    (failure,) = LatencyTable.load(folder / "u.json").failures
-    assert "latency_lut_example.cube.default is not of PyTorch's own" in failure.message
-    assert len(LatencyTable.load(folder / "u.json")) == 1
-
-
-def test_what_a_factory_prints_is_not_in_the_json(folder: Path) -> None:
-    done = command(
-        folder,
-        "profile-device",
-        *("--model", "my.py:prints", "--input", "1x3x8x8", "--threads", "1", "--precision", "0.5", "--json"),
-    )
-    assert msgspec.json.decode(done.stdout)["networks"]
-    assert "{'not': json}" in done.stderr
+    # Without the file that has the operator its layer cannot be made, and the others can.
+    (cubes,) = (layer for layer in table if "cube" in str(layer))
+    for layer in set(table) - {cubes}:
+        build_module(layer)
+    with pytest.raises(LayerError, match=r"latency_lut_example.cube.default is not of PyTorch's own"):
+        build_module(cubes)
 
 
 def test_errors_keep_their_class_and_unknown_ones_are_the_profilers() -> None:
@@ -233,7 +232,7 @@ def test_a_name_that_is_no_text_is_one_line(folder: Path) -> None:
     name = os.fsdecode(b"caf\xe9.py")
     (folder / name).write_text(MODEL)
     with pytest.raises(UsageError, match="its name is not UTF-8"):
-        torch_network(parse_model(f"{name}:prints", "1x3x8x8", 0), as_whole=True)
+        torch_network(parse_model(f"{name}:works", "1x3x8x8", 0), as_whole=True)
 
 
 def test_a_reason_that_is_no_text_is_told(folder: Path) -> None:

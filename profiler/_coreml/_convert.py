@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import shutil
+import sys
 import tempfile
 import time
 import warnings
@@ -54,6 +55,8 @@ __all__ = [
     "versions",
 ]
 
+# What coremltools converts from besides PyTorch and imports where it is there: scikit-learn takes two of five seconds.
+OTHER_FRAMEWORKS = ("sklearn", "libsvm", "tensorflow", "xgboost")
 INSTALL = "pip install -e '.[coreml]'"
 OUTPUT = "y"
 
@@ -95,7 +98,7 @@ def import_coremltools() -> Any:
     Raises:
         TargetUnavailableError: it, or its native library, cannot be imported; with what to install.
     """
-    with quiet():
+    with quiet(), _not_imported(OTHER_FRAMEWORKS):
         try:
             coremltools = import_module("coremltools")
         except ImportError as error:
@@ -107,6 +110,19 @@ def import_coremltools() -> Any:
         except ImportError:
             raise _no_native_library() from None
     return coremltools
+
+
+@contextlib.contextmanager
+def _not_imported(names: Sequence[str]) -> Iterator[None]:
+    """Have packages that nobody imported yet be taken for absent."""
+    absent = [name for name in names if name not in sys.modules]
+    # The import system's own way of saying so.
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 def versions() -> dict[str, str]:
