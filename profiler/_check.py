@@ -11,7 +11,6 @@ import inspect
 import random
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from math import comb, exp, hypot, inf, log, sqrt
@@ -24,13 +23,12 @@ from lut._records import ORIGINS, NetworkRecord, Software, WholeMeasurement
 from lut._statistics import log_standard_error
 from lut.errors import IncompleteError
 from profiler._judge import LEAST_SCALE, MEDIAN_EFFICIENCY, OTHER_STATE
-from profiler._lock import device_lock
-from profiler._plan import make_protocol
-from profiler._profile import profile
+from profiler._plan import Plan, make_protocol
+from profiler._profile import limit_for, profile_plan, protocol_for
 from profiler._session import Progress
 from profiler._target import TargetSpec, available_targets, target_factory, target_spec
-from profiler._whole import Subject, Whole
-from profiler._worker import ChildWorker, Ready
+from profiler._whole import Subject, Whole, record_of
+from profiler._worker import Ready
 
 __all__ = [
     "Change",
@@ -565,6 +563,14 @@ def _common_error(table: LatencyTable, now: LatencyTable, layers: Sequence[Layer
     return hypot(scale, MEDIAN_EFFICIENCY * median(own) / sqrt(len(own)))
 
 
+class _OtherDeviceError(Exception):
+    """What is measured on is not the table's device; nothing has been measured yet."""
+
+    def __init__(self, changes: tuple[Change, ...]) -> None:
+        super().__init__()
+        self.changes = changes
+
+
 def check(
     table: LatencyTable,
     *,
@@ -618,24 +624,21 @@ def check(
     layers = choose(table, layers_count, seed)
     networks = [table.network(record)] if record is not None and whole is not None else []
     spec = target if target is not None else spec_of(table, layers, networks)
-    ready = _describe(spec)
-    different = changes(table, ready.device, ready.setting, ready.software)
-    if any(change.device for change in different) and not force:
-        return CheckResult(different)
     # The whole alone: its layers stand in the table, and those that are measured again have been chosen.
     subjects = [Subject(Network(record.name, ()), whole)] if record is not None and whole is not None else []
-    with tempfile.TemporaryDirectory(prefix="latency-lut-check-") as folder:
-        now = profile(
-            layers,
-            target=spec,
-            networks=subjects,
-            time_budget_s=time_budget_s,
-            quick=True,
-            seed=seed,
-            # A file of this check's own: the session stands at its own calm speed until it is brought to the table's.
-            reference=Path(folder) / "references.json",
-            progress=progress,
-        )
+
+    def accept(ready: Ready) -> None:
+        different = changes(table, ready.device, ready.setting, ready.software)
+        if any(change.device for change in different) and not force:
+            raise _OtherDeviceError(different)
+
+    protocol = make_protocol(time_budget_s=time_budget_s, quick=True, seed=seed, layer_limit_s=limit_for(spec))
+    wholes = () if whole is None else (whole,)
+    plan = Plan(spec.factory, spec.options, tuple(layers), protocol_for(spec, protocol), wholes)
+    try:
+        now = _measured(plan, subjects, accept, progress)
+    except _OtherDeviceError as other:
+        return CheckResult(other.changes)
     if not len(now):
         raise IncompleteError(f"none of {len(layers)} layers could be measured: {_why_not(now, layers[0])}")
     result = compare(table, now, layers, record if subjects else None, no_network=no_network)
@@ -644,11 +647,20 @@ def check(
     return result
 
 
-def _describe(spec: TargetSpec) -> Ready:
-    """Return what a target says of itself, from a process of its own: making one sets up its process for good."""
-    with device_lock("machine"), tempfile.TemporaryDirectory(prefix="latency-lut-check-") as folder:
-        worker = ChildWorker(
-            spec, (), make_protocol(), process=0, origin=time.monotonic(), journal=Path(folder) / "journal"
+def _measured(
+    plan: Plan, subjects: Sequence[Subject], accept: Callable[[Ready], None], progress: Callable[[Progress], None]
+) -> LatencyTable:
+    """Return what is measured now, at a calm speed of its own until it is brought to the table's."""
+    with tempfile.TemporaryDirectory(prefix="latency-lut-check-") as folder:
+        return profile_plan(
+            plan,
+            curves=(),
+            networks=[record_of(subject) for subject in subjects],
+            output=Path(folder) / "table.json",
+            restart=False,
+            reference=Path(folder) / "references.json",
+            new_reference=False,
+            keep=False,
+            accept=accept,
+            progress=progress,
         )
-        worker.close()
-        return worker.ready

@@ -13,6 +13,11 @@ Job = TypeVar("Job")
 Found = TypeVar("Found")
 
 
+# A signal that arrives while this thread waits for its turn, or in another one, does not end a wait without a limit:
+# Ctrl-C would be heard when the next job is done.
+HEARS_S = 0.2
+
+
 class _Failed(NamedTuple):
     error: BaseException
 
@@ -57,7 +62,10 @@ def run_at_once(
             threading.Thread(target=serve, args=(slot,), daemon=True).start()
         working = len(slots)
         while working:
-            found = done.get()
+            try:
+                found = done.get(timeout=HEARS_S)
+            except queue.Empty:
+                continue
             if found is None:
                 working -= 1
             elif isinstance(found, _Failed):
