@@ -47,7 +47,6 @@ FORBIDDEN = (
     *(
         "ctypes.dlopen",
         "code.__new__",
-        "os.chmod",
         "os.symlink",
         "os.link",
         "os.mkfifo",
@@ -75,7 +74,7 @@ class Watch:
                 self.seen.append(f"{event} {args!r}"[:200])
         elif event == "import" and CANARY in str(args[0]):
             self.seen.append(f"import {args[0]}")
-        elif event in ("os.rename", "os.remove", "os.mkdir", "shutil.rmtree") or _writes(event, args):
+        elif event in ("os.rename", "os.remove", "os.mkdir", "os.chmod", "shutil.rmtree") or _writes(event, args):
             folder = args[-1] if event != "open" and isinstance(args[-1], int) else -1
             self._written(args[0], folder)
             if event == "os.rename":

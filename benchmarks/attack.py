@@ -87,7 +87,7 @@ def attack(minutes: float, seed: int, names: list[str], processes: int, folder: 
     begun = time.monotonic()
     numbers = Counter(dict.fromkeys(names, seed * 10000000))
     turn = 0
-    victims = [Victim(folder / str(i)) for i in range(processes)]
+    victims: list[Victim] = []
     restarts = 0
 
     def note(victim: Victim, outcome: str, detail: str) -> None:
@@ -100,51 +100,54 @@ def attack(minutes: float, seed: int, names: list[str], processes: int, folder: 
         victim.case = None
 
     said = begun
-    while True:
-        now = time.monotonic()
-        over = now - begun > minutes * 60
-        if over and all(victim.case is None for victim in victims):
-            break
-        for victim in victims:
-            if victim.ready and victim.case is None and not over:
-                name = names[turn % len(names)]
-                turn += 1
-                victim.give(name, numbers[name])
-                numbers[name] += 1
-        readable, _, _ = select.select([victim.pipe for victim in victims], [], [], 0.5)
-        for i, victim in enumerate(victims):
-            if victim.pipe in readable:
-                answer = victim.answer()
-                if answer is None:
-                    if victim.case is None:
-                        raise SystemExit(f"a victim did not start: {victim.last_words()}")
-                    note(victim, "crashed", victim.last_words())
-                elif "ready" in answer:
-                    victim.ready = True
+    try:
+        victims += [Victim(folder / str(i)) for i in range(processes)]
+        while True:
+            now = time.monotonic()
+            over = now - begun > minutes * 60
+            if over and all(victim.case is None for victim in victims):
+                break
+            for victim in victims:
+                if victim.ready and victim.case is None and not over:
+                    name = names[turn % len(names)]
+                    turn += 1
+                    victim.give(name, numbers[name])
+                    numbers[name] += 1
+            readable, _, _ = select.select([victim.pipe for victim in victims], [], [], 0.5)
+            for i, victim in enumerate(victims):
+                if victim.pipe in readable:
+                    answer = victim.answer()
+                    if answer is None:
+                        if victim.case is None:
+                            raise SystemExit(f"a victim did not start: {victim.last_words()}")
+                        note(victim, "crashed", victim.last_words())
+                    elif "ready" in answer:
+                        victim.ready = True
+                        continue
+                    else:
+                        slowest_s = max(slowest_s, answer["seconds"])
+                        peak_mib = max(peak_mib, answer["peak_mib"])
+                        note(victim, answer["outcome"], answer["detail"])
+                        if not answer.get("last"):
+                            continue
+                elif time.monotonic() - victim.since < (HANG_S if victim.case is not None else START_S):
+                    continue
+                elif victim.case is not None:
+                    note(victim, "hung", f"no answer within {HANG_S:g} s")
+                elif victim.ready:
                     continue
                 else:
-                    slowest_s = max(slowest_s, answer["seconds"])
-                    peak_mib = max(peak_mib, answer["peak_mib"])
-                    note(victim, answer["outcome"], answer["detail"])
-                    if not answer.get("last"):
-                        continue
-            elif time.monotonic() - victim.since < (HANG_S if victim.case is not None else START_S):
-                continue
-            elif victim.case is not None:
-                note(victim, "hung", f"no answer within {HANG_S:g} s")
-            elif victim.ready:
-                continue
-            else:
-                raise SystemExit("a victim did not start")
+                    raise SystemExit("a victim did not start")
+                victim.end()
+                restarts += 1
+                victims[i] = Victim(folder / f"{i}-{restarts}")
+            if now - said > 10:
+                said = now
+                done = sum(sum(counter.values()) for counter in counts.values())
+                print(f"{now - begun:5.0f} s  {done:,} cases, {len(findings)} wrong", flush=True)
+    finally:
+        for victim in victims:
             victim.end()
-            restarts += 1
-            victims[i] = Victim(folder / f"{i}-{restarts}")
-        if now - said > 10:
-            said = now
-            done = sum(sum(counter.values()) for counter in counts.values())
-            print(f"{now - begun:5.0f} s  {done:,} cases, {len(findings)} wrong", flush=True)
-    for victim in victims:
-        victim.end()
     return {
         "seed": seed,
         "minutes": round((time.monotonic() - begun) / 60, 2),

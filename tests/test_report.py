@@ -113,11 +113,12 @@ def test_a_browser_shows_its_plots_and_logs_no_error(make_table: MakeTable, tmp_
     console = [line for line in shown.stderr.splitlines() if "CONSOLE" in line]
     assert len(console) == 1, console
     assert "the-probe" in console[0]
-    subprocess.run(
-        [*base, f"--screenshot={picture}", file.as_uri()],
-        capture_output=True,
-        timeout=HANGS_S,
-        check=True,
-        env=environment,
-    )
-    assert picture.stat().st_size > 20_000
+    if width == 1200:
+        subprocess.run(
+            [*base, f"--screenshot={picture}", file.as_uri()],
+            capture_output=True,
+            timeout=HANGS_S,
+            check=True,
+            env=environment,
+        )
+        assert picture.stat().st_size > 20_000
