@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
 import os
 import pickle
 import random
+import struct
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +123,10 @@ class _Calm(random.Random):
         return 0.999
 
 
+# What an image says of its width and height.
+SIDES = (0, 1, 32, 1 << 14, 1 << 20, (1 << 31) - 1)
+
+
 def _image_files(valid: Path, rng: random.Random) -> dict[str, bytes]:
     """Return images by their names in an archive, a fifth of them altered."""
     files = {}
@@ -130,8 +137,24 @@ def _image_files(valid: Path, rng: random.Random) -> dict[str, bytes]:
                 content = (valid / f"image.{kind}").read_bytes()
                 if rng.random() < 0.2:
                     content = mutated_bytes(content, rng)
+                elif rng.random() < 0.05:
+                    content, kind = (
+                        _png(*(rng.choice((0, 1, 32, 1 << 14, 1 << 20, (1 << 31) - 1)) for _ in "wh")),
+                        "png",
+                    )
                 files[f"{part}/{label}/{i}.{kind}"] = content
     return files
+
+
+def _png(width: int, height: int) -> bytes:
+    """Return an image that says how large it is, and holds a megabyte of zeros; its checksums are right."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(bytes(1 << 20))), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, content) for kind, content in parts)
 
 
 def _alter_images(valid: Path, folder: Path, rng: random.Random) -> None:
@@ -170,36 +193,31 @@ def _binary_files(valid: Path, classes: int) -> dict[str, bytes]:
 
 
 def _alter_binary(valid: Path, folder: Path, rng: random.Random) -> None:
-    files = _binary_files(valid, rng.choice((10, 100)))
+    classes = rng.choice((10, 100))
+    files = _binary_files(valid, classes)
     for name in rng.sample(sorted(files), rng.choice((0, 1, 1, 2))):
         files[name] = rng.choice(
             (mutated_bytes(files[name], rng), b"", files[name] * 2, files[name][:-1], b"\xff" * 99)
         )
     if rng.random() < 0.3:
-        (folder / "cifar").mkdir()
+        (folder / f"cifar{classes}").mkdir()
         for name, content in files.items():
-            (folder / "cifar" / name.rpartition("/")[2]).write_bytes(content)
+            (folder / f"cifar{classes}" / name.rpartition("/")[2]).write_bytes(content)
         return
     content = _hostile_tar(files, rng)
-    (folder / "cifar").write_bytes(gzip.compress(content, 1) if rng.random() < 0.5 else content)
+    (folder / f"cifar{classes}").write_bytes(gzip.compress(content, 1) if rng.random() < 0.5 else content)
 
 
 def _whole_binary(folder: Path) -> None:
     for classes in (10, 100):
-        (folder / "cifar").write_bytes(_tar(_binary_files(folder, classes)))
+        (folder / f"cifar{classes}").write_bytes(_tar(_binary_files(folder, classes)))
         _read_binary(folder)
 
 
 def _read_binary(folder: Path) -> Any:
-    """Read it as the data that its first file says, and as the other."""
-    from lut.errors import DataError
     from search import load_data
 
-    # Which of the two an archive is, nobody says but the user.
-    try:
-        return load_data(f"cifar10:{folder / 'cifar'}", cache=None)
-    except DataError:
-        return load_data(f"cifar100:{folder / 'cifar'}", cache=None)
+    return [load_data(f"{path.name}:{path}", cache=None) for path in sorted(folder.glob("cifar*"))]
 
 
 # -- archives whose headers lie
@@ -242,20 +260,21 @@ def _alter_tar(valid: Path, folder: Path, rng: random.Random) -> None:
 
 # -- what unpacks to far more than it is
 
-MUCH = 1 << 26
+BOMB_BYTES = 1 << 26
 
 
 def _make_bombs(folder: Path) -> None:
-    """Write members of compressed streams: a header that says how much follows, and zeros; they join to any length."""
-    zeros = bytes(MUCH)
-    for suffix, pack in _PACKED.items():
-        (folder / f"zeros.{suffix}").write_bytes(pack(zeros))
+    """Write parts of compressed streams, which join to any length: of zeros, and of what is only just not a bomb."""
+    block = random.Random(0).randbytes(1 << 15)
+    for kind, content in (("zeros", bytes(BOMB_BYTES)), ("dense", (block + bytes(31 << 15)) * (BOMB_BYTES >> 20))):
+        for suffix, pack in _PACKED.items():
+            (folder / f"{kind}.{suffix}").write_bytes(pack(content))
 
 
 _PACKED: dict[str, Callable[[bytes], bytes]] = {
-    "gz": lambda content: gzip.compress(content, 6),
-    "bz2": bz2.compress,
-    "xz": lambda content: lzma.compress(content, preset=1),
+    "gz": lambda content: gzip.compress(content, 1),
+    "bz2": lambda content: bz2.compress(content, 1),
+    "xz": lambda content: lzma.compress(content, preset=0),
 }
 
 
@@ -264,10 +283,20 @@ def _alter_bombs(valid: Path, folder: Path, rng: random.Random) -> None:
     times = rng.choice((1, 10, 80))
     member = tarfile.TarInfo(rng.choice(("train/cat/0.png", "cifar-10-batches-bin/data_batch_1.bin", "readme.txt")))
     member.type = rng.choice((b"0", b"0", b"0", b"x", b"g", b"L", b"5"))
-    member.size = rng.choice((MUCH * times, 1 << 20, 1 << 40))
+    member.size = rng.choice((BOMB_BYTES * times, 1 << 20, 1 << 27, 1 << 40))
     header = member.tobuf(rng.choice((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)))
-    zeros = (valid / f"zeros.{suffix}").read_bytes()
-    (folder / "images.tar").write_bytes(_PACKED[suffix](header) + zeros * times)
+    part = (valid / f"{rng.choice(('zeros', 'dense'))}.{suffix}").read_bytes()
+    (folder / "images.tar").write_bytes(_PACKED[suffix](header) + part * times)
+
+
+def _read_bombs(folder: Path) -> Any:
+    """Read it as images and as CIFAR's."""
+    from lut.errors import LatencyLutError
+    from search import load_data
+
+    with contextlib.suppress(LatencyLutError):
+        load_data(f"cifar10:{folder / 'images.tar'}", cache=None)
+    return load_data(f"images:{folder / 'images.tar'}", cache=None)
 
 
 def _whole_bombs(folder: Path) -> None:
@@ -283,7 +312,7 @@ def _alter_folder(valid: Path, folder: Path, rng: random.Random) -> None:
     for name, content in _image_files(valid, rng).items():
         file = place / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        if rng.random() < 0.9:
+        if rng.random() >= 0.1:
             file.write_bytes(content)
             continue
         kind = rng.randrange(4)
@@ -343,22 +372,23 @@ _CHANGES: tuple[Callable[[torch.Tensor, random.Random], torch.Tensor], ...] = (
 
 
 def _read_decoded(folder: Path) -> Any:
-    """Read it: what cannot be used is no error, since the images are decoded again."""
+    """Read it; what cannot be used is decoded again, which here counts as refused."""
+    from lut import UsageError
     from search._data import _from_cache, subset
 
     found = _from_cache(folder / "cache.safetensors", "images")
-    if found is not None:
-        _ = found.mean, found.std, found.digest
-        subset(found, train=len(found.classes) if len(found.classes) <= len(found.train_labels) else None, seed=0)
-    return found
+    if found is None:
+        raise UsageError("cache.safetensors is made anew")
+    _ = found.mean, found.std, found.digest
+    return subset(found, train=min(len(found.classes), len(found.train_labels)) or None, seed=0)
 
 
 READERS: tuple[Reader, ...] = (
     Reader("CIFAR", _make_cifar, _alter_cifar, _read_cifar, "cifar.tar.gz", 2, _whole_cifar),
-    Reader("CIFAR binary", _make_binary, _alter_binary, _read_binary, "cifar", 1, _whole_binary),
+    Reader("CIFAR binary", _make_binary, _alter_binary, _read_binary, "cifar", 2, _whole_binary),
     Reader("images", _make_images, _alter_images, _read_images, "images.tar", 1, _whole_images),
     Reader("tar", _make_images, _alter_tar, _read_images, "images.tar", 2, _whole_images),
-    Reader("bombs", _make_bombs, _alter_bombs, _read_images, "images.tar", 1, _whole_bombs),
-    Reader("folder", _make_images, _alter_folder, _read_folder, "images", 1, _whole_folder),
+    Reader("bombs", _make_bombs, _alter_bombs, _read_bombs, "images.tar", 1, _whole_bombs),
+    Reader("folder", _make_images, _alter_folder, _read_folder, "/case/images", 1, _whole_folder),
     Reader("decoded", _make_decoded, _alter_decoded, _read_decoded, "cache.safetensors"),
 )

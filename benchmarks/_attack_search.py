@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import random
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def _read_calibration(folder: Path) -> Any:
 # -- going on with a training
 
 
-@cache
+@functools.cache
 def _images() -> Any:
     from search import load_data
     from search._data import subset
@@ -198,17 +199,22 @@ def _module() -> torch.nn.Module:
         )
 
 
-def _train(path: Path, epochs: int) -> Any:
+def _train(path: Path, stop_after: int | None = None) -> Any:
     from search._recipe import Recipe
-    from search._training import train
+    from search._training import TrainProgress, train
+
+    def progress(now: TrainProgress) -> None:
+        if stop_after is not None and now.epoch > stop_after:
+            raise KeyboardInterrupt
 
     module = _module()
-    recipe = Recipe(epochs=epochs, warmup_epochs=0, batch_size=10)
-    return train(module, _images(), recipe, seed=0, checkpoint=path), module
+    recipe = Recipe(epochs=2, warmup_epochs=0, batch_size=10)
+    return train(module, _images(), recipe, seed=0, checkpoint=path, progress=progress), module
 
 
 def _make_training(folder: Path) -> None:
-    _train(folder / "c.safetensors", 1)
+    with contextlib.suppress(KeyboardInterrupt):
+        _train(folder / "c.safetensors", stop_after=1)
 
 
 def _alter_training(valid: Path, folder: Path, rng: random.Random) -> None:
@@ -237,7 +243,47 @@ _CHANGES = (
 
 def _read_training(folder: Path) -> Any:
     """Go on with it, to its end."""
-    return _train(folder / "c.safetensors", 1)
+    return _train(folder / "c.safetensors")
+
+
+# -- a trained network's weights
+
+
+def _network() -> Any:
+    from lut import Network, NetworkLayer, conv_norm_act, global_pool, linear
+
+    conv = conv_norm_act(3, 4, kernel_size=3, stride=4, activation="relu", input_size=(32, 32))
+    layers = (conv, global_pool(4, input_size=(8, 8)), linear(4, 10, bias=True))
+    return Network("tiny", tuple(NetworkLayer(f"layer {i}", layer) for i, layer in enumerate(layers)))
+
+
+def _make_weights(folder: Path) -> None:
+    from search import build_network, save_weights
+
+    save_weights(folder / "w.safetensors", _network(), build_network(_network(), seed=0))
+
+
+def _alter_weights(valid: Path, folder: Path, rng: random.Random) -> None:
+    from search._checkpoint import read_tensors, write_tensors
+
+    tensors, text = read_tensors(valid / "w.safetensors")
+    for name in rng.sample(sorted(tensors), rng.choice((0, 1, 1, 3))):
+        tensors[name] = rng.choice(_CHANGES)(tensors[name], rng).contiguous()
+        if rng.random() < 0.2:
+            tensors[rng.choice(("x", name + ".0", CANARY))] = tensors.pop(name)
+    if rng.random() < 0.3:
+        text = json_or_bytes(text.encode(), rng).decode(errors="replace")
+    write_tensors(folder / "w.safetensors", tensors, text)
+    if rng.random() < 0.3:
+        (folder / "w.safetensors").write_bytes(mutated_bytes((folder / "w.safetensors").read_bytes(), rng))
+
+
+def _read_weights(folder: Path) -> Any:
+    from search import load_weights
+
+    module = load_weights(folder / "w.safetensors", _network())
+    with torch.inference_mode():
+        return module(torch.zeros(1, 3, 32, 32))
 
 
 READERS: tuple[Reader, ...] = (
@@ -245,7 +291,8 @@ READERS: tuple[Reader, ...] = (
     Reader("old cache", _make_cache, _alter_old_cache, _read_cache, "accuracies.jsonl", 1, _whole_old_cache),
     Reader("checkpoint", _make_checkpoint, _alter_checkpoint, _read_checkpoint, "a.safetensors", 2),
     Reader("training", _make_training, _alter_training, _read_training, "c.safetensors", 2),
-    Reader("run", _make_run, _alter_run, _read_run, "run", 2),
+    Reader("run", _make_run, _alter_run, _read_run, "run.json", 2),
+    Reader("weights", _make_weights, _alter_weights, _read_weights, "w.safetensors"),
     Reader(
         "calibration",
         _make_calibration,

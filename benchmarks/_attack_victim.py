@@ -223,9 +223,10 @@ def main() -> None:
         folder = root / "case"
         found = case(readers[alone[0]], int(alone[1]), root, watch)
         answers.write(json.dumps(found, indent=1).encode() + b"\n")
-        if found["outcome"] != "executed":
+        if found["outcome"] not in ("executed", "refused"):
+            # With its traceback.
             readers[alone[0]].read(folder)
-        return
+        raise SystemExit(found["outcome"] not in ("read", "refused"))
     answers.write(b'{"ready": true}\n')
     for done, line in enumerate(sys.stdin.buffer, start=1):
         name, number = json.loads(line)

@@ -194,6 +194,8 @@ def main() -> None:
         + [("all", *figures["totals"].values())],
     )
     print(f"slowest {figures['slowest_s']} s, most memory {figures['peak_mib']} MiB")
+    if not figures["cases"]:
+        raise SystemExit("not one case was read: give more minutes")
     if not given.reader:
         write_results(given.results, "attack", figures)
     raise SystemExit(1 if figures["findings"] else 0)

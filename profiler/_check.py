@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 from lut import Device, LatencyTable, Layer, LayerError, Measurement, Network, Session, Setting, TableError, UsageError
 from lut._records import ORIGINS, NetworkRecord, Software, WholeMeasurement
 from lut._statistics import log_standard_error
-from lut.errors import IncompleteError
+from lut.errors import IncompleteError, UnlikeTablesError
 from profiler._judge import LEAST_SCALE, MEDIAN_EFFICIENCY, OTHER_STATE
 from profiler._plan import Plan, make_protocol
 from profiler._profile import limit_for, profile_plan, protocol_for
@@ -563,11 +563,11 @@ def _common_error(table: LatencyTable, now: LatencyTable, layers: Sequence[Layer
     return hypot(scale, MEDIAN_EFFICIENCY * median(own) / sqrt(len(own)))
 
 
-class _OtherDeviceError(Exception):
+class _OtherDeviceError(UnlikeTablesError):
     """What is measured on is not the table's device; nothing has been measured yet."""
 
     def __init__(self, changes: tuple[Change, ...]) -> None:
-        super().__init__()
+        super().__init__("the table is of another device")
         self.changes = changes
 
 

@@ -13,9 +13,9 @@ Job = TypeVar("Job")
 Found = TypeVar("Found")
 
 
-# A signal that arrives while this thread waits for its turn, or in another one, does not end a wait without a limit:
-# Ctrl-C would be heard when the next job is done.
-HEARS_S = 0.2
+# A wait without a limit is not ended by a signal that another thread receives: Ctrl-C would go unnoticed until a job
+# is done.
+POLL_INTERVAL_S = 0.2
 
 
 class _Failed(NamedTuple):
@@ -63,7 +63,7 @@ def run_at_once(
         working = len(slots)
         while working:
             try:
-                found = done.get(timeout=HEARS_S)
+                found = done.get(timeout=POLL_INTERVAL_S)
             except queue.Empty:
                 continue
             if found is None:

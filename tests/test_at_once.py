@@ -17,8 +17,7 @@ from search._at_once import run_at_once
 
 
 @pytest.fixture
-def deaf() -> Iterator[None]:
-    """Have signals go to other threads than this one, whose waiting they do not end."""
+def _signals_go_to_other_threads() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     yield
@@ -26,26 +25,29 @@ def deaf() -> Iterator[None]:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def test_an_interruption_that_another_thread_gets_is_heard(deaf: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits, done = threading.Event(), threading.Event()
+@pytest.mark.usefixtures("_signals_go_to_other_threads")
+def test_an_interruption_that_another_thread_receives_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, heard, ended = threading.Event(), threading.Event(), threading.Event()
 
-    class Told(queue.SimpleQueue[Any]):
+    class Queue(queue.SimpleQueue[Any]):
         def get(self, *given: Any, **named: Any) -> Any:
-            waits.set()
+            waiting.set()
             return super().get(*given, **named)
 
-    monkeypatch.setattr(queue, "SimpleQueue", Told)
+    monkeypatch.setattr(queue, "SimpleQueue", Queue)
 
-    def works(job: str) -> str:
+    def job(name: str) -> str:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        assert waits.wait(HANGS_S)
-        # Until it does more than to say so; were this too short, the test would pass and not fail.
+        assert waiting.wait(HANGS_S)
+        # Time to go from saying so to waiting; were it too short, a wait without a limit would not be found out.
         time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
-        assert done.wait(HANGS_S)
-        return job
+        heard.wait(HANGS_S)
+        ended.set()
+        return name
 
-    found = run_at_once(["a job"], [works])
     with pytest.raises(KeyboardInterrupt):
-        next(found)
-    done.set()
+        next(run_at_once(["a job"], [job]))
+    # While the job was at work, and not when it was done.
+    assert not ended.is_set()
+    heard.set()

@@ -55,7 +55,8 @@ __all__ = [
     "versions",
 ]
 
-# What coremltools converts from besides PyTorch and imports where it is there: scikit-learn takes two of five seconds.
+# What coremltools converts from besides PyTorch, and imports where it is installed: two of five seconds go to
+# scikit-learn alone.
 OTHER_FRAMEWORKS = ("sklearn", "libsvm", "tensorflow", "xgboost")
 INSTALL = "pip install -e '.[coreml]'"
 OUTPUT = "y"
@@ -92,13 +93,16 @@ def _no_native_library() -> TargetUnavailableError:
     )
 
 
-def import_coremltools() -> Any:
+def import_coremltools(*, for_pytorch_only: bool = False) -> Any:
     """Return the module coremltools, imported without its chatter.
+
+    Args:
+        for_pytorch_only: in a process of our own: it converts from no other framework then, and is there sooner.
 
     Raises:
         TargetUnavailableError: it, or its native library, cannot be imported; with what to install.
     """
-    with quiet(), _not_imported(OTHER_FRAMEWORKS):
+    with quiet(), _not_imported(OTHER_FRAMEWORKS if for_pytorch_only else ()):
         try:
             coremltools = import_module("coremltools")
         except ImportError as error:

@@ -99,7 +99,7 @@ def main() -> None:
     try:
         from profiler._coreml._convert import import_coremltools, versions
 
-        import_coremltools()
+        import_coremltools(for_pytorch_only=True)
         import torch
 
         torch.set_num_threads(1)
