@@ -138,6 +138,12 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
+def short_preflight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have sessions of this process visit a third as often for the noise floor, where nobody asks how low it is."""
+    monkeypatch.setattr("profiler._session.A_A_VISITS", 7)
+
+
+@pytest.fixture
 def make_table(tmp_path: Path) -> Callable[..., LatencyTable]:
     """Return a function that simulates a table of a curve of widths."""
 

@@ -196,6 +196,7 @@ def test_mistakes_are_one_line(tmp_path: Path, arguments: tuple[str, ...], messa
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.usefixtures("short_preflight")
 def test_the_command_samples_the_real_machine(tmp_path: Path) -> None:
     done = run_here(
         tmp_path,

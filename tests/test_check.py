@@ -351,6 +351,7 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return run_here(folder, "check-table", *arguments, code=None, COLUMNS="80")
 
 
+@pytest.mark.usefixtures("short_preflight")
 def test_the_command_on_a_real_cpu(tmp_path: Path) -> None:
     layers = [conv(8, channels=8, size=8), linear(16, 10, bias=True), conv(16, channels=8, size=8)]
     profile(layers, threads=1, quick=True, precision=0.5, time_budget_s=4.0).save(tmp_path / "t.json")

@@ -20,6 +20,7 @@ from profiler._machine import affinity
 
 MakeTable = Callable[..., LatencyTable]
 COMMANDS = ("check-table", "profile-device", "report-table", "lut", "select-widths")
+pytestmark = pytest.mark.usefixtures("short_preflight")
 # Done at the first look at each layer, long before the time is over; on one thread, since other tests run beside it.
 QUICK = ("--quick", "--precision", "0.5", "--time-budget", "12", "--threads", "1")
 TINY = [

@@ -11,6 +11,8 @@ from test_cli import QUICK, command
 
 from lut import LatencyTable
 
+pytestmark = pytest.mark.usefixtures("short_preflight")
+
 MODEL = """
 import torch
 from torch import nn

@@ -170,6 +170,7 @@ def test_a_setting_becomes_its_targets_spec() -> None:
         setting_options(setting("cpu", options={"colour": "red"}))
 
 
+@pytest.mark.usefixtures("short_preflight")
 @pytest.mark.parametrize("target", ["cpu", "onnx"])
 def test_real_networks(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if target == "onnx":

@@ -118,6 +118,7 @@ def test_bad_options_are_refused_without_a_target(example: ModuleType) -> None:
             example.NumpyTarget.check_options(**bad)
 
 
+@pytest.mark.usefixtures("short_preflight")
 def test_the_profiler_makes_a_table_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The measuring process imports the module by name; installed packages need no path.
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLE))

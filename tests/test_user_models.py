@@ -22,6 +22,8 @@ from profiler._model import parse_model
 from profiler._user_network import TraceAnswer, TraceRequest, torch_network
 from profiler._whole import Subject, Whole
 
+pytestmark = pytest.mark.usefixtures("short_preflight")
+
 MODEL = """
 import ctypes, os, sys, time
 import torch
