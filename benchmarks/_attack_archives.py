@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import contextlib
 import gzip
 import io
 import lzma
@@ -286,22 +285,21 @@ def _alter_bombs(valid: Path, folder: Path, rng: random.Random) -> None:
     member.size = rng.choice((BOMB_BYTES * times, 1 << 20, 1 << 27, 1 << 40))
     header = member.tobuf(rng.choice((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)))
     part = (valid / f"{rng.choice(('zeros', 'dense'))}.{suffix}").read_bytes()
-    (folder / "images.tar").write_bytes(_PACKED[suffix](header) + part * times)
+    (folder / rng.choice(("cifar10", "images"))).write_bytes(_PACKED[suffix](header) + part * times)
 
 
 def _read_bombs(folder: Path) -> Any:
-    """Read it as images and as CIFAR's."""
-    from lut.errors import LatencyLutError
     from search import load_data
 
-    with contextlib.suppress(LatencyLutError):
-        load_data(f"cifar10:{folder / 'images.tar'}", cache=None)
-    return load_data(f"images:{folder / 'images.tar'}", cache=None)
+    return [
+        load_data(f"{name}:{folder / name}", cache=None) for name in ("cifar10", "images") if (folder / name).exists()
+    ]
 
 
 def _whole_bombs(folder: Path) -> None:
     _make_images(folder)
     _whole_images(folder)
+    (folder / "images.tar").rename(folder / "images")
 
 
 # -- folders, and the cache
@@ -388,7 +386,7 @@ READERS: tuple[Reader, ...] = (
     Reader("CIFAR binary", _make_binary, _alter_binary, _read_binary, "cifar", 2, _whole_binary),
     Reader("images", _make_images, _alter_images, _read_images, "images.tar", 1, _whole_images),
     Reader("tar", _make_images, _alter_tar, _read_images, "images.tar", 2, _whole_images),
-    Reader("bombs", _make_bombs, _alter_bombs, _read_bombs, "images.tar", 1, _whole_bombs),
+    Reader("bombs", _make_bombs, _alter_bombs, _read_bombs, "/case/", 1, _whole_bombs),
     Reader("folder", _make_images, _alter_folder, _read_folder, "/case/images", 1, _whole_folder),
     Reader("decoded", _make_decoded, _alter_decoded, _read_decoded, "cache.safetensors"),
 )

@@ -242,8 +242,15 @@ _CHANGES = (
 
 
 def _read_training(folder: Path) -> Any:
-    """Go on with it, to its end."""
-    return _train(folder / "c.safetensors")
+    """Go on with it, to its end: weights of any size may be a training's, and then its loss is none."""
+    from lut.errors import SearchError
+
+    try:
+        return _train(folder / "c.safetensors")
+    except SearchError as error:
+        if "the loss is no longer a number" not in str(error):
+            raise
+        return None
 
 
 # -- a trained network's weights

@@ -142,6 +142,9 @@ class _Stream:
 
     def skip(self, count: int) -> None:
         """Leave so many bytes out."""
+        if self.offset + count > LARGEST_ARCHIVE:
+            # Said at once, and not after seconds of unpacking.
+            raise _too_large(self.path, show_bytes(LARGEST_ARCHIVE))
         if sum(map(len, self._take(count))) < count:
             raise _DamagedError("it ends in the middle of a file")
 
@@ -191,9 +194,12 @@ def _decompressed(path: Path, file: IO[bytes]) -> Iterator[bytes]:
         made += len(part)
         ratio = made > FREE and make is not None and made > LARGEST_RATIO * file.tell()
         if ratio or made > LARGEST_ARCHIVE:
-            why = f"more than {LARGEST_RATIO} times its size" if ratio else f"more than {show_bytes(LARGEST_ARCHIVE)}"
-            raise DataError(f"{path} unpacks to {why}, which no archive of small images does: it is refused")
+            raise _too_large(path, f"{LARGEST_RATIO} times its size" if ratio else show_bytes(LARGEST_ARCHIVE))
         yield part
+
+
+def _too_large(path: Path, limit: str) -> DataError:
+    return DataError(f"{path} unpacks to more than {limit}, which no archive of small images does: it is refused")
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:

@@ -491,6 +491,13 @@ def test_names_are_not_held_without_end(character: str, tmp_path: Path, monkeypa
         load_data(f"images:{path}")
 
 
+def test_what_an_archive_says_of_its_size_is_believed_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(header(b"readme.txt", 6 << 30) + bytes(512))
+    with pytest.raises(DataError, match=r"unpacks to more than 1.5 GiB"):
+        read_images(path)
+
+
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     path = tar_of(tmp_path / "c.tar", {**python_files(), "other/data_batch_1": python_files()[BATCH]})
     with pytest.raises(DataError, match="two files named data_batch_1"):
