@@ -495,7 +495,7 @@ def test_what_an_archive_says_of_its_size_is_believed_before_it_is_unpacked(tmp_
     path = tmp_path / "a.tar"
     path.write_bytes(header(b"readme.txt", 6 << 30) + bytes(512))
     with pytest.raises(DataError, match=r"unpacks to more than 1.5 GiB"):
-        read_images(path)
+        load_data(f"images:{path}")
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
