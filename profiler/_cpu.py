@@ -29,7 +29,7 @@ from profiler._dtypes import torch_dtype
 from profiler._machine import DisturbanceReader, available_memory_bytes, cpu_device, default_threads
 from profiler._model import load_model, random_like
 from profiler._process import keep_freed_memory, layer_errors, pin
-from profiler._target import Target
+from profiler._target import Place, Target
 from profiler._whole import Whole
 
 if TYPE_CHECKING:
@@ -46,17 +46,21 @@ ALIGNMENT_BYTES = 64
 RELOCATION_BYTES = 1 << 16
 HELD_BLOCKS = 8
 
-# In context, the layers that are visited together and the outputs that are kept alive while others run. Chosen by the
-# sums over random networks (benchmarks/additivity.py, --seed 0): with more layers they exceeded the whole.
-TOGETHER = 8
-OUTPUTS_HELD = 2
+# Layers of a chain, where no network says how many there are: as many as a small network has.
+CHAIN = 24
+LONGEST_CHAIN = 96
+# What a chain's layers read is a few kilobytes of noise, written again and again: only the writing enters the caches.
+TILE = 2048
+# A layer's second input was made before the block whose end it takes part in: so many layers earlier.
+BLOCK = 3
 
 # oneDNN compiles each convolution to machine code at its first call, keeps it in a cache, and where that code comes
 # to lie is luck: on one x86 machine a layer in twenty was 10 to 40 % slower throughout a process, another one in the
 # next. With a cache this small, a layer's kernels are gone by its next visit and are compiled to another place in the
-# warm-up; the median over the visits then is the same from process to process. It must hold all kernels of the layers
-# that are visited together, or they would be compiled in every call: four per convolution or linear layer. Small
-# convolutions push a layer's kernels out where too few other layers do.
+# warm-up; the middle of the visits then is the same from process to process. It must hold all kernels of the layers
+# that are visited together, or they would be compiled in every call: four per convolution or linear layer. Where too
+# few other layers do, sums of tiny tensors push a layer's kernels out: they cost 0.02 ms each to compile, a
+# convolution 0.3.
 KERNELS_PER_OPERATOR = 4
 LEAST_KERNEL_CACHE = 48
 # How the names of PyTorch's operators begin that oneDNN may run.
@@ -89,10 +93,11 @@ class CpuTarget(Target[_Prepared]):
         threads: threads of PyTorch's pool; by default as many as CPUs in the affinity mask, and no more than a
             container's quota allows.
         memory_format: ``contiguous`` or ``channels_last``.
-        context: ``network`` to run each layer as inside a network, between calls of 7 others, its input just written,
-            its output fresh memory, each call timed by itself; ``isolated`` to run it alone, again and again.
+        context: ``network`` to time each layer where it stands in a network, or in a chain of layers as long as one;
+            ``isolated`` to run it alone, again and again.
         compile: run what ``torch.compile`` makes of the layer; compiling is not timed.
         kernel_cache: kernels that oneDNN keeps; see :meth:`defaults`.
+        chain: layers of a chain; see :meth:`defaults`.
 
     Raises:
         UsageError: an option is out of range.
@@ -108,9 +113,12 @@ class CpuTarget(Target[_Prepared]):
         memory_format: str = "contiguous",
         context: str = "network",
         compile: bool = False,  # noqa: A002 - as in --compile
-        kernel_cache: int = LEAST_KERNEL_CACHE + TOGETHER * KERNELS_PER_OPERATOR,
+        kernel_cache: int = LEAST_KERNEL_CACHE + CHAIN * KERNELS_PER_OPERATOR,
+        chain: int = CHAIN,
     ) -> None:
         self.check_options(batch=batch, dtype=dtype, threads=threads, memory_format=memory_format, context=context)
+        if chain < 1:
+            raise UsageError(f"a chain has at least 1 layer, got {chain}")
         if compile and not _compiler():
             raise TargetUnavailableError(
                 "torch.compile needs a C++ compiler, and none is installed: install g++ or clang, or name one in CXX"
@@ -118,7 +126,7 @@ class CpuTarget(Target[_Prepared]):
         self._context: Context = "network" if context == "network" else "isolated"
         self._compile = compile
         self._kernel_cache = kernel_cache
-        self._outputs: list[torch.Tensor] = []
+        self._chain = chain
         self._threads = threads if threads is not None else default_threads()
         # The pool reads this when it is made, and a later set_num_threads cannot shrink what was spawned.
         os.environ["OMP_NUM_THREADS"] = str(self._threads)
@@ -136,9 +144,11 @@ class CpuTarget(Target[_Prepared]):
         self._memory_format = memory_format
         torch.set_num_threads(self._threads)
         self._held: list[torch.Tensor] = []
-        self._fillers: list[tuple[torch.nn.Module, torch.Tensor]] = []
+        self._fillers: list[torch.Tensor] = []
         # The layers visited lately, the latest last: whose kernels may still be in the cache.
         self._recent: dict[int, None] = {}
+        generator = torch.Generator().manual_seed(0)
+        self._tile = torch.randn(TILE, generator=generator).to(self._dtype)
         self._disturbances = DisturbanceReader()
         self._flush = bool(torch.set_flush_denormal(True))
 
@@ -149,15 +159,26 @@ class CpuTarget(Target[_Prepared]):
 
     @classmethod
     def defaults(cls, layers: Sequence[Layer], networks: Sequence[Network] = ()) -> Mapping[str, Any]:
-        """HTAS measures with batch 4 on a CPU (section 4.1). The cache holds the largest group's kernels."""
+        """HTAS measures with batch 4 on a CPU (section 4.1).
+
+        A chain is as long as the networks are that are measured beside the layers, so that what runs between two calls
+        of a layer is as much as there. The cache holds the kernels of the longest chain, or the largest network.
+        """
+        lengths = sorted(sum(item.count for item in network.layers) for network in networks)
+        chain = min(LONGEST_CHAIN, max(CHAIN, lengths[len(lengths) // 2])) if lengths else CHAIN
         operators = sorted((_compiled_operators(layer) for layer in layers), reverse=True)
-        largest = sum(operators[:TOGETHER]) + max(0, TOGETHER - len(operators))
+        largest = sum(operators[:chain]) + max(0, chain - len(operators))
         whole = [sum(item.count * _compiled_operators(item.layer) for item in network.layers) for network in networks]
-        return {"batch": 4, "kernel_cache": LEAST_KERNEL_CACHE + KERNELS_PER_OPERATOR * max([largest, *whole])}
+        kernels = LEAST_KERNEL_CACHE + KERNELS_PER_OPERATOR * max([largest, *whole])
+        return {"batch": 4, "kernel_cache": kernels, "chain": chain}
 
     @property
     def together(self) -> int:
-        return TOGETHER if self._context == "network" else 1
+        return self._chain if self._context == "network" else 1
+
+    @property
+    def walks(self) -> bool:
+        return self._context == "network"
 
     @property
     def slow_to_prepare(self) -> bool:
@@ -176,13 +197,13 @@ class CpuTarget(Target[_Prepared]):
         )
         details = {
             "mode": f"{'torch.compile (inductor)' if self._compile else 'eager'}, inference_mode, eval",
-            "context": _CONTEXT_DETAILS[self._context],
+            "context": _CONTEXT_DETAILS[self._context].format(chain=self._chain),
             "onednn": _onednn_version(torch),
             "flush_denormal": str(self._flush).lower(),
             "allocator": self._allocator,
             "pinned": self._pinned,
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "unset"),
-            "data": "weights He-normal, inputs standard normal; moved to random addresses before every visit",
+            "data": "weights He-normal, inputs standard normal; at random addresses, others in every visit",
             "kernels": f"compiled anew before every visit (oneDNN cache of {self._kernel_cache})",
         }
         software = Software(
@@ -239,7 +260,9 @@ class CpuTarget(Target[_Prepared]):
             return self._ready(module, [random_like(x, self._dtype) for x in examples])
 
     def _movable(self, prepared: _Prepared) -> list[torch.Tensor]:
-        return [*prepared.inputs, *(weight.data for weight in prepared.weights)]
+        # In context, inputs are written anew for every call.
+        inputs = prepared.inputs if self._context == "isolated" else []
+        return [*inputs, *(weight.data for weight in prepared.weights)]
 
     def _refuse_too_large(self, layer: Layer) -> None:
         """Refuse what would not fit, before the system kills a process to make room."""
@@ -279,8 +302,10 @@ class CpuTarget(Target[_Prepared]):
                 flat = arena[start : start + master.numel()]
                 copy = flat.as_strided(master.shape, master.stride())
                 moved.append(copy.copy_(master))
-        prepared.inputs = moved[: len(prepared.inputs)]
-        for weight, copy in zip(prepared.weights, moved[len(prepared.inputs) :], strict=True):
+        own_inputs = len(moved) - len(prepared.weights)
+        if own_inputs:
+            prepared.inputs = moved[:own_inputs]
+        for weight, copy in zip(prepared.weights, moved[own_inputs:], strict=True):
             weight.data = copy
 
     def _evict_kernels(self, prepared: _Prepared) -> None:
@@ -289,19 +314,12 @@ class CpuTarget(Target[_Prepared]):
         me = id(prepared)
         if not prepared.compiles:
             return
-        if me in self._recent:
+        if me in self._recent and torch.backends.mkldnn.is_available():
             if not self._fillers:
-                # A batch of 16 is what makes PyTorch hand even the smallest convolution to oneDNN.
-                self._fillers = [
-                    (torch.nn.Conv2d(1 + i, 1, 3).eval().requires_grad_(False), torch.zeros(16, 1 + i, 4, 4))
-                    for i in range(self._kernel_cache)
-                ]
-            # One thread compiles as well as many, and does not wait for the others.
-            torch.set_num_threads(1)
+                self._fillers = [torch.zeros(1, 1 + i).to_mkldnn() for i in range(self._kernel_cache)]
             with torch.inference_mode():
-                for module, x in self._fillers:
-                    module(x)
-            torch.set_num_threads(self._threads)
+                for x in self._fillers:
+                    x + x
             self._recent.clear()
         self._recent[me] = None
         if len(self._recent) > self._kernel_cache:
@@ -332,15 +350,60 @@ class CpuTarget(Target[_Prepared]):
                 return clock() - start
             elapsed = 0
             for _ in range(calls):
-                # What another layer would have written just before, and where it would have: in fresh memory.
-                written = [x.clone() for x in inputs]
+                written = [self._written(x) for x in inputs]
                 start = clock()
                 output = call(*written)
                 elapsed += clock() - start
-                self._outputs.append(output)
-                # In a network an output lives until its consumer has run, and its memory is not the next one's.
-                del self._outputs[:-OUTPUTS_HELD], written, output
+                del output, written
             return elapsed
+
+    def walk(self, places: Sequence[Place], note: Callable[[int], None]) -> None:
+        clock = time.perf_counter_ns
+        last: dict[int, int] = {}
+        for number, place in enumerate(places):
+            last.update((source, number) for source in place.operands if source is not None)
+        # Outputs that are still to be read, and inputs that were written ahead of the layer that reads them.
+        outputs: dict[int, torch.Tensor] = {}
+        ahead: dict[tuple[int, int], torch.Tensor] = {}
+        output = None
+        with layer_errors(self._torch.OutOfMemoryError), self._torch.inference_mode():
+            for number, place in enumerate(places):
+                # What nobody reads is given back just before the next layer's input is written, as its own would be.
+                output = None
+                if number + BLOCK < len(places):
+                    later = places[number + BLOCK]
+                    for i, x in enumerate(later.prepared.inputs[1:], start=1):
+                        if _source(later, i) is None:
+                            ahead[number + BLOCK, i] = self._written(x)
+                args = []
+                for i, x in enumerate(place.prepared.inputs):
+                    given = ahead.pop((number, i), None)
+                    if given is None:
+                        given = outputs.get(_source(place, i))  # type: ignore[arg-type]
+                    fits = given is not None and given.shape == x.shape and given.dtype == x.dtype
+                    args.append(given if fits else self._written(x))
+                given = None
+                call = place.prepared.call
+                start = clock()
+                output = call(*args)
+                elapsed = clock() - start
+                del args
+                if number in last:
+                    outputs[number] = output
+                for source in place.operands:
+                    if source is not None and last[source] == number:
+                        outputs.pop(source, None)
+                note(elapsed)
+
+    def _written(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what another layer would have written just before, in memory that was just given back."""
+        if x.dtype != self._dtype or not x.numel() or not _is_dense(x):
+            return x.clone()
+        rows = -(-x.numel() // TILE)
+        flat = self._torch.empty(rows * TILE, dtype=x.dtype)
+        flat.view(rows, TILE).copy_(self._tile)
+        written: torch.Tensor = flat[: x.numel()].as_strided(x.shape, x.stride())
+        return written
 
     def implementation(self, prepared: _Prepared) -> str | None:
         """Return the oneDNN kernels of one call, from the library's own log; ``None`` where oneDNN is not used."""
@@ -363,21 +426,29 @@ class CpuTarget(Target[_Prepared]):
         return self._disturbances.stolen_and_throttled()
 
     def close(self) -> None:
-        self._outputs.clear()
         self._held.clear()
         self._disturbances.close()
 
     def release(self, prepared: _Prepared) -> None:
         self._recent.pop(id(prepared), None)
         prepared.inputs, prepared.masters, prepared.weights = [], [], []
-        self._outputs.clear()
 
 
 _CONTEXT_DETAILS: dict[Context, str] = {
     "isolated": "the layer alone; the fastest of a visit's blocks of calls",
-    "network": f"calls of {TOGETHER} layers in turns, inputs just written, {OUTPUTS_HELD} outputs kept alive; the "
-    "median of a visit's calls",
+    "network": "in its place in a network, or in chains of {chain} layers, inputs just written; the median of a "
+    "visit's calls",
 }
+
+
+def _source(place: Place, i: int) -> int | None:
+    """Return the earlier place whose output is a place's input, if any."""
+    return place.operands[i] if i < len(place.operands) else None
+
+
+def _is_dense(x: torch.Tensor) -> bool:
+    """Return whether a tensor's elements fill the memory between its first and its last one."""
+    return x.is_contiguous() or (x.ndim == 4 and x.permute(0, 2, 3, 1).is_contiguous())
 
 
 def _compiled(torch: Any, module: torch.nn.Module) -> Callable[..., torch.Tensor]:

@@ -58,6 +58,7 @@ class FakeTarget(Target[_Fake]):
         affected: digests of the layers that ``second_mode`` and ``own_drift`` concern; all layers by default.
         misbehave: digest of a layer → ``raise``, ``memory``, ``exit`` or ``hang``; ``run`` to raise when it is run.
         together: layers that are visited in turns; above 1, the context is ``network``.
+        walks: visit them in networks and chains instead.
         overhead_ms: what a program costs whatever is in it; above 0, a layer's value is marginal: a program of two
             copies less one of one.
     """
@@ -84,6 +85,7 @@ class FakeTarget(Target[_Fake]):
         affected: Collection[str] | None = None,
         misbehave: Mapping[str, str] | None = None,
         together: int = 1,
+        walks: bool = False,
         overhead_ms: float = 0.0,
     ) -> None:
         self._setting = Setting(
@@ -110,6 +112,7 @@ class FakeTarget(Target[_Fake]):
         self._affected = None if affected is None else frozenset(affected)
         self._misbehave = dict(misbehave or {})
         self._together = together
+        self._walks = walks
         self._overhead_ms = overhead_ms
         self._now_s = 0.0
         self._preemptions = 0
@@ -117,6 +120,10 @@ class FakeTarget(Target[_Fake]):
     @property
     def together(self) -> int:
         return self._together
+
+    @property
+    def walks(self) -> bool:
+        return self._walks
 
     def parts(self, prepared: _Fake) -> Sequence[Part]:
         if not self._overhead_ms:

@@ -6,12 +6,14 @@ import hashlib
 import itertools
 import random
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
 
 from lut import Layer, UsageError, conv_norm_act, global_pool, linear, residual_add
 from lut._records import Protocol
+from profiler._walk import Walk
 from profiler._whole import Whole
 
 __all__ = [
@@ -76,8 +78,9 @@ class Plan(NamedTuple):
     """All that fixes a run: an interrupted one is taken up again only by a command with the same plan.
 
     ``entries`` are the layers; a visit names its layer by its number here, and sentinel *i* by −1−i. ``wholes`` are
-    networks to measure beside them, numbered after the last layer. ``sampling`` says how layers are chosen, where not
-    all are measured.
+    networks to measure beside them, numbered after the last layer. ``hosts`` are their layers in their places, empty
+    where they are not visited there; a visit to one is one to each of its layers and to the whole. ``sampling`` says
+    how layers are chosen, where not all are measured.
     """
 
     target: str
@@ -86,6 +89,7 @@ class Plan(NamedTuple):
     protocol: Protocol
     wholes: tuple[Whole, ...] = ()
     sampling: str = ""
+    hosts: tuple[Walk, ...] = ()
 
     @property
     def size(self) -> int:
@@ -99,6 +103,8 @@ class Plan(NamedTuple):
         described: tuple[object, ...] = (self.target, dict(self.options), named, self.protocol)
         if self.sampling:
             described = (*described, self.sampling)
+        if self.hosts:
+            described = (*described, self.hosts)
         return hashlib.sha256(msgspec.json.encode(described, order="sorted")).hexdigest()[:16]
 
     def layer(self, entry: int) -> Layer:
@@ -174,16 +180,29 @@ def next_round(
     rng: random.Random,
     *,
     failed: Collection[int] = (),
+    hosts: Mapping[int, Collection[int]] = MappingProxyType({}),
 ) -> list[int]:
     """Return the order of the next round, sentinels in between.
 
     Until every open layer has had its first look, a round visits all of them. From then on it visits the half whose
     intervals are widest *in milliseconds*: in a sum over a network's layers these are what the error comes from.
+
+    Args:
+        open_entries: layers and whole networks that may be visited.
+        visits: how many each has had.
+        half_width_ms: of their intervals, so far as they are known.
+        protocol: the first look, and how often sentinels come.
+        rng: draws the order.
+        failed: entries that cannot run.
+        hosts: numbers of networks in whose places their layers are visited, each with these.
     """
     chosen = list(open_entries)
     if all(visits.get(entry, 0) >= protocol.first_look for entry in chosen):
         chosen.sort(key=lambda entry: -half_width_ms.get(entry, float("inf")))
         chosen = chosen[: max(32, -(-len(chosen) // 2))]
+    for number, inside in hosts.items():
+        if not set(inside).isdisjoint(chosen):
+            chosen = [number, *(entry for entry in chosen if entry not in inside)]
     rng.shuffle(chosen)
     # A sentinel that the target cannot run, or dies of, is done without.
     sentinels = [-1 - i for i in range(len(SENTINELS)) if -1 - i not in failed]

@@ -53,6 +53,7 @@ from profiler._reference import agrees, check_references, load_references, refer
 from profiler._session import Progress, SessionResult, Sorted, run_session, sort_visits
 from profiler._target import TargetSpec, target_factory, target_spec
 from profiler._visit import Implementation, LayerFailure, Visit
+from profiler._walk import Walk, walk_of
 from profiler._whole import Subject, record_of, subject_of
 from profiler._worker import ChildWorker, Ready, Worker
 
@@ -171,7 +172,7 @@ def profile(
         adaptive.check(len(wholes))
         sampling = f"adaptive, {adaptive.target_error:g}, {[n.name for n in adaptive.networks]}"
         entries = tuple(dict.fromkeys([*entries, *adaptive.layers]))
-    plan = Plan(spec.factory, spec.options, entries, protocol, wholes, sampling)
+    plan = Plan(spec.factory, spec.options, entries, protocol, wholes, sampling, _hosts(spec, subjects, entries))
     with contextlib.ExitStack() as stack:
         keep = output is not None
         if output is None:
@@ -191,6 +192,21 @@ def profile(
             keep=keep,
             progress=progress,
         )
+
+
+def _hosts(spec: TargetSpec, subjects: Sequence[Subject], entries: Sequence[Layer]) -> tuple[Walk, ...]:
+    """Return the users' networks, whose layers are timed in their places.
+
+    Networks of a space are left out: they are what the table's sums are audited by, and its layers are for others too.
+    """
+    number = {layer: i for i, layer in enumerate(entries)}
+    isolated = spec.options.get("context") == "isolated"
+    walks = [
+        () if isolated or subject.whole.model is None else walk_of(subject.network, number)
+        for subject in subjects
+        if subject.whole is not None
+    ]
+    return tuple(walks) if any(walks) else ()
 
 
 def limit_for(spec: TargetSpec) -> float | None:
@@ -272,6 +288,7 @@ def profile_plan(
                     origin=origin,
                     journal=journal.path,
                     wholes=plan.wholes,
+                    hosts=plan.hosts,
                 )
                 try:
                     accept(worker.ready)

@@ -32,6 +32,10 @@ MOST_REJECTED = 12
 # as long as it took to start a process measures before another takes its place.
 LEAST_PROCESSES = 3
 WORTH_STARTING = 2.0
+# Otherwise a process measures so many times as long as it took to start, at the least.
+MEASURING_PER_START = 9.0
+# Visits that say of one network of many what its sum is held against.
+AUDIT_VISITS, MANY_NETWORKS = 8, 4
 
 
 class Progress(NamedTuple):
@@ -200,6 +204,10 @@ def run_session(
                 if as_one and number - first_process >= min(LEAST_PROCESSES, protocol.most_processes):
                     closed |= converged if converged.issuperset(open_entries) else set()
                 open_entries = [e for e in open_entries if e not in closed]
+            if len(plan.wholes) >= MANY_NETWORKS and not as_one:
+                audited = {e for e in open_entries if e >= len(plan.entries) and counts[e] >= AUDIT_VISITS}
+                closed |= audited
+                open_entries = [e for e in open_entries if e not in audited]
             waiting = [e for e in open_entries if counts[e] < protocol.first_look]
             if sampler is not None and ready is not None and not waiting and clock() < deadline:
                 # Every layer that was chosen has had its first look: time to choose more.
@@ -232,6 +240,9 @@ def run_session(
                 # What is quick is not to have all of its visits in one process.
                 enough = rounds_in_process > protocol.most_visits // (LEAST_PROCESSES + 1)
                 stale = stale and (enough or clock() - started_at >= WORTH_STARTING * starting_s)
+            elif clock() - started_at < MEASURING_PER_START * starting_s:
+                # Short rounds are not to be spent on starting processes.
+                stale = False
             if worker is not None and stale and number - first_process < protocol.most_processes:
                 worker.close()
                 worker = None
@@ -271,7 +282,12 @@ def run_session(
                 # Those that wait for their first look, and as many of the others, so that all share one history.
                 others = [e for e in open_entries if counts[e] >= protocol.first_look]
                 open_entries = waiting + rng.sample(others, min(len(others), len(waiting)))
-            order = next_round(open_entries, counts, half_width_ms, protocol, rng, failed=failed)
+            hosts = {
+                plan.size + number: {*(step.entry for step in walk), len(plan.entries) + number}
+                for number, walk in enumerate(plan.hosts)
+                if walk and worker.ready.walks and failed.isdisjoint(step.entry for step in walk)
+            }
+            order = next_round(open_entries, counts, half_width_ms, protocol, rng, failed=failed, hosts=hosts)
             outcome = worker.run(order, deadline, lambda made: tell("measuring", made))
             if outcome.alive:
                 visits += outcome.visits

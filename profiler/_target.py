@@ -20,6 +20,7 @@ from profiler._whole import Whole
 __all__ = [
     "Observation",
     "Part",
+    "Place",
     "Target",
     "TargetSpec",
     "available_targets",
@@ -39,6 +40,16 @@ class Part(NamedTuple):
 
     prepared: Any
     weight: float
+
+
+class Place(NamedTuple):
+    """A layer's place in a walk, and for each of its inputs the earlier place whose output it takes.
+
+    ``None``, or nothing at all: the target writes that input just before.
+    """
+
+    prepared: Any
+    operands: tuple[int | None, ...] = ()
 
 
 class Observation(NamedTuple):
@@ -80,8 +91,15 @@ class Target(ABC, Generic[PreparedT]):
 
     @property
     def together(self) -> int:
-        """How many layers are visited together, a call of each in turn; 1 to time each by itself."""
+        """How many layers are visited together: 1 to time each by itself; more for a call of each in turn, or, where
+        the target :attr:`walks`, for chains of so many.
+        """
         return 1
+
+    @property
+    def walks(self) -> bool:
+        """Whether layers are timed where they stand in networks and chains, by :meth:`walk`."""
+        return False
 
     @classmethod
     def check_options(cls, **options: Any) -> None:
@@ -119,6 +137,11 @@ class Target(ABC, Generic[PreparedT]):
     @abstractmethod
     def run(self, prepared: PreparedT, calls: int) -> int:
         """Run the layer ``calls`` times and return the elapsed nanoseconds by the target's own clock."""
+
+    def walk(self, places: Sequence[Place], note: Callable[[int], None]) -> None:
+        """Run places in order, once, and tell each one's nanoseconds before the next one begins."""
+        for place in places:
+            note(self.run(place.prepared, 1))
 
     def prepared_bytes(self, layer: Layer, batch: int) -> int:
         """Return about how many bytes of this machine's memory a prepared layer holds: an estimate that bounds it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import mmap
 import os
 import select
 import signal
@@ -34,6 +35,7 @@ from profiler._child import LONGEST_ANSWER, Refused, boot_environment, boot_scri
 from profiler._journal import Journal
 from profiler._target import Target, TargetSpec, load_target
 from profiler._visit import Implementation, LayerFailure, Visit, Visitor, calibrate_timer
+from profiler._walk import Walk
 from profiler._whole import Whole
 
 __all__ = ["ChildWorker", "LocalWorker", "Ready", "Report", "Worker", "main"]
@@ -52,6 +54,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     software: Software
     timer_resolution_ns: float
     timer_overhead_ns: float
+    walks: bool = False
 
 
 class Report(msgspec.Struct, frozen=True, tag="report"):
@@ -80,6 +83,7 @@ class Hello(msgspec.Struct, frozen=True):
     origin: float
     journal: str
     wholes: tuple[Whole, ...] = ()
+    hosts: tuple[Walk, ...] = ()
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -127,10 +131,11 @@ class LocalWorker(Worker):
         origin: float,
         journal: Journal | None = None,
         wholes: tuple[Whole, ...] = (),
+        hosts: tuple[Walk, ...] = (),
     ) -> None:
         device, setting, software = target.describe()
-        self.ready = Ready(device, setting, software, 1.0, 1.0)
-        self._visitor = Visitor(target, entries, protocol, process=process, origin=origin, wholes=wholes)
+        self.ready = Ready(device, setting, software, 1.0, 1.0, target.walks)
+        self._visitor = Visitor(target, entries, protocol, process=process, origin=origin, wholes=wholes, hosts=hosts)
         self._target = target
         self._journal = journal
 
@@ -155,9 +160,12 @@ def _carry_out(
     journal: Journal | None,
     report: Report,
     *,
+    before: Callable[[], None] = lambda: None,
     after: Callable[[], None] = lambda: None,
 ) -> bool:
     """Visit layers in order, journal what was found, and collect it in ``report``.
+
+    ``before`` is called before anything is journalled, ``after`` when it was.
 
     Return whether the target can go on: false where a layer took the device down with it.
     """
@@ -165,6 +173,7 @@ def _carry_out(
         if late():
             break
         events = make_visits()
+        before()
         report.visits.extend(event for event in events if isinstance(event, Visit))
         report.failures.extend(event for event in events if isinstance(event, LayerFailure))
         new = visitor.implementations
@@ -198,6 +207,7 @@ class ChildWorker(Worker):
         origin: float,
         journal: Path,
         wholes: tuple[Whole, ...] = (),
+        hosts: tuple[Walk, ...] = (),
     ) -> None:
         self._process = process
         self._limit_s = protocol.layer_limit_s
@@ -230,6 +240,7 @@ class ChildWorker(Worker):
             origin=origin,
             journal=str(journal),
             wholes=wholes,
+            hosts=hosts,
         )
         try:
             self._send(hello)
@@ -351,11 +362,16 @@ def main(orders: int, reports: int, heartbeat: int, parent: int) -> None:
         while data:
             data = data[os.write(reports, data) :]
 
-    def beat(entry: int) -> None:
+    def check_parent() -> None:
         if os.getppid() != parent:
             os._exit(1)  # the profiler is gone, and another may already be writing the journal
-        os.pwrite(heartbeat, HEARTBEAT.pack(entry), 0)
 
+    def beat(entry: int) -> None:
+        HEARTBEAT.pack_into(shared, 0, entry)
+
+    os.ftruncate(heartbeat, HEARTBEAT.size)
+    # In memory that both processes see: a call into the kernel before every layer would be no network's.
+    shared = mmap.mmap(heartbeat, HEARTBEAT.size)
     with os.fdopen(orders, "rb") as stream:
         hello = msgspec.json.decode(stream.readline(), type=Hello)
         journal = Journal(Path(hello.journal))
@@ -364,12 +380,17 @@ def main(orders: int, reports: int, heartbeat: int, parent: int) -> None:
             target.namespaces = _registered_by(hello.wholes)
             journal.open()
             resolution, overhead = calibrate_timer()
-            report(Ready(*target.describe(), timer_resolution_ns=resolution, timer_overhead_ns=overhead))
+            report(
+                Ready(
+                    *target.describe(), timer_resolution_ns=resolution, timer_overhead_ns=overhead, walks=target.walks
+                )
+            )
             visitor = Visitor(
                 target,
                 hello.entries,
                 hello.protocol,
                 wholes=hello.wholes,
+                hosts=hello.hosts,
                 process=hello.process,
                 origin=hello.origin,
                 beat=beat,
@@ -378,7 +399,7 @@ def main(orders: int, reports: int, heartbeat: int, parent: int) -> None:
             for line in stream:
                 gc.collect()
                 order = msgspec.json.decode(line, type=Order)
-                if not _work(order, visitor, target, journal, report):
+                if not _work(order, visitor, target, journal, report, check_parent):
                     break
             target.close()
             journal.close()
@@ -417,6 +438,7 @@ def _work(
     target: Target[Any],
     journal: Journal,
     report: Callable[[Report], None],
+    check_parent: Callable[[], None],
 ) -> bool:
     collected = Report(visits=[], failures=[], implementations=[])
     before_s = visitor.preparing_s
@@ -436,6 +458,7 @@ def _work(
         lambda: target.clock() >= order.deadline + visitor.preparing_s - before_s,
         journal,
         collected,
+        before=check_parent,
         after=after,
     )
     spent = visitor.preparing_s - before_s

@@ -196,7 +196,8 @@ class CpuRig(Rig):
         return {"batch": 3, "dtype": "bfloat16", "threads": 1, "memory_format": "channels_last"}
 
     def data(self, target: Any, prepared: Any) -> list[bytes]:
-        return [master.view(torch.uint8).numpy().tobytes() for master in prepared.masters]
+        held = [*prepared.inputs, *(weight.data for weight in prepared.weights)]
+        return [data.contiguous().view(torch.uint8).numpy().tobytes() for data in held]
 
     def set_clock(self, clock: CountingClock, part: Any) -> bool:
         part.call = clock.timed(part.call)

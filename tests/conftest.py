@@ -27,6 +27,7 @@ from profiler._journal import FORMAT, VERSION, Journal, JournalHeader
 from profiler._plan import Plan, make_protocol
 from profiler._profile import _assemble
 from profiler._session import SessionResult, run_session
+from profiler._walk import Walk
 from profiler._whole import Subject, record_of
 from profiler._worker import LocalWorker
 
@@ -66,6 +67,7 @@ def simulate(
     protocol: dict[str, Any] | None = None,
     journal: Journal | None = None,
     networks: Sequence[Subject] = (),
+    hosts: tuple[Walk, ...] = (),
     **options: Any,
 ) -> tuple[Plan, SessionResult, FakeTarget]:
     """Run a session on the fake clock and return what came of it."""
@@ -76,13 +78,20 @@ def simulate(
         seed=changed.pop("seed", 0),
     )
     wholes = tuple(subject.whole for subject in networks if subject.whole is not None)
-    plan = Plan("fake", options, tuple(layers), msgspec.structs.replace(made, **changed), wholes)
+    plan = Plan("fake", options, tuple(layers), msgspec.structs.replace(made, **changed), wholes, hosts=hosts)
     target = target or FakeTarget(**options)
     origin = target.clock()
     result = run_session(
         plan,
         lambda process: LocalWorker(
-            target, plan.entries, plan.protocol, process=process, origin=origin, journal=journal, wholes=wholes
+            target,
+            plan.entries,
+            plan.protocol,
+            process=process,
+            origin=origin,
+            journal=journal,
+            wholes=wholes,
+            hosts=hosts,
         ),
         journal,
         clock=target.clock,

@@ -1,0 +1,317 @@
+"""Layers timed where they stand: walks along networks and chains."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import curve_of, simulate, table_of
+
+from lut import Layer, Network, NetworkLayer, UsageError, conv_norm_act, global_pool, linear, residual_add
+from lut.errors import LayerFailedError, TargetUnavailableError
+from profiler import FakeTarget
+from profiler._cpu import BLOCK, CpuTarget
+from profiler._model import ModelSpec
+from profiler._plan import COMPANIONS, make_protocol, next_round
+from profiler._target import Place
+from profiler._visit import TIMED_PASSES, WARM_PASSES, LayerFailure, Visit, Visitor
+from profiler._walk import Step, chains, resolution, walk_of
+from profiler._whole import Whole
+
+LAYERS = curve_of(range(8, 20)).layers
+SIZE = (8, 8)
+CONV = conv_norm_act(8, 8, kernel_size=3, stride=1, activation="relu", input_size=SIZE)
+ADD = residual_add(8, activation="relu", input_size=SIZE)
+BLOCK_OF_THREE = Network(
+    "block",
+    (
+        NetworkLayer("first", CONV, inputs=("input",)),
+        NetworkLayer("body", CONV, count=2),
+        NetworkLayer("sum", ADD, inputs=("body", "first")),
+        NetworkLayer("pool", global_pool(8, input_size=SIZE)),
+        NetworkLayer("head", linear(8, 4, bias=True)),
+    ),
+)
+
+
+def numbered() -> dict[Layer, int]:
+    return {layer: i for i, layer in enumerate(dict.fromkeys(item.layer for item in BLOCK_OF_THREE.layers))}
+
+
+def test_a_network_is_walked_in_its_own_order_with_its_own_wires() -> None:
+    number = numbered()
+    walk = walk_of(BLOCK_OF_THREE, number)
+    conv, add, pool, head = (number[item.layer] for item in BLOCK_OF_THREE.layers if item.name != "body")
+    assert walk == (
+        Step(conv, (None,)),
+        Step(conv, (0,)),
+        Step(conv, (1,)),
+        Step(add, (2, 0)),
+        Step(pool, (3,)),
+        Step(head, (4,)),
+    )
+
+
+def test_chains_hold_each_entry_once_and_fit_into_the_memory() -> None:
+    assert chains([1, 2, 3, 4, 5], 2, lambda _: 1, 100) == [[1, 2], [3, 4], [5]]
+    assert chains([1, 1, 2], 3, lambda _: 1, 100) == [[1, 2], [1]]
+    # One that needs more than all is a chain by itself, and nothing is lost.
+    assert chains([1, 2, 3], 3, lambda entry: 50 * entry, 100) == [[1], [2], [3]]
+    assert chains([], 3, lambda _: 1, 100) == []
+
+
+class Noting(FakeTarget):  # type: ignore[misc]
+    """A simulated target that notes along which places it went."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(walks=True, together=8, **options)
+        self.routes: list[list[tuple[Layer, tuple[int | None, ...]]]] = []
+
+    def walk(self, places: Any, note: Any) -> None:
+        self.routes.append([(place.prepared.layer, place.operands) for place in places])
+        super().walk(places, note)
+
+
+def visited(target: Noting, order: list[int], **options: Any) -> list[Visit | LayerFailure]:
+    visitor = Visitor(target, options.pop("entries", LAYERS), make_protocol(), process=0, origin=0.0, **options)
+    return [event for job in visitor.visits(order) for event in job()]
+
+
+def test_a_chain_goes_from_large_to_small_again_and_again() -> None:
+    target = Noting()
+    small = [conv_norm_act(8, 8, kernel_size=3, stride=1, activation=None, input_size=(s, s)) for s in (4, 16, 8)]
+    found = visited(target, [0, 1, 2], entries=tuple(small))
+    assert sorted(event.entry for event in found) == [0, 1, 2]
+    assert len(target.routes) == WARM_PASSES + TIMED_PASSES
+    route = [layer for layer, _ in target.routes[0]]
+    assert target.routes == [target.routes[0]] * len(target.routes)
+    assert [resolution(layer) for layer in route] == sorted(map(resolution, route), reverse=True)
+    # Too few of its own: others fill it up, run, and leave no visits.
+    assert len(route) == 8
+    assert sum(layer in COMPANIONS for layer in route) == 5
+
+
+def host_of(target: FakeTarget) -> dict[str, Any]:
+    """Return the block of three as a network that the visitor may walk along."""
+    number = numbered()
+    whole = Whole("block", layer=BLOCK_OF_THREE.as_layer())
+    return {"entries": tuple(number), "wholes": (whole,), "hosts": (walk_of(BLOCK_OF_THREE, number),)}
+
+
+def test_a_network_is_timed_in_place_and_as_a_whole_in_turns() -> None:
+    target = Noting(sigma=0.0)
+    host = host_of(target)
+    size = len(host["entries"])
+    found = visited(target, [size + 1], **host)
+    assert [event.entry for event in found] == [size, *range(size)]
+    assert [len(route) for route in target.routes] == [1, 6] * (WARM_PASSES + TIMED_PASSES)
+    assert [operands for _, operands in target.routes[1]] == [step.operands for step in host["hosts"][0]]
+    for event in found[1:]:
+        assert isinstance(event, Visit)
+        assert event.ms == pytest.approx(target.true_ms(host["entries"][event.entry]), rel=1e-3)
+
+
+def test_each_place_of_a_layer_has_weights_of_its_own() -> None:
+    target = Noting()
+    prepared: list[Layer] = []
+    prepare = target.prepare
+    target.prepare = lambda layer, seed: (prepared.append(layer), prepare(layer, seed))[1]  # type: ignore[method-assign]
+    host = host_of(target)
+    visited(target, [len(host["entries"]) + 1] * 2, **host)
+    assert prepared.count(CONV) == 3
+    assert prepared.count(ADD) == 1
+
+
+def test_a_network_that_does_not_fit_is_visited_in_chains() -> None:
+    target = Noting()
+    host = host_of(target)
+    size = len(host["entries"])
+    found = visited(target, [size + 1], memory_bytes=2 * target.prepared_bytes(CONV, 4), **host)
+    assert sorted(event.entry for event in found) == list(range(size + 1))
+    assert all(operands == () for route in target.routes for _, operands in route)
+
+
+@pytest.mark.parametrize("how", ["raise", "run"])
+def test_a_layer_that_fails_ends_its_network_and_no_chain(how: str) -> None:
+    target = Noting(misbehave={ADD.digest: how})
+    host = host_of(target)
+    size, add = len(host["entries"]), numbered()[ADD]
+    (failure,) = visited(target, [size + 1], **host)
+    assert isinstance(failure, LayerFailure)
+    assert (failure.entry, failure.reason) == (add, "error")
+    # What others need cannot be had; in a chain nobody needs it.
+    found = visited(Noting(misbehave={ADD.digest: how}), list(range(size)), **host)
+    assert {event.entry for event in found if isinstance(event, Visit)} == set(range(size)) - {add}
+
+
+def test_a_whole_that_fails_leaves_its_layers_alone() -> None:
+    target = Noting()
+    host = host_of(target)
+    size = len(host["entries"])
+    broken = {**host, "wholes": (Whole("block", model=ModelSpec("nowhere.py", "make", (), 0)),)}
+    found = visited(target, [size + 1], **broken)
+    assert [event.entry for event in found if isinstance(event, LayerFailure)] == [size]
+    assert {event.entry for event in found if isinstance(event, Visit)} == set(range(size))
+
+
+def test_a_device_that_is_lost_ends_a_walk_at_once() -> None:
+    class Lost(Noting):
+        def run(self, prepared: Any, calls: int) -> int:
+            if getattr(prepared, "layer", None) == LAYERS[1] and self.routes:
+                raise LayerFailedError("the device is gone", reason="crashed")
+            return super().run(prepared, calls)
+
+    found = visited(Lost(), [0, 1, 2, 3])
+    assert [(event.entry, event.reason) for event in found if isinstance(event, LayerFailure)] == [(1, "crashed")]
+    assert not any(isinstance(event, Visit) for event in found)
+
+    class Gone(Noting):
+        def run(self, prepared: Any, calls: int) -> int:  # noqa: ARG002
+            raise TargetUnavailableError("no device any more")
+
+    with pytest.raises(TargetUnavailableError, match="no device any more"):
+        visited(Gone(), [0])
+
+
+def test_disturbed_passes_do_not_count_while_most_are_clean() -> None:
+    few = [e for s in range(20) for e in visited(Noting(preempted_share=0.02, seed=s), [0, 1, 2, 3])]
+    many = visited(Noting(preempted_share=1.0), [0, 1, 2, 3])
+    assert all(isinstance(event, Visit) and event.cause == "preempted" for event in many)
+    truth = FakeTarget().true_ms
+    clean = [e.ms / truth(LAYERS[e.entry]) for e in few if isinstance(e, Visit) and e.cause is None]
+    assert len(clean) > 60
+    assert max(clean) < 1.2
+
+
+def test_the_layers_of_a_walk_sum_up_to_its_middle_pass() -> None:
+    """A spike that hits one layer in each pass is no layer's median, and every pass's part."""
+
+    class Spiky(Noting):
+        def walk(self, places: Any, note: Any) -> None:
+            unlucky = len(self.routes) % len(places)
+            self.routes.append([])
+            for i, place in enumerate(places):
+                note(self.run(place.prepared, 1) + (1_000_000 if i == unlucky else 0))
+
+    target = Spiky(sigma=0.0)
+    events = [e for e in visited(target, list(range(8))) if isinstance(e, Visit)]
+    truth = sum(target.true_ms(LAYERS[e.entry]) for e in events)
+    assert sum(e.ms for e in events) == pytest.approx(truth + 1.0, rel=1e-6)
+
+
+def test_rounds_go_along_a_network_while_any_of_its_layers_is_wanted() -> None:
+    protocol = make_protocol()
+    inside = set(range(5)) | {10}
+    order = next_round(range(11), {}, {}, protocol, random.Random(0), hosts={11: inside})
+    assert sorted(e for e in order if e >= 0) == [5, 6, 7, 8, 9, 11]
+    order = next_round([7, 8], {}, {}, protocol, random.Random(0), hosts={11: inside})
+    assert sorted(e for e in order if e >= 0) == [7, 8]
+
+
+def test_a_session_along_a_network_makes_a_table_that_adds_up(tmp_path: Path) -> None:
+    from profiler._whole import Subject
+
+    number = numbered()
+    whole = Whole("block", layer=BLOCK_OF_THREE.as_layer())
+    subject = Subject(BLOCK_OF_THREE, whole)
+    plan, result, _ = simulate(
+        tuple(number),
+        target=FakeTarget(walks=True, together=8, sigma=0.01, floor_ms=0.02),
+        protocol={"time_budget_s": 30.0},
+        networks=[subject],
+        hosts=(walk_of(BLOCK_OF_THREE, number),),
+    )
+    table = table_of(plan, result, tmp_path / "r.json", networks=[subject])
+    (network,) = table.networks
+    assert network.whole is not None
+    visits = {m.n_visits for m in table.values()} | {len(network.whole.visits.raw_ms)}
+    assert len(visits) == 1
+
+
+# The CPU
+
+
+@pytest.fixture
+def cpu() -> Any:
+    target = CpuTarget(batch=2, threads=1, chain=4)
+    yield target
+    target.close()
+
+
+def recorded(target: CpuTarget, layers: list[Layer]) -> tuple[list[Any], list[list[torch.Tensor]]]:
+    prepared = [target.prepare(layer, 0) for layer in layers]
+    seen: list[list[torch.Tensor]] = []
+    for each in prepared:
+
+        def call(*inputs: torch.Tensor, call: Any = each.call) -> torch.Tensor:
+            seen.append([x.clone() for x in inputs])
+            output: torch.Tensor = call(*inputs)
+            return output
+
+        each.call = call
+    return prepared, seen
+
+
+def test_what_a_layer_makes_is_what_the_next_one_reads(cpu: CpuTarget) -> None:
+    prepared, seen = recorded(cpu, [CONV, CONV, ADD])
+    notes: list[int] = []
+    cpu.walk([Place(prepared[0]), Place(prepared[1], (0,)), Place(prepared[2], (1, 0))], notes.append)
+    assert len(notes) == 3
+    assert min(notes) > 0
+    with torch.inference_mode():
+        first = prepared[0].module(seen[0][0])
+        assert torch.equal(seen[1][0], first)
+        assert torch.equal(seen[2][0], prepared[1].module(first))
+        assert torch.equal(seen[2][1], first)
+
+
+def test_what_does_not_fit_is_written_anew(cpu: CpuTarget) -> None:
+    wide = conv_norm_act(16, 8, kernel_size=1, stride=1, activation=None, input_size=SIZE)
+    prepared, seen = recorded(cpu, [CONV, wide])
+    cpu.walk([Place(prepared[0]), Place(prepared[1], (0,))], lambda _: None)
+    assert seen[1][0].shape == (2, 16, *SIZE)
+    assert float(seen[1][0].std()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_second_operand_was_written_some_layers_before(cpu: CpuTarget) -> None:
+    prepared, seen = recorded(cpu, [CONV] * BLOCK + [ADD])
+    written: list[int] = []
+    write = cpu._written
+    cpu._written = lambda x: (written.append(len(seen)), write(x))[1]  # type: ignore[method-assign]
+    cpu.walk([Place(each) for each in prepared], lambda _: None)
+    # The sum's other operand came before the first layer ran, all else just before its reader.
+    assert written == [0, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_written_inputs_have_the_layout_and_the_type_of_the_setting(memory_format: str, dtype: str) -> None:
+    target = CpuTarget(batch=2, threads=1, memory_format=memory_format, dtype=dtype)
+    prepared = target.prepare(conv_norm_act(5, 8, kernel_size=3, stride=1, activation=None, input_size=(7, 9)), 0)
+    (x,) = prepared.inputs
+    written = target._written(x)
+    assert (written.shape, written.stride(), written.dtype) == (x.shape, x.stride(), x.dtype)
+    strided = torch.zeros(4, 6)[:, ::2]
+    assert torch.equal(target._written(strided), strided)
+    indices = torch.arange(5)
+    assert torch.equal(target._written(indices), indices)
+    target.close()
+
+
+def test_a_chain_is_as_long_as_the_networks_that_it_is_for() -> None:
+    layers = [item.layer for item in BLOCK_OF_THREE.layers]
+    small = CpuTarget.defaults(layers)
+    deep = Network("deep", (NetworkLayer("body", CONV, count=40),))
+    large = CpuTarget.defaults(layers, [deep, deep, BLOCK_OF_THREE])
+    assert (small["chain"], large["chain"]) == (24, 40)
+    assert large["kernel_cache"] > small["kernel_cache"]
+    endless = Network("endless", (NetworkLayer("body", CONV, count=1000),))
+    assert CpuTarget.defaults(layers, [endless])["chain"] == 96
+
+
+def test_a_chain_has_a_length() -> None:
+    with pytest.raises(UsageError, match="chain"):
+        CpuTarget(chain=0)
