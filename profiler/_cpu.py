@@ -16,7 +16,7 @@ from importlib.metadata import version
 from math import prod
 from shutil import which
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import msgspec
 
@@ -77,6 +77,8 @@ class _Prepared:
         self.masters: list[torch.Tensor] = []
         self.weights: list[torch.nn.Parameter] = []
         self.output_bytes = 0
+        # Shape and type of the output, where it is known.
+        self.makes: tuple[torch.Size, torch.dtype] | None = None
         self.compiles = False
 
 
@@ -224,9 +226,19 @@ class CpuTarget(Target[_Prepared]):
             module = build_module(layer, self.namespaces)
             inputs = example_inputs(layer, self._batch, self._dtype)
             prepared = self._ready(module, inputs)
+            prepared.makes = (torch.Size((self._batch, *layer.output_shape)), self._output_type(layer))
+            if not self._compile:
+                # Calling the module that holds a layer costs 3 µs, and no network has such a one around each layer.
+                prepared.call = prepared.module.forward
             prepared.compiles = _compiled_operators(layer) > 0
             prepared.output_bytes = self._batch * prod(layer.output_shape) * inputs[0].element_size()
         return prepared
+
+    def _output_type(self, layer: Layer) -> torch.dtype:
+        last = layer.nodes[-1].op
+        if isinstance(last, Subgraph) and not last.gives.startswith("float"):
+            return torch_dtype(last.gives)
+        return self._dtype
 
     def _ready(self, module: torch.nn.Module, inputs: list[torch.Tensor]) -> _Prepared:
         """Return a module with its inputs as the setting has them, and the masters that both are moved from."""
@@ -358,41 +370,31 @@ class CpuTarget(Target[_Prepared]):
             return elapsed
 
     def walk(self, places: Sequence[Place], note: Callable[[int], None]) -> None:
-        clock = time.perf_counter_ns
-        last: dict[int, int] = {}
-        for number, place in enumerate(places):
-            last.update((source, number) for source in place.operands if source is not None)
-        # Outputs that are still to be read, and inputs that were written ahead of the layer that reads them.
+        # What is done between two layers is no network's work, and cools the caches: it is settled before the first.
+        route = _routed(places)
+        clock, written = time.perf_counter_ns, self._written
         outputs: dict[int, torch.Tensor] = {}
         ahead: dict[tuple[int, int], torch.Tensor] = {}
         output = None
         with layer_errors(self._torch.OutOfMemoryError), self._torch.inference_mode():
-            for number, place in enumerate(places):
+            for number, (call, sources, fresh, early, done, kept) in enumerate(route):
                 # What nobody reads is given back just before the next layer's input is written, as its own would be.
                 output = None
-                if number + BLOCK < len(places):
-                    later = places[number + BLOCK]
-                    for i, x in enumerate(later.prepared.inputs[1:], start=1):
-                        if _source(later, i) is None:
-                            ahead[number + BLOCK, i] = self._written(x)
-                args = []
-                for i, x in enumerate(place.prepared.inputs):
-                    given = ahead.pop((number, i), None)
-                    if given is None:
-                        given = outputs.get(_source(place, i))  # type: ignore[arg-type]
-                    fits = given is not None and given.shape == x.shape and given.dtype == x.dtype
-                    args.append(given if fits else self._written(x))
-                given = None
-                call = place.prepared.call
+                for place, i, x in early:
+                    ahead[place, i] = written(x)
+                args = [outputs[source] if source >= 0 else None for source in sources]
+                for i, x in fresh:
+                    args[i] = ahead.pop((number, i), None)
+                    if args[i] is None:
+                        args[i] = written(x)
                 start = clock()
                 output = call(*args)
                 elapsed = clock() - start
                 del args
-                if number in last:
+                if kept:
                     outputs[number] = output
-                for source in place.operands:
-                    if source is not None and last[source] == number:
-                        outputs.pop(source, None)
+                for source in done:
+                    del outputs[source]
                 note(elapsed)
 
     def _written(self, x: torch.Tensor) -> torch.Tensor:
@@ -441,9 +443,50 @@ _CONTEXT_DETAILS: dict[Context, str] = {
 }
 
 
-def _source(place: Place, i: int) -> int | None:
-    """Return the earlier place whose output is a place's input, if any."""
-    return place.operands[i] if i < len(place.operands) else None
+class _Stop(NamedTuple):
+    """What is done at a place: ``fresh`` are inputs that no layer makes, ``early`` those that a later place reads.
+
+    ``sources`` say whose output each input is, below 0 nobody's; ``done``: whose output nobody reads any more;
+    ``kept``: whether somebody reads this one's.
+    """
+
+    call: Callable[..., torch.Tensor]
+    sources: tuple[int, ...]
+    fresh: tuple[tuple[int, torch.Tensor], ...]
+    early: tuple[tuple[int, int, torch.Tensor], ...]
+    done: tuple[int, ...]
+    kept: bool
+
+
+def _routed(places: Sequence[Place]) -> list[_Stop]:
+    """Return what is done at each place of a walk."""
+    sources: list[tuple[int, ...]] = []
+    last: dict[int, int] = {}
+    for number, place in enumerate(places):
+        found = []
+        for i, x in enumerate(place.prepared.inputs):
+            source = place.operands[i] if i < len(place.operands) else None
+            made = None if source is None else places[source].prepared.makes
+            found.append(source if source is not None and made == (x.shape, x.dtype) else -1)
+        sources.append(tuple(found))
+        last.update((source, number) for source in found if source >= 0)
+    fresh = [
+        tuple((i, x) for i, x in enumerate(place.prepared.inputs) if sources[number][i] < 0)
+        for number, place in enumerate(places)
+    ]
+    return [
+        _Stop(
+            call=place.prepared.call,
+            sources=sources[number],
+            fresh=fresh[number],
+            early=tuple((number + BLOCK, i, x) for i, x in fresh[number + BLOCK] if i)
+            if number + BLOCK < len(places)
+            else (),
+            done=tuple(source for source, at in last.items() if at == number),
+            kept=number in last,
+        )
+        for number, place in enumerate(places)
+    ]
 
 
 def _is_dense(x: torch.Tensor) -> bool:

@@ -1,7 +1,7 @@
 """Judging: from raw visits to medians with intervals, in three steps.
 
 1.  *Drift.* What the machine does to all layers is estimated from the visits and taken out (``_drift``): layers of one
-    session become comparable.
+    session become comparable. So is what chains make of them that networks do not (``_contexts``).
 2.  *Scale.* The sentinels are layers like any other, and the same in every session. Their levels, set against those
     that this machine once had (its reference speed), tie one session's scale to another's.
 3.  *Intervals.* Order statistics of the corrected visits, per layer (``within_run``); and, for another day, the same
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import exp, hypot, log, sqrt
 from statistics import NormalDist
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 
 from lut._records import Flag, Interval, Protocol, Spread
 from lut._statistics import bimodal_split, log_standard_error, median_interval
-from profiler._drift import MAD_TO_SIGMA, pooled_autocorrelation, remove_drift
+from profiler._contexts import LEAST_VISITS, chain_offsets
+from profiler._drift import MAD_TO_SIGMA, grouped_median, pooled_autocorrelation, remove_drift
 from profiler._plan import PREFLIGHT_ENTRY
 from profiler._visit import Visit
 
@@ -82,6 +84,7 @@ def judge(
     *,
     references: Mapping[int, float] | None,
     contaminated: frozenset[int] = frozenset(),
+    kinds: Mapping[int, str] = MappingProxyType({}),
 ) -> Judgement:
     """Return medians, intervals and flags of all layers.
 
@@ -91,18 +94,24 @@ def judge(
         references: each sentinel's latency in ms at the machine's reference speed; ``None`` to take this session's
             calm speed, at which the drift is as low as in a tenth of the visits.
         contaminated: layers whose rejected visits had to be accepted.
+        kinds: of work, by layer: what chains make of one layer's latency they make of others of its kind.
     """
     # Preflight's visits stand by themselves: many in a row, with no other layer to see the drift by.
     rounds = [visit for visit in accepted if visit.entry != PREFLIGHT_ENTRY]
     visits = sorted(rounds, key=lambda visit: (visit.process, visit.at_s))
     if not visits:
         return Judgement({}, {}, {}, Spread(common_drift=0.0, scale=0.0, process=0.0), 0.0, 0)
-    entries, groups = np.unique([visit.entry for visit in visits], return_inverse=True)
+    # A layer that stood in networks and in chains is two at first: its contexts are not alike.
+    sorts, sort = np.unique([2 * visit.entry + visit.chained for visit in visits], return_inverse=True)
+    entries, entry_of = np.unique(sorts // 2, return_inverse=True)
+    groups = entry_of[sort]
     process = np.array([visit.process for visit in visits], dtype=np.int64)
     at_s = np.array([visit.at_s for visit in visits])
     logs = np.log([visit.ms for visit in visits])
-    found = remove_drift(logs, groups, process, window=protocol.drift_window)
-    drift, levels = found.total, found.levels
+    found = remove_drift(logs, sort, process, window=protocol.drift_window)
+    offsets = _contexts(logs - found.total - found.levels[sort], found.levels, sort, sorts, kinds)
+    drift = found.total + offsets[sort]
+    levels = grouped_median(logs - drift, groups, len(entries))
 
     sentinels = [i for i, entry in enumerate(entries) if entry < 0]
     calm = float(np.quantile(found.common, CALM_QUANTILE))
@@ -150,6 +159,30 @@ def judge(
         autocorrelation=rho,
         factors=found.factors,
     )
+
+
+def _contexts(noise: Floats, levels: Floats, sort: Ints, sorts: Ints, kinds: Mapping[int, str]) -> Floats:
+    """Return what is to be taken off the levels of visits in chains to have them as in networks, shape ``(S,)``."""
+    offsets = np.zeros(len(sorts))
+    # Sentinels and companions stand in chains in every session, and are held against these.
+    layers = np.unique(sorts[sorts >= 0] // 2)
+    place = {int(number): i for i, number in enumerate(sorts)}
+    counts = np.bincount(sort, minlength=len(sorts))
+    sigma = MAD_TO_SIGMA * float(np.median(np.abs(noise)))
+    found = np.full((2, 2, len(layers)), np.nan)
+    for i, layer in enumerate(layers):
+        for chained in (0, 1):
+            at = place.get(2 * int(layer) + chained)
+            if at is not None and counts[at] >= LEAST_VISITS:
+                found[:, chained, i] = levels[at], MEDIAN_EFFICIENCY * max(sigma, 1e-9) / sqrt(counts[at])
+    found_offsets = chain_offsets(
+        found[0, 1], found[0, 0], found[1, 1], found[1, 0], [kinds.get(int(layer), "") for layer in layers]
+    )
+    for layer, offset in zip(layers, found_offsets, strict=True):
+        at = place.get(2 * int(layer) + 1)
+        if at is not None:
+            offsets[at] = offset
+    return offsets
 
 
 def _interaction(noise: Floats, groups: Ints, process: Ints) -> float:

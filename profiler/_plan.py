@@ -13,6 +13,7 @@ import msgspec
 
 from lut import Layer, UsageError, conv_norm_act, global_pool, linear, residual_add
 from lut._records import Protocol
+from profiler._contexts import kind_of
 from profiler._walk import Walk
 from profiler._whole import Whole
 
@@ -107,6 +108,10 @@ class Plan(NamedTuple):
             described = (*described, self.hosts)
         return hashlib.sha256(msgspec.json.encode(described, order="sorted")).hexdigest()[:16]
 
+    def kinds(self) -> dict[int, str]:
+        """Return each layer's kind of work, by its number."""
+        return {entry: kind_of(layer) for entry, layer in enumerate(self.entries)}
+
     def layer(self, entry: int) -> Layer:
         """Return the layer behind an entry number."""
         return layer_of(entry, self.entries)
@@ -194,15 +199,26 @@ def next_round(
         protocol: the first look, and how often sentinels come.
         rng: draws the order.
         failed: entries that cannot run.
-        hosts: numbers of networks in whose places their layers are visited, each with these.
+        hosts: numbers of networks in whose places their layers are visited, each with these and its own as a whole,
+            which is the highest.
     """
     chosen = list(open_entries)
     if all(visits.get(entry, 0) >= protocol.first_look for entry in chosen):
         chosen.sort(key=lambda entry: -half_width_ms.get(entry, float("inf")))
         chosen = chosen[: max(32, -(-len(chosen) // 2))]
-    for number, inside in hosts.items():
-        if not set(inside).isdisjoint(chosen):
-            chosen = [number, *(entry for entry in chosen if entry not in inside)]
+    # Networks that are done as a whole are not gone along for a layer that others hold too.
+    along = [number for number, inside in hosts.items() if max(inside) in chosen]
+    inside_any: set[int] = set().union(*hosts.values())
+    if inside_any.issuperset(chosen):
+        missing = set(chosen).difference(*(hosts[number] for number in along))
+        for number, inside in hosts.items():
+            if number not in along and not missing.isdisjoint(inside):
+                along.append(number)
+                missing.difference_update(inside)
+        chosen = along
+    else:
+        # Layers of no network need chains, and what tells chains from networks are layers that stand in both.
+        chosen = [*along, *(entry for entry in chosen if entry not in {max(inside) for inside in hosts.values()})]
     rng.shuffle(chosen)
     # A sentinel that the target cannot run, or dies of, is done without.
     sentinels = [-1 - i for i in range(len(SENTINELS)) if -1 - i not in failed]

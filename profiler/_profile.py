@@ -195,14 +195,11 @@ def profile(
 
 
 def _hosts(spec: TargetSpec, subjects: Sequence[Subject], entries: Sequence[Layer]) -> tuple[Walk, ...]:
-    """Return the users' networks, whose layers are timed in their places.
-
-    Networks of a space are left out: they are what the table's sums are audited by, and its layers are for others too.
-    """
+    """Return networks with their layers in their places, empty for one whose layers are not timed there."""
     number = {layer: i for i, layer in enumerate(entries)}
     isolated = spec.options.get("context") == "isolated"
     walks = [
-        () if isolated or subject.whole.model is None else walk_of(subject.network, number)
+        () if isolated or subject.whole.file is not None else walk_of(subject.network, number)
         for subject in subjects
         if subject.whole is not None
     ]
@@ -405,12 +402,17 @@ def _assemble(
     protocol = msgspec.structs.replace(plan.protocol, target_precision=result.target_precision)
     sorted_visits = sort_visits(result.visits, protocol.first_look, final=True)
     known = None if new_reference else load_references(reference, ready.device, ready.setting, ready.software)
-    judgement = judge(sorted_visits.accepted, protocol, references=known, contaminated=sorted_visits.contaminated)
+    kinds = plan.kinds()
+    judgement = judge(
+        sorted_visits.accepted, protocol, references=known, contaminated=sorted_visits.contaminated, kinds=kinds
+    )
     warnings = list(result.preflight.warnings)
     usable = agrees(judgement.sentinel_ms, judgement.references)
     if not usable:
         known = None
-        judgement = judge(sorted_visits.accepted, protocol, references=None, contaminated=sorted_visits.contaminated)
+        judgement = judge(
+            sorted_visits.accepted, protocol, references=None, contaminated=sorted_visits.contaminated, kinds=kinds
+        )
         warnings.append(
             f"the reference speed in {reference} cannot be this machine's, and was not used; --new-reference sets it "
             "anew"

@@ -35,7 +35,7 @@ WORTH_STARTING = 2.0
 # Otherwise a process measures so many times as long as it took to start, at the least.
 MEASURING_PER_START = 9.0
 # Visits that say of one network of many what its sum is held against.
-AUDIT_VISITS, MANY_NETWORKS = 8, 4
+AUDIT_VISITS, MANY_NETWORKS = 12, 4
 
 
 class Progress(NamedTuple):
@@ -128,6 +128,7 @@ def run_session(
         FileAccessError: the journal cannot be written.
     """
     protocol = plan.protocol
+    kinds = plan.kinds()
     load = load_average()
     visits = list(resumed.visits) if resumed else []
     failures = list(resumed.failures) if resumed else []
@@ -173,6 +174,7 @@ def run_session(
             msgspec.structs.replace(protocol, target_precision=target_precision),
             references=None,
             contaminated=known.contaminated,
+            kinds=kinds,
         )
 
     try:

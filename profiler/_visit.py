@@ -64,7 +64,8 @@ class Visit(msgspec.Struct, frozen=True, array_like=True):
 
     ``ms`` is one call's latency, from the fastest block that nothing preempted; ``cause`` is why the visit does not
     count, ``None`` if it does; ``late`` tells that its first block was still warming up; ``faults`` are page faults
-    per call; ``also`` is what the target observed beside it; ``unresolved`` tells that a difference was lost in noise.
+    per call; ``also`` is what the target observed beside it; ``unresolved`` tells that a difference was lost in noise;
+    ``chained`` that the layer stood in a chain and in no network.
     """
 
     entry: Entry
@@ -77,6 +78,7 @@ class Visit(msgspec.Struct, frozen=True, array_like=True):
     calls: AtLeastOne
     also: dict[Text, Annotated[float, Meta(ge=-1e15, le=1e15)]] = {}
     unresolved: bool = False
+    chained: bool = False
 
 
 class LayerFailure(msgspec.Struct, frozen=True, tag="failure"):
@@ -151,9 +153,10 @@ class _Notes:
 
     def note(self, ns: int) -> None:
         """Note what the place took whose turn it was; the next one is up."""
-        self.calls.append(ns)
+        calls = self.calls
+        calls.append(ns)
         self._since += ns
-        done = len(self.calls)
+        done = len(calls)
         if self._since >= SEGMENT_NS or done == len(self._members):
             self._since = 0
             preempted, faults = self._target.preemptions_and_faults()
@@ -419,7 +422,8 @@ class Visitor:
             for entry in dict.fromkeys(member.entry for member in walk):
                 if entry in wanted:
                     places = [member for member in walk if member.entry == entry]
-                    visits.append(self._visit_of_walk(places, chosen, spoiled))
+                    found = self._visit_of_walk(places, chosen, spoiled)
+                    visits.append(msgspec.structs.replace(found, chained=whole is None))
         return [*failures, *visits]
 
     def _passes(

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import curve_of, simulate, table_of
@@ -13,7 +14,9 @@ from conftest import curve_of, simulate, table_of
 from lut import Layer, Network, NetworkLayer, UsageError, conv_norm_act, global_pool, linear, residual_add
 from lut.errors import LayerFailedError, TargetUnavailableError
 from profiler import FakeTarget
+from profiler._contexts import chain_offsets, kind_of
 from profiler._cpu import BLOCK, CpuTarget
+from profiler._judge import judge
 from profiler._model import ModelSpec
 from profiler._plan import COMPANIONS, make_protocol, next_round
 from profiler._target import Place
@@ -202,13 +205,88 @@ def test_the_layers_of_a_walk_sum_up_to_its_middle_pass() -> None:
     assert sum(e.ms for e in events) == pytest.approx(truth + 1.0, rel=1e-6)
 
 
-def test_rounds_go_along_a_network_while_any_of_its_layers_is_wanted() -> None:
-    protocol = make_protocol()
-    inside = set(range(5)) | {10}
-    order = next_round(range(11), {}, {}, protocol, random.Random(0), hosts={11: inside})
-    assert sorted(e for e in order if e >= 0) == [5, 6, 7, 8, 9, 11]
-    order = next_round([7, 8], {}, {}, protocol, random.Random(0), hosts={11: inside})
-    assert sorted(e for e in order if e >= 0) == [7, 8]
+def order_of(open_entries: list[int], hosts: dict[int, set[int]]) -> list[int]:
+    order = next_round(open_entries, {}, {}, make_protocol(), random.Random(0), hosts=hosts)
+    return sorted(entry for entry in order if entry >= 0)
+
+
+def test_rounds_go_along_networks_and_through_chains() -> None:
+    # Layers 0 … 5; network 6 holds 0 … 2, network 7 holds 2 … 4; along them they are 8 and 9.
+    hosts = {8: {0, 1, 2, 6}, 9: {2, 3, 4, 7}}
+    # Where networks hold all that is wanted, they are enough; and no more of them than it takes.
+    assert order_of([0, 1, 2, 3, 4, 6, 7], hosts) == [8, 9]
+    assert order_of([0, 6], hosts) == [8]
+    assert order_of([3], hosts) == [9]
+    assert order_of([2, 6], hosts) == [8]
+    # A layer of no network needs a chain, and those that stand in both tell what a chain makes of it.
+    assert order_of([0, 3, 5, 6], hosts) == [0, 3, 5, 8]
+    assert order_of([0, 5], hosts) == [0, 5]
+
+
+def chained_and_placed(
+    rng: np.random.Generator, gap: dict[str, float], spread: float, visits: int = 24
+) -> tuple[list[Visit], dict[int, str], np.ndarray]:
+    """Return visits to 40 layers in chains, to every other one also in networks, their kinds, and the truths."""
+    kinds = {i: "sum" if i % 4 < 2 else "convolution" for i in range(40)}
+    truth = rng.uniform(0.1, 1.0, 40)
+    own = {i: gap[kinds[i]] + rng.normal(0, spread) for i in kinds}
+    made = []
+    for r in range(visits):
+        for i in rng.permutation(40):
+            for chained in (True, False):
+                if chained or i % 2:
+                    ms = truth[i] * np.exp(rng.normal(0, 0.02) + (own[i] if chained else 0.0))
+                    made.append(Visit(int(i), 0, r + i / 50, float(ms), None, False, 0.0, 1, chained=chained))
+    return made, kinds, truth
+
+
+def test_chains_are_brought_to_networks_kind_by_kind() -> None:
+    rng = np.random.default_rng(0)
+    visits, kinds, truth = chained_and_placed(rng, {"sum": 0.15, "convolution": 0.03}, spread=0.01)
+    found = judge(visits, make_protocol(), references={}, kinds=kinds)
+    errors = np.array([np.log(found.layers[i].median_ms / truth[i]) for i in range(40)])
+    errors -= np.median(errors)
+    for kind in ("sum", "convolution"):
+        for both in (True, False):
+            mine = [errors[i] for i in range(40) if kinds[i] == kind and bool(i % 2) == both]
+            assert abs(np.mean(mine)) < 0.01, (kind, both)
+    # Without kinds, sums in chains only are taken for what all layers are on average.
+    blind = judge(visits, make_protocol(), references={})
+    wrong = np.mean(
+        [np.log(blind.layers[i].median_ms / truth[i]) for i in range(40) if kinds[i] == "sum" and not i % 2]
+    )
+    assert wrong > 0.03
+
+
+def test_without_networks_chains_are_taken_as_they_are() -> None:
+    rng = np.random.default_rng(1)
+    visits, kinds, truth = chained_and_placed(rng, {"sum": 0.1, "convolution": 0.1}, spread=0.0)
+    only = [visit for visit in visits if visit.chained]
+    found = judge(only, make_protocol(), references={}, kinds=kinds)
+    logs = [np.log(found.layers[i].median_ms / truth[i]) for i in range(40)]
+    assert np.std(logs) < 0.02
+
+
+def test_offsets_believe_layers_as_far_as_their_noise_lets_them() -> None:
+    placed = np.zeros(8)
+    chained = np.array([0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.5, np.nan])
+    error = np.full(8, 0.001)
+    kinds = ["a"] * 8
+    exact = chain_offsets(chained, placed, error, error, kinds)
+    # A layer that is known well and differs is believed; of one that stood in no network, the kind's mean is.
+    assert exact[6] == pytest.approx(0.5, abs=0.01)
+    assert exact[7] == pytest.approx(np.nanmean(chained), abs=0.02)
+    vague = chain_offsets(chained, placed, np.where(np.arange(8) == 6, 1.0, error), error, kinds)
+    assert vague[6] == pytest.approx(0.1, abs=0.01)
+    few = chain_offsets(chained[:3], placed[:3], error[:3], error[:3], kinds[:3])
+    assert few.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_kinds_of_work() -> None:
+    depthwise = conv_norm_act(8, 8, kernel_size=3, stride=1, activation="relu", input_size=SIZE, groups=8)
+    pointwise = conv_norm_act(8, 8, kernel_size=1, stride=1, activation="relu", input_size=SIZE)
+    kinds = [kind_of(layer) for layer in (CONV, depthwise, pointwise, ADD, linear(8, 4, bias=True))]
+    assert kinds == ["dense convolution", "depthwise convolution", "pointwise convolution", "Add", "linear"]
 
 
 def test_a_session_along_a_network_makes_a_table_that_adds_up(tmp_path: Path) -> None:
