@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isclose
 from statistics import median
 from typing import Any
@@ -16,11 +16,13 @@ from lut._layer import Layer
 from lut._network import ChannelCurve
 from lut._printable import printable, shortened
 from lut._records import (
+    ESTIMATORS,
     FORMAT,
     MOST_NETWORKS,
     VERSION,
     Audit,
     CurveRecord,
+    Estimator,
     Failure,
     Measurement,
     NetworkRecord,
@@ -241,7 +243,9 @@ def _problems(record: TableRecord) -> Iterator[tuple[str, str]]:
             if kind != "not_measured" and entry.session >= len(record.sessions):
                 yield f"{place}.session", f"there is no session {entry.session}"
     for i, measurement in enumerate(record.measurements):
-        yield from ((f"measurements[{i}].{field}", text) for field, text in _measurement_problems(measurement))
+        yield from (
+            (f"measurements[{i}].{field}", text) for field, text in _measurement_problems(measurement, record.sessions)
+        )
     for i, session in enumerate(record.sessions):
         for j, sentinel in enumerate(session.sentinels):
             if len(sentinel.at_s) != len(sentinel.ms):
@@ -279,7 +283,10 @@ def _network_problems(record: TableRecord, by_digest: Mapping[str, Layer]) -> It
         if network.whole is not None:
             if network.whole.session >= len(record.sessions):
                 yield f"{place}.whole.session", f"there is no session {network.whole.session}"
-            yield from ((f"{place}.whole.{field}", text) for field, text in _measurement_problems(network.whole))
+            yield from (
+                (f"{place}.whole.{field}", text)
+                for field, text in _measurement_problems(network.whole, record.sessions)
+            )
     whole = audit_of(record.networks, {m.layer.digest: m.median_ms for m in record.measurements})
     if (whole is None) != (record.audit is None):
         yield "audit", "it does not go with the networks that were measured" if whole is None else "it is missing"
@@ -290,7 +297,9 @@ def _network_problems(record: TableRecord, by_digest: Mapping[str, Layer]) -> It
                 yield f"audit.{field}", f"{mine} is not what the networks and layers say, {theirs}"
 
 
-def _measurement_problems(measurement: Measurement | WholeMeasurement) -> list[tuple[str, str]]:
+def _measurement_problems(
+    measurement: Measurement | WholeMeasurement, sessions: Sequence[Session]
+) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for name in ("within_run", "across_runs"):
         interval = getattr(measurement, name)
@@ -306,6 +315,8 @@ def _measurement_problems(measurement: Measurement | WholeMeasurement) -> list[t
                 )
             )
     visits = measurement.visits
+    # A session that is not there is told of elsewhere.
+    estimator: Estimator = sessions[measurement.session].estimator if measurement.session < len(sessions) else "median"
     lengths = {len(column) for column in (visits.process, visits.at_s, visits.raw_ms, visits.drift)}
     if len(lengths) != 1:
         found.append(("visits", "columns differ in length"))
@@ -319,14 +330,11 @@ def _measurement_problems(measurement: Measurement | WholeMeasurement) -> list[t
                     f"{measurement.raw_median_ms:g} is not the median of the raw visits, {median(visits.raw_ms):g}",
                 )
             )
-        elif not isclose(median(visits.corrected_ms), measurement.median_ms, rel_tol=1e-4):
+        elif not isclose(middle := ESTIMATORS[estimator](visits.corrected_ms), measurement.median_ms, rel_tol=1e-4):
             found.append(
                 (
                     "median_ms",
-                    (
-                        f"{measurement.median_ms:g} is not the median of the corrected visits, "
-                        f"{median(visits.corrected_ms):g}"
-                    ),
+                    f"{measurement.median_ms:g} is not the {estimator} of the corrected visits, {middle:g}",
                 )
             )
     return found

@@ -6,10 +6,12 @@ History of the format
         format; measurements hold side values; new flags and causes. Version 1 was eager PyTorch on a CPU, isolated.
     3   networks: of which layers they are made, what they take as a whole, and the audit of the table's sums by them.
     4   sessions say how their layers were chosen, where not all were measured.
+    5   sessions say what ``median_ms`` is of the corrected visits: the median, as it always was, or the trimmed mean.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from statistics import fmean, median
 from typing import Annotated, Literal, TypeAlias
@@ -18,10 +20,11 @@ import msgspec
 from msgspec import Meta
 
 from lut._layer import Layer
-from lut._statistics import bimodal_split, median_absolute_deviation, quantile
+from lut._statistics import bimodal_split, median_absolute_deviation, quantile, trimmed_mean
 
 __all__ = [
     "CONTEXTS",
+    "ESTIMATORS",
     "FLAGS",
     "FORMAT",
     "NOT_CHOSEN",
@@ -35,6 +38,7 @@ __all__ = [
     "CurveRecord",
     "Device",
     "Ended",
+    "Estimator",
     "Failure",
     "Interval",
     "Measurement",
@@ -56,7 +60,7 @@ __all__ = [
 ]
 
 FORMAT: Literal["latency-lut"] = "latency-lut"
-VERSION: Literal[4] = 4
+VERSION: Literal[5] = 5
 # How a network's ``idle`` operators are marked that do run, but whose results nothing reads.
 UNUSED = " (unused)"
 # Why a layer has no latency that adaptive sampling passed over: nothing is missing, a predictor fitted to the table
@@ -278,8 +282,15 @@ class SamplingRecord(Record, frozen=True):
     ended: Ended
 
 
+Estimator: TypeAlias = Literal["median", "trimmed mean"]
+ESTIMATORS: dict[Estimator, Callable[[Sequence[float]], float]] = {"median": median, "trimmed mean": trimmed_mean}
+
+
 class Session(Record, frozen=True):
-    """One run of the profiler: provenance for the measurements that point here."""
+    """One run of the profiler: provenance for the measurements that point here.
+
+    ``estimator``: what ``median_ms`` is of the corrected visits.
+    """
 
     started_at: Instant
     ended_at: Instant
@@ -293,6 +304,7 @@ class Session(Record, frozen=True):
     resumed: Count
     spread: Spread
     sampling: SamplingRecord | None = None
+    estimator: Estimator = "median"
 
 
 class Interval(Record, frozen=True):
@@ -329,10 +341,10 @@ class RejectedVisit(Record, frozen=True):
 class Measurement(Record, frozen=True, dict=True):
     """A layer's visits and what they say. Statistics of the visits are NaN for an ``origin`` that has none.
 
-    ``median_ms`` is the best estimate, after the correction that the session names. ``within_run`` is for comparing
-    layers of one table: an order-statistic interval of the median of the corrected visits. ``across_runs`` is for
-    anything else: where another day's ``median_ms`` will lie. ``also`` holds what the target observed beside it, each
-    name with its unit: the raw median over the visits.
+    ``median_ms`` is the best estimate, after the correction that the session names: the middle of the corrected visits
+    by the session's ``estimator``. ``within_run`` is for comparing layers of one table: an interval of that middle.
+    ``across_runs`` is for anything else: where another day's ``median_ms`` will lie. ``also`` holds what the target
+    observed beside it, each name with its unit: the raw median over the visits.
     """
 
     layer: Layer
@@ -505,7 +517,7 @@ class TableRecord(Record, frozen=True):
     """The whole file."""
 
     format: Literal["latency-lut"]
-    version: Literal[4]
+    version: Literal[5]
     device: Device
     setting: Setting
     sessions: tuple[Session, ...]

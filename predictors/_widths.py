@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lut import ChannelCurve, LatencyTable, Measurement, TableError, UsageError
+from lut._statistics import TRIMMED
 from predictors._power_law import PowerLaw
 
 __all__ = ["MeasuredCurve", "WidthChoice", "WidthSelection", "hardware_aware_widths", "measured_curves"]
@@ -32,6 +33,7 @@ class MeasuredCurve(NamedTuple):
         visits: the corrected visits in ms behind each m(x); empty where there are none.
         process_errors: standard error of each log m(x) that comes from the processes it was visited in, and that its
             visits cannot tell of.
+        trimmed: whether m(x) is the trimmed mean of the visits; their median otherwise.
     """
 
     name: str
@@ -43,6 +45,7 @@ class MeasuredCurve(NamedTuple):
     high_ms: tuple[float, ...]
     visits: tuple[tuple[float, ...], ...]
     process_errors: tuple[float, ...]
+    trimmed: bool = False
 
 
 class WidthChoice(NamedTuple):
@@ -124,6 +127,7 @@ def _measured_curve(table: LatencyTable, curve: ChannelCurve, expand: float | No
         high_ms=tuple(m.within_run.high_ms if m else nan for m in found),
         visits=tuple(m.corrected_ms if m else () for m in found),
         process_errors=tuple(_process_error(table, m) if m else nan for m in found),
+        trimmed=all(table.sessions[m.session].estimator == "trimmed mean" for m in found if m),
     )
 
 
@@ -235,23 +239,26 @@ def _resampled_scores(
     if resamples == 0:
         return None
     rng = np.random.default_rng(seed)
-    medians = np.full((resamples, len(channels)), np.nan)
+    middles = np.full((resamples, len(channels)), np.nan)
     spreads = [float(np.std(np.log(visits))) for visits in curve.visits if len(visits) >= 2]
     pooled = float(np.median(spreads)) if spreads else 1.0
     for i in np.flatnonzero(measured):
         visits = np.asarray(curve.visits[i])
         if visits.size < 2:
-            medians[:, i] = curve.ms[i] * np.exp(rng.normal(0.0, pooled, resamples))
+            middles[:, i] = curve.ms[i] * np.exp(rng.normal(0.0, pooled, resamples))
         else:
             rows = max(1, BLOCK // visits.size)
             for start in range(0, resamples, rows):
                 size = (min(rows, resamples - start), visits.size)
-                medians[start : start + rows, i] = np.median(visits[rng.integers(visits.size, size=size)], axis=1)
-        medians[:, i] *= np.exp(rng.normal(0.0, curve.process_errors[i], resamples))
+                drawn = np.sort(visits[rng.integers(visits.size, size=size)], axis=1)
+                # Of what the table's values are: the trimmed mean, or of older tables the median.
+                cut = int(TRIMMED * visits.size) if curve.trimmed else (visits.size - 1) // 2
+                middles[start : start + rows, i] = np.mean(drawn[:, cut : visits.size - cut], axis=1)
+        middles[:, i] *= np.exp(rng.normal(0.0, curve.process_errors[i], resamples))
     if law.loss != "squared":
         # An iterative fit a thousand times over would cost seconds; the law itself hardly moves.
-        return np.asarray((law.k_ * channels**law.alpha_ + law.b_)[None, :] - medians)
+        return np.asarray((law.k_ * channels**law.alpha_ + law.b_)[None, :] - middles)
     scale = channels.max()
     design = np.column_stack([(channels / scale) ** law.alpha_, np.ones_like(channels)])
     fit = np.linalg.pinv(design[measured])
-    return np.asarray((medians[:, measured] @ fit.T) @ design.T - medians)
+    return np.asarray((middles[:, measured] @ fit.T) @ design.T - middles)

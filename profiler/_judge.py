@@ -4,8 +4,9 @@
     session become comparable. So is what chains make of them that networks do not (``_contexts``).
 2.  *Scale.* The sentinels are layers like any other, and the same in every session. Their levels, set against those
     that this machine once had (its reference speed), tie one session's scale to another's.
-3.  *Intervals.* Order statistics of the corrected visits, per layer (``within_run``); and, for another day, the same
-    with the spread between processes and what the sentinels leave of the scale (``across_runs``).
+3.  *Intervals.* Of each layer's corrected visits the trimmed mean, with an interval whose width all layers' noise helps
+    to tell (``_moderation``; ``within_run``); and, for another day, the same with what the sentinels leave of the scale
+    (``across_runs``).
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lut._records import Flag, Interval, Protocol, Spread
-from lut._statistics import bimodal_split, log_standard_error, median_interval
+from lut._statistics import bimodal_split, trimmed_mean, trimmed_variance
 from profiler._contexts import LEAST_VISITS, chain_offsets
 from profiler._drift import MAD_TO_SIGMA, grouped_median, pooled_autocorrelation, remove_drift
+from profiler._moderation import Prior, fit_prior
+from profiler._moderation import half_width as moderated_half_width
 from profiler._plan import PREFLIGHT_ENTRY
 from profiler._visit import Visit
 
@@ -131,16 +134,18 @@ def judge(
         ),
         process=_rounded(min(process_spread, LARGEST_SPREAD)),
     )
-    sigma = MAD_TO_SIGMA * float(np.median(np.abs(noise)))
     divisors = np.exp(drift + shift)
 
     order = np.argsort(groups, kind="stable")
     bounds = np.searchsorted(groups[order], np.arange(len(entries) + 1))
+    by_entry = [order[bounds[i] : bounds[i + 1]] for i in range(len(entries))]
+    own = np.array([trimmed_variance(corrected[members].tolist()) for members in by_entry])
+    prior = fit_prior(own[:, 0], own[:, 1])
     layers: dict[int, LayerJudgement] = {}
     for i, entry in enumerate(entries):
         if entry < 0:
             continue
-        members = order[bounds[i] : bounds[i + 1]]
+        members = by_entry[i]
         layers[int(entry)] = _judge_layer(
             [visits[j] for j in members],
             [float(f"{divisors[j]:.6g}") for j in members],
@@ -148,7 +153,8 @@ def judge(
             spread,
             rho=rho,
             other_state=len(shifts) >= 2 and float(np.std(shifts, ddof=1)) > OTHER_STATE,
-            sigma=sigma,
+            own=(float(own[i, 0]), float(own[i, 1])),
+            prior=prior,
             contaminated=int(entry) in contaminated,
         )
     return Judgement(
@@ -240,15 +246,27 @@ def _judge_layer(
     *,
     rho: float,
     other_state: bool,
-    sigma: float,
+    own: tuple[float, float],
+    prior: Prior,
     contaminated: bool,
 ) -> LayerJudgement:
+    """Return what a layer's visits say; ``own``: the variance of one, in log(ms), and its degrees of freedom."""
     corrected = [visit.ms / divisor for visit, divisor in zip(visits, drift, strict=True)]
-    middle = float(np.median(corrected))
+    middle = trimmed_mean(corrected)
     autocorrelated = rho > AUTOCORRELATED
     level = STRICT_LEVEL if autocorrelated else protocol.level
-    low, high, reached = median_interval(corrected, level, autocorrelation=rho if autocorrelated else 0.0)
-    low, high = _with_processes(low, middle, high, level, spread.process, len({visit.process for visit in visits}))
+    # Neighbouring visits that resemble each other carry the information of fewer.
+    independent = max(1.0, len(visits) * (1 - max(rho, 0.0)) / (1 + max(rho, 0.0)))
+    half = moderated_half_width(*own, independent, prior, level)
+    # Of one or two layers, visited once, nothing is known but that.
+    reached = 0.0 if half is None else level
+    processes = len({visit.process for visit in visits})
+    reach = NormalDist().inv_cdf(0.5 + level / 2)
+    # The visits tell their own noise; a process's luck is the same for all of its visits, and shrinks with the number
+    # of processes only. Both are added in squares.
+    half = min(hypot(half or 0.0, reach * spread.process / sqrt(processes)), LARGEST_LOG)
+    low = max(middle * exp(-half), min(middle, NEXT_TO_NOTHING_MS))
+    high = min(middle * exp(half), LARGEST_MS)
     half_width = (high - low) / 2 / middle
     at_resolution = sum(visit.unresolved for visit in visits) > UNRESOLVED_SHARE * len(visits)
     flags: list[Flag] = []
@@ -271,11 +289,7 @@ def _judge_layer(
     if float(np.median([visit.faults for visit in visits])) >= 1:
         flags.append("page_faults")
 
-    # An interval of very few visits says little of itself: the noise of all layers' visits then stands for theirs.
-    error = MEDIAN_EFFICIENCY * sigma / sqrt(len(visits))
-    error = hypot(error, spread.process)
-    if len(visits) >= protocol.first_look:
-        error = log_standard_error(low, high, reached)
+    error = half / reach
     # Both this session and the other one err, and so do their scales.
     variance = 2 * (error**2 + spread.scale**2)
     reach = exp(min(NormalDist().inv_cdf(0.5 + protocol.level / 2) * sqrt(variance), LARGEST_LOG))
@@ -296,18 +310,6 @@ def _judge_layer(
         half_width=half_width,
         flags=tuple(flags),
     )
-
-
-def _with_processes(
-    low: float, middle: float, high: float, level: float, spread: float, processes: int
-) -> tuple[float, float]:
-    """Return the interval widened by what processes differ in: their visits are no independent samples of it.
-
-    The order statistics know the visits' noise; a process's own luck is the same for all of its visits, and shrinks
-    with the number of processes only. Both are added in squares, in log(ms).
-    """
-    reach = NormalDist().inv_cdf(0.5 + level / 2) * spread / sqrt(processes)
-    return middle * exp(-hypot(log(middle / low), reach)), middle * exp(hypot(log(high / middle), reach))
 
 
 def _drifts(corrected: Sequence[float], precision: float) -> bool:

@@ -172,7 +172,9 @@ def profile(
         adaptive.check(len(wholes))
         sampling = f"adaptive, {adaptive.target_error:g}, {[n.name for n in adaptive.networks]}"
         entries = tuple(dict.fromkeys([*entries, *adaptive.layers]))
-    plan = Plan(spec.factory, spec.options, entries, protocol, wholes, sampling, _hosts(spec, subjects, entries))
+    # Adaptive sampling ends by its error on networks none of whose layers is measured for their sake.
+    hosts = _hosts(spec, subjects, entries) if adaptive is None else ()
+    plan = Plan(spec.factory, spec.options, entries, protocol, wholes, sampling, hosts)
     with contextlib.ExitStack() as stack:
         keep = output is not None
         if output is None:
@@ -453,6 +455,7 @@ def _assemble(
         processes=result.processes,
         resumed=result.resumed,
         spread=judgement.spread,
+        estimator="trimmed mean",
         sampling=None if sampler is None else sampler.record,
     )
     notes = {note.entry: note for note in result.implementations}

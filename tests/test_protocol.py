@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from conftest import conv, curve_of, simulate, table_of
@@ -188,11 +189,12 @@ def test_autocorrelated_streams_are_flagged_and_widened() -> None:
     found = judge(visits, protocol, references={})
     assert found.autocorrelation > 0.2
     assert all("autocorrelated" in layer.flags for layer in found.layers.values())
-    # 24 visits with ρ ≈ 0.7 are worth half a dozen: their interval is the whole range.
-    for layer in found.layers.values():
-        corrected = [v.ms / d for v, d in zip(layer.visits, layer.drift, strict=True)]
-        assert layer.within_run.low_ms == pytest.approx(min(corrected), rel=1e-4)
-        assert layer.within_run.high_ms == pytest.approx(max(corrected), rel=1e-4)
+    # 24 visits with ρ ≈ 0.7 are worth half a dozen, and such an interval is one of 99 %.
+    independent = judge(
+        [msgspec.structs.replace(v, ms=float(np.exp(rng.normal(0, 0.042)))) for v in visits], protocol, references={}
+    )
+    ratio = np.median([found.layers[i].half_width / independent.layers[i].half_width for i in range(10)])
+    assert ratio > 2
 
 
 def test_a_layer_that_drifts_by_itself_is_flagged() -> None:

@@ -301,7 +301,7 @@ def test_version_1_files_are_read_as_isolated_and_eager(tmp_path: Any) -> None:
     old = LatencyTable.from_json(msgspec.json.encode(raw))
     assert (old.setting.context, old.setting.options) == ("isolated", {"execution": "eager"})
     assert [m.median_ms for m in old.values()] == [m.median_ms for m in table.values()]
-    assert msgspec.json.decode(old.to_json())["version"] == 4
+    assert msgspec.json.decode(old.to_json())["version"] == 5
     del raw["setting"]["dtype"]
     with pytest.raises(Exception, match=r"dtype.*setting"):
         LatencyTable.from_json(msgspec.json.encode(raw))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from _targets import process_settings
 from conftest import curve_of, simulate, table_of
 
 from lut import Layer, Network, NetworkLayer, UsageError, conv_norm_act, global_pool, linear, residual_add
@@ -310,6 +312,12 @@ def test_a_session_along_a_network_makes_a_table_that_adds_up(tmp_path: Path) ->
 
 
 # The CPU
+
+
+@pytest.fixture(autouse=True)
+def _own_process_settings() -> Iterator[None]:
+    with process_settings():
+        yield
 
 
 @pytest.fixture
