@@ -9,6 +9,7 @@ a layer that stood in chains only, its kind's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from lut import Layer
 from lut.primitives import Conv2d, Linear, Subgraph
 
-__all__ = ["chain_offsets", "kind_of"]
+__all__ = ["Contexts", "chain_offsets", "independent_visits", "kind_of"]
 
 Floats = NDArray[np.float64]
 
@@ -24,6 +25,8 @@ Floats = NDArray[np.float64]
 LEAST_VISITS = 3
 # Layers that tell of all others, at the least; of fewer, chains are taken as they are.
 LEAST_LAYERS = 4
+# Of a visit's noise; nothing here resolves less.
+LEAST_VARIANCE = 1e-8
 
 
 def kind_of(layer: Layer) -> str:
@@ -39,10 +42,36 @@ def kind_of(layer: Layer) -> str:
     return first.calls[0].op if isinstance(first, Subgraph) else type(first).__name__
 
 
+class Contexts(NamedTuple):
+    """How much longer each layer took in chains than in its network, in log(ms), shape ``(L,)``.
+
+    ``offsets`` are that, ``spread`` the variance of such differences between layers of its kind.
+    """
+
+    offsets: Floats
+    spread: Floats
+
+
+def independent_visits(chained: int, placed: int, spread: float, variance: float) -> float:
+    """Return how many visits in networks those of a layer are worth, where some were in chains.
+
+    However often it stands in chains, its own difference from what its kind makes of them stays.
+
+    Args:
+        chained: visits in chains.
+        placed: visits in networks; where there are none, chains are all that is known.
+        spread: variance of the differences, in log(ms).
+        variance: of a single visit, the same.
+    """
+    if not chained or not placed:
+        return float(chained + placed)
+    return placed + 1.0 / (1.0 / chained + spread / max(variance, LEAST_VARIANCE))
+
+
 def chain_offsets(
     chained: Floats, placed: Floats, chained_error: Floats, placed_error: Floats, kinds: Sequence[str]
-) -> Floats:
-    """Return how much longer each layer took in chains than in its network, in log(ms), shape ``(L,)``.
+) -> Contexts:
+    """Return what layers that stand in both contexts tell of all.
 
     Args:
         chained: levels in chains, log(ms), shape ``(L,)``; NaN for a layer that stood in none.
@@ -55,10 +84,10 @@ def chain_offsets(
     variance = chained_error**2 + placed_error**2
     both = np.isfinite(gaps) & np.isfinite(variance)
     if both.sum() < LEAST_LAYERS:
-        return np.zeros_like(gaps)
+        return Contexts(np.zeros_like(gaps), np.zeros_like(gaps))
     centre, between = _pooled(gaps[both], variance[both])
     names = np.array(kinds)
-    offsets = np.full_like(gaps, centre)
+    offsets, spreads = np.full_like(gaps, centre), np.full_like(gaps, between)
     for kind in dict.fromkeys(kinds):
         here = both & (names == kind)
         if not here.any():
@@ -70,10 +99,10 @@ def chain_offsets(
         # A kind of few layers, or of layers that differ, is believed little.
         error = 1.0 / float(np.sum(1.0 / (variance[here] + spread)))
         mean = centre + (mean - centre) * between / (between + error) if between + error > 0 else centre
-        offsets[names == kind] = mean
+        offsets[names == kind], spreads[names == kind] = mean, spread
         weight = spread / (spread + variance[here]) if spread > 0 else np.zeros(int(here.sum()))
         offsets[here] = mean + weight * (gaps[here] - mean)
-    return offsets
+    return Contexts(offsets, spreads)
 
 
 def _pooled(gaps: Floats, variance: Floats) -> tuple[float, float]:

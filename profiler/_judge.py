@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from lut._records import Flag, Interval, Protocol, Spread
 from lut._statistics import bimodal_split, trimmed_mean, trimmed_variance
-from profiler._contexts import LEAST_VISITS, chain_offsets
+from profiler._contexts import LEAST_VISITS, Contexts, chain_offsets, independent_visits
 from profiler._drift import MAD_TO_SIGMA, grouped_median, pooled_autocorrelation, remove_drift
 from profiler._moderation import Prior, fit_prior
 from profiler._moderation import half_width as moderated_half_width
@@ -112,8 +112,8 @@ def judge(
     at_s = np.array([visit.at_s for visit in visits])
     logs = np.log([visit.ms for visit in visits])
     found = remove_drift(logs, sort, process, window=protocol.drift_window)
-    offsets = _contexts(logs - found.total - found.levels[sort], found.levels, sort, sorts, kinds)
-    drift = found.total + offsets[sort]
+    contexts = _contexts(logs - found.total - found.levels[sort], found.levels, sort, sorts, kinds)
+    drift = found.total + contexts.offsets[sort]
     levels = grouped_median(logs - drift, groups, len(entries))
 
     sentinels = [i for i, entry in enumerate(entries) if entry < 0]
@@ -155,6 +155,7 @@ def judge(
             other_state=len(shifts) >= 2 and float(np.std(shifts, ddof=1)) > OTHER_STATE,
             own=(float(own[i, 0]), float(own[i, 1])),
             prior=prior,
+            chain_spread=max((float(contexts.spread[j]) for j in np.unique(sort[members])), default=0.0),
             contaminated=int(entry) in contaminated,
         )
     return Judgement(
@@ -167,9 +168,9 @@ def judge(
     )
 
 
-def _contexts(noise: Floats, levels: Floats, sort: Ints, sorts: Ints, kinds: Mapping[int, str]) -> Floats:
-    """Return what is to be taken off the levels of visits in chains to have them as in networks, shape ``(S,)``."""
-    offsets = np.zeros(len(sorts))
+def _contexts(noise: Floats, levels: Floats, sort: Ints, sorts: Ints, kinds: Mapping[int, str]) -> Contexts:
+    """Return what is to be taken off the levels of visits in chains to have them as in networks, shapes ``(S,)``."""
+    result = Contexts(np.zeros(len(sorts)), np.zeros(len(sorts)))
     # Sentinels and companions stand in chains in every session, and are held against these.
     layers = np.unique(sorts[sorts >= 0] // 2)
     place = {int(number): i for i, number in enumerate(sorts)}
@@ -181,14 +182,14 @@ def _contexts(noise: Floats, levels: Floats, sort: Ints, sorts: Ints, kinds: Map
             at = place.get(2 * int(layer) + chained)
             if at is not None and counts[at] >= LEAST_VISITS:
                 found[:, chained, i] = levels[at], MEDIAN_EFFICIENCY * max(sigma, 1e-9) / sqrt(counts[at])
-    found_offsets = chain_offsets(
+    by_layer = chain_offsets(
         found[0, 1], found[0, 0], found[1, 1], found[1, 0], [kinds.get(int(layer), "") for layer in layers]
     )
-    for layer, offset in zip(layers, found_offsets, strict=True):
+    for layer, offset, spread in zip(layers, *by_layer, strict=True):
         at = place.get(2 * int(layer) + 1)
         if at is not None:
-            offsets[at] = offset
-    return offsets
+            result.offsets[at], result.spread[at] = offset, spread
+    return result
 
 
 def _interaction(noise: Floats, groups: Ints, process: Ints) -> float:
@@ -248,15 +249,22 @@ def _judge_layer(
     other_state: bool,
     own: tuple[float, float],
     prior: Prior,
+    chain_spread: float,
     contaminated: bool,
 ) -> LayerJudgement:
-    """Return what a layer's visits say; ``own``: the variance of one, in log(ms), and its degrees of freedom."""
+    """Return what a layer's visits say.
+
+    ``own``: the variance of one, in log(ms), and its degrees of freedom; ``chain_spread``: that of what chains make of
+    layers of its kind.
+    """
     corrected = [visit.ms / divisor for visit, divisor in zip(visits, drift, strict=True)]
     middle = trimmed_mean(corrected)
     autocorrelated = rho > AUTOCORRELATED
     level = STRICT_LEVEL if autocorrelated else protocol.level
+    in_chains = sum(visit.chained for visit in visits)
+    independent = independent_visits(in_chains, len(visits) - in_chains, chain_spread, own[0])
     # Neighbouring visits that resemble each other carry the information of fewer.
-    independent = max(1.0, len(visits) * (1 - max(rho, 0.0)) / (1 + max(rho, 0.0)))
+    independent = max(1.0, independent * (1 - max(rho, 0.0)) / (1 + max(rho, 0.0)))
     half = moderated_half_width(*own, independent, prior, level)
     # Of one or two layers, visited once, nothing is known but that.
     reached = 0.0 if half is None else level

@@ -35,7 +35,7 @@ WORTH_STARTING = 2.0
 # Otherwise a process measures so many times as long as it took to start, at the least.
 MEASURING_PER_START = 9.0
 # Visits that say of one network of many what its sum is held against.
-AUDIT_VISITS, MANY_NETWORKS = 12, 4
+AUDIT_VISITS, MANY_NETWORKS = 24, 4
 
 
 class Progress(NamedTuple):

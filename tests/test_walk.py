@@ -16,7 +16,7 @@ from conftest import curve_of, simulate, table_of
 from lut import Layer, Network, NetworkLayer, UsageError, conv_norm_act, global_pool, linear, residual_add
 from lut.errors import LayerFailedError, TargetUnavailableError
 from profiler import FakeTarget
-from profiler._contexts import chain_offsets, kind_of
+from profiler._contexts import chain_offsets, independent_visits, kind_of
 from profiler._cpu import BLOCK, CpuTarget
 from profiler._judge import judge
 from profiler._model import ModelSpec
@@ -274,14 +274,37 @@ def test_offsets_believe_layers_as_far_as_their_noise_lets_them() -> None:
     chained = np.array([0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.5, np.nan])
     error = np.full(8, 0.001)
     kinds = ["a"] * 8
-    exact = chain_offsets(chained, placed, error, error, kinds)
+    exact = chain_offsets(chained, placed, error, error, kinds).offsets
     # A layer that is known well and differs is believed; of one that stood in no network, the kind's mean is.
     assert exact[6] == pytest.approx(0.5, abs=0.01)
     assert exact[7] == pytest.approx(np.nanmean(chained), abs=0.02)
-    vague = chain_offsets(chained, placed, np.where(np.arange(8) == 6, 1.0, error), error, kinds)
+    vague = chain_offsets(chained, placed, np.where(np.arange(8) == 6, 1.0, error), error, kinds).offsets
     assert vague[6] == pytest.approx(0.1, abs=0.01)
-    few = chain_offsets(chained[:3], placed[:3], error[:3], error[:3], kinds[:3])
+    few = chain_offsets(chained[:3], placed[:3], error[:3], error[:3], kinds[:3]).offsets
     assert few.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_visits_in_chains_are_worth_less_where_layers_differ() -> None:
+    assert independent_visits(24, 0, 0.01, 0.01) == 24
+    assert independent_visits(0, 8, 0.01, 0.01) == 8
+    assert independent_visits(24, 8, 0.0, 0.01) == pytest.approx(32)
+    # All of them together are never worth more than their kind's spread lets them.
+    assert independent_visits(1_000_000, 8, 0.01, 0.01) == pytest.approx(9, abs=1e-3)
+
+
+def test_intervals_of_layers_in_both_contexts_hold_what_they_promise() -> None:
+    rng = np.random.default_rng(7)
+    held, narrow = [], []
+    for _ in range(20):
+        visits, kinds, truth = chained_and_placed(rng, {"sum": 0.1, "convolution": 0.03}, spread=0.04, visits=12)
+        found = judge(visits, make_protocol(), references={}, kinds=kinds).layers
+        common = float(np.median([np.log(found[i].median_ms / truth[i]) for i in range(1, 40, 2)]))
+        for i in range(1, 40, 2):
+            interval = found[i].within_run
+            held.append(np.log(interval.low_ms) <= np.log(truth[i]) + common <= np.log(interval.high_ms))
+            narrow.append(found[i].half_width)
+    assert 0.92 <= np.mean(held) <= 0.985
+    assert np.median(narrow) < 0.02
 
 
 def test_kinds_of_work() -> None:
