@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from bisect import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -19,11 +19,14 @@ import msgspec
 
 from lut import Layer, Network
 from lut._records import Protocol
+from profiler._contexts import kind_of
 from profiler._judge import judge
 from profiler._plan import make_protocol
 from profiler._session import sort_visits
 from profiler._target import Target, load_target, target_spec
 from profiler._visit import LayerFailure, Visit, Visitor
+from profiler._walk import walk_of
+from profiler._whole import Whole
 
 __all__ = ["CONTEXTS", "Found", "layers_of", "refusal", "visit_all"]
 
@@ -53,13 +56,15 @@ except LatencyLutError as error:
 class Found(NamedTuple):
     """What a session found, in ms: columns as long as the layers, blocks and networks that were given.
 
-    ``halves``: the same of every other round and of the rest, for each column by its name.
+    ``halves``: the same of every other round and of the rest, for each column by its name. ``hosts``: networks in whose
+    places layers were timed: sums are to be held against the others.
     """
 
     setting: str
     seconds: float
     columns: dict[str, list[float]]
     halves: dict[str, tuple[list[float], list[float]]]
+    hosts: frozenset[int] = frozenset()
 
     def repeat_error(self, column: str) -> float:
         """Return the median difference between the two halves of a column, as a share."""
@@ -105,12 +110,21 @@ def visit_all(
         options["threads"] = threads
     if target == "cpu":
         options["kernel_cache"] = KERNEL_CACHE
-    alone, inside = (load_target(target_spec(target, layers, **options, **extra)) for extra in CONTEXTS[target])
+    alone, inside = (
+        load_target(target_spec(target, layers, networks, **options, **extra)) for extra in CONTEXTS[target]
+    )
     protocol = make_protocol(seed=0)
     shared = {"process": 0, "origin": alone.clock(), "memory_bytes": 8 << 30}
     entries = {"isolated": (alone, layers), "blocks": (alone, tuple(blocks)), "in_context": (inside, layers)}
+    # Where layers are timed in networks, every other one is gone along, and the others are what sums are held against.
+    number = {layer: i for i, layer in enumerate(layers)}
+    hosts = frozenset(range(0, len(networks), 2)) if inside.walks else frozenset[int]()
+    walks = tuple(walk_of(network, number) if k in hosts else () for k, network in enumerate(networks))
+    along: dict[str, dict[str, Any]] = {"in_context": {"wholes": wholes_of(networks), "hosts": walks}} if hosts else {}
     visitors = {
-        name: Visitor(where, what_is_timed, protocol, known_kernels=range(len(what_is_timed)), **shared)
+        name: Visitor(
+            where, what_is_timed, protocol, known_kernels=range(len(what_is_timed)), **shared, **along.get(name, {})
+        )
         for name, (where, what_is_timed) in entries.items()
         if what_is_timed
     }
@@ -118,7 +132,8 @@ def visit_all(
     first, total = {}, 0
     for name, size in sizes.items():
         first[name], total = total, total + size
-    wholes = [alone.prepare(network.as_layer(), 0) for network in networks]
+    wholes = [] if hosts else [alone.prepare(network.as_layer(), 0) for network in networks]
+    kinds = {first[name] + i: kind_of(layer) for name in ("isolated", "in_context") for i, layer in enumerate(layers)}
     rng = random.Random(1)
     visits: list[Visit] = []
     began = time.monotonic()
@@ -130,9 +145,12 @@ def visit_all(
         jobs: list[tuple[str, Any]] = []
         for name, visitor in visitors.items():
             order = list(range(sizes[name]))
+            if hosts and name == "in_context":
+                after = len(layers) + len(networks)
+                order += [after + k if k in hosts else len(layers) + k for k in range(len(networks))]
             rng.shuffle(order)
             jobs += [(name, job) for job in visitor.visits(order)]
-        jobs += [("whole", k) for k in range(len(networks))]
+        jobs += [("whole", k) for k in range(len(wholes))]
         rng.shuffle(jobs)
         starts.append(alone.clock() - shared["origin"])
         for name, job in jobs:
@@ -143,12 +161,14 @@ def visit_all(
                 if isinstance(event, LayerFailure):
                     raise SystemExit(f"{name}: entry {event.entry}: {event.message}")
                 assert isinstance(event, Visit)
-                visits.append(msgspec.structs.replace(event, entry=first[name] + event.entry))
+                beyond = event.entry - sizes[name]
+                entry = first[name] + event.entry if beyond < 0 else first["whole"] + beyond
+                visits.append(msgspec.structs.replace(event, entry=entry))
         print(f"{what}: round {turn + 1} of {rounds}, {time.monotonic() - began:.0f} s", file=sys.stderr)
     seconds = time.monotonic() - began
-    all_ms = _settled(visits, protocol)
+    all_ms = _settled(visits, protocol, kinds)
     # Sorted half by half: in few rounds, all of an entry's visits of one half may have been spoiled.
-    parts = [_settled([v for v in visits if bisect(starts, v.at_s) % 2 == part], protocol) for part in (0, 1)]
+    parts = [_settled([v for v in visits if bisect(starts, v.at_s) % 2 == part], protocol, kinds) for part in (0, 1)]
 
     def column(ms: dict[int, float], name: str) -> list[float]:
         return [ms[first[name] + entry] for entry in range(sizes[name])]
@@ -158,13 +178,21 @@ def visit_all(
         seconds=round(seconds, 1),
         columns={name: column(all_ms, name) for name in sizes},
         halves={name: (column(parts[0], name), column(parts[1], name)) for name in sizes},
+        hosts=hosts,
     )
 
 
-def _settled(visits: Sequence[Visit], protocol: Protocol) -> dict[int, float]:
+def wholes_of(networks: Sequence[Network]) -> tuple[Whole, ...]:
+    """Return networks as a target measures them whole."""
+    return tuple(Whole(network.name, layer=network.as_layer()) for network in networks)
+
+
+def _settled(visits: Sequence[Visit], protocol: Protocol, kinds: Mapping[int, str]) -> dict[int, float]:
     """Return each entry's latency in ms as a table would hold it."""
     clean = sort_visits(visits, protocol.first_look, final=True).accepted
-    return {entry: layer.median_ms for entry, layer in judge(clean, protocol, references=None).layers.items()}
+    return {
+        entry: layer.median_ms for entry, layer in judge(clean, protocol, references=None, kinds=kinds).layers.items()
+    }
 
 
 def _whole(target: Target[Any], prepared: Any, rng: random.Random, entry: int, origin: float) -> Visit:

@@ -19,10 +19,12 @@ from profiler._whole import Whole
 
 __all__ = [
     "LEAST_ENTRY",
+    "LEAST_SENTINEL_VISITS",
     "LOOKS",
     "PREFLIGHT_ENTRY",
     "PROTOCOL_NAME",
     "SENTINELS",
+    "SENTINEL_ENTRIES",
     "Plan",
     "layer_of",
     "make_protocol",
@@ -51,6 +53,10 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int, size: int, *, g
 # Three convolutions as the spaces have them: thin and large, middling, wide and small. A machine that a neighbour
 # slows down does not slow all work alike; how far the three disagree tells how well any of them stands for the rest.
 SENTINELS: tuple[Layer, ...] = tuple(_conv(i, o, 3, size) for i, o, size in ((16, 16, 32), (32, 48, 16), (64, 64, 8)))
+
+SENTINEL_ENTRIES = tuple(range(-1, -1 - len(SENTINELS), -1))
+# A reference speed that later sessions are held against is not taken from a glimpse.
+LEAST_SENTINEL_VISITS = 12
 
 # The first sentinel, as preflight visits it: many times in a row, which no other visit is, so it stands by itself.
 PREFLIGHT_ENTRY = -1 - len(SENTINELS)

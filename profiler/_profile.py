@@ -48,7 +48,7 @@ from profiler._adaptive import Adaptive, Sampler
 from profiler._journal import FORMAT, VERSION, Journal, JournalContent, JournalHeader, journal_path
 from profiler._judge import Judgement, LayerJudgement, judge
 from profiler._lock import device_lock
-from profiler._plan import LEAST_ENTRY, LOOKS, SENTINELS, Plan, make_protocol
+from profiler._plan import LEAST_ENTRY, LEAST_SENTINEL_VISITS, LOOKS, SENTINELS, Plan, make_protocol
 from profiler._reference import agrees, check_references, load_references, reference_path, save_references
 from profiler._session import Progress, SessionResult, Sorted, run_session, sort_visits
 from profiler._target import TargetSpec, target_factory, target_spec
@@ -59,8 +59,6 @@ from profiler._worker import ChildWorker, Ready, Worker
 
 __all__ = ["check_output", "load_space", "profile", "profile_plan"]
 
-# A reference speed that later sessions are held against is not taken from a glimpse.
-LEAST_REFERENCE_VISITS = 12
 # Visits to a whole network whose two halves say how well it repeats.
 LEAST_REPEATED = 4
 
@@ -429,7 +427,7 @@ def _assemble(
         )
     source = "earlier sessions on this machine" if known else "this session's calm speed"
     sentinel_visits = [sorted_visits.counts.get(-1 - i, 0) for i in range(len(SENTINELS))]
-    trusted = min(sentinel_visits) >= LEAST_REFERENCE_VISITS and not any(e < 0 for e in sorted_visits.contaminated)
+    trusted = min(sentinel_visits) >= LEAST_SENTINEL_VISITS and not any(e < 0 for e in sorted_visits.contaminated)
     if known is None and trusted and usable:
         try:
             save_references(reference, ready.device, ready.setting, ready.software, judgement.references)

@@ -18,7 +18,7 @@ from profiler._adaptive import Sampler
 from profiler._journal import Journal, JournalContent, MachineSeen, PreflightDone, ProcessStart
 from profiler._judge import Judgement, judge
 from profiler._machine import load_average, preflight_warnings
-from profiler._plan import LOOKS, PREFLIGHT_ENTRY, Plan, next_round
+from profiler._plan import LEAST_SENTINEL_VISITS, LOOKS, PREFLIGHT_ENTRY, SENTINEL_ENTRIES, Plan, next_round
 from profiler._visit import Implementation, LayerFailure, Visit
 from profiler._worker import Outcome, Ready, Worker
 
@@ -234,7 +234,9 @@ def run_session(
                 for entry in reopened:
                     looked[entry] = _look(counts[entry])
                 open_entries = sorted(reopened)
-            if not open_entries or clock() >= deadline:
+            # Few layers are soon known; what ties their session to others is to be known as well.
+            scarce = [e for e in SENTINEL_ENTRIES if e not in failed and counts[e] < LEAST_SENTINEL_VISITS]
+            if not (open_entries or scarce) or clock() >= deadline:
                 break
 
             stale = rounds_in_process >= protocol.rounds_per_process
@@ -289,7 +291,9 @@ def run_session(
                 for number, walk in enumerate(plan.hosts)
                 if walk and worker.ready.walks and failed.isdisjoint(step.entry for step in walk)
             }
-            order = next_round(open_entries, counts, half_width_ms, protocol, rng, failed=failed, hosts=hosts)
+            order = scarce
+            if open_entries:
+                order = next_round(open_entries, counts, half_width_ms, protocol, rng, failed=failed, hosts=hosts)
             outcome = worker.run(order, deadline, lambda made: tell("measuring", made))
             if outcome.alive:
                 visits += outcome.visits
