@@ -24,7 +24,7 @@ from lut._statistics import log_standard_error
 from lut.errors import IncompleteError, UnlikeTablesError
 from profiler._judge import LEAST_SCALE, MEDIAN_EFFICIENCY, OTHER_STATE
 from profiler._plan import Plan, make_protocol
-from profiler._profile import limit_for, profile_plan, protocol_for
+from profiler._profile import hosts_for, limit_for, profile_plan, protocol_for
 from profiler._session import Progress
 from profiler._target import TargetSpec, available_targets, target_factory, target_spec
 from profiler._whole import Subject, Whole, record_of
@@ -634,7 +634,13 @@ def check(
 
     protocol = make_protocol(time_budget_s=time_budget_s, quick=True, seed=seed, layer_limit_s=limit_for(spec))
     wholes = () if whole is None else (whole,)
-    plan = Plan(spec.factory, spec.options, tuple(layers), protocol_for(spec, protocol), wholes)
+    # What was timed in a network's places is timed there again; a chain would make it another latency.
+    inner = [item.layer for network in networks for item in network.layers]
+    entries = tuple(dict.fromkeys([*layers, *inner]))
+    hosts = hosts_for(spec, networks, entries)
+    if not hosts:
+        entries = tuple(layers)
+    plan = Plan(spec.factory, spec.options, entries, protocol_for(spec, protocol), wholes, hosts=hosts)
     try:
         now = _measured(plan, subjects, accept, progress)
     except _OtherDeviceError as other:

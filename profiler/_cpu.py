@@ -106,6 +106,8 @@ class CpuTarget(Target[_Prepared]):
         TargetUnavailableError: ``compile`` is asked for where there is no C++ compiler.
     """
 
+    goes_along = True
+
     def __init__(
         self,
         *,

@@ -57,7 +57,7 @@ from profiler._walk import Walk, walk_of
 from profiler._whole import Subject, record_of, subject_of
 from profiler._worker import ChildWorker, Ready, Worker
 
-__all__ = ["check_output", "load_space", "profile", "profile_plan"]
+__all__ = ["check_output", "hosts_for", "load_space", "profile", "profile_plan"]
 
 # Visits to a whole network whose two halves say how well it repeats.
 LEAST_REPEATED = 4
@@ -171,7 +171,8 @@ def profile(
         sampling = f"adaptive, {adaptive.target_error:g}, {[n.name for n in adaptive.networks]}"
         entries = tuple(dict.fromkeys([*entries, *adaptive.layers]))
     # Adaptive sampling ends by its error on networks none of whose layers is measured for their sake.
-    hosts = _hosts(spec, subjects, entries) if adaptive is None else ()
+    measured = [subject.network for subject in subjects if subject.whole is not None]
+    hosts = hosts_for(spec, measured, entries) if adaptive is None else ()
     plan = Plan(spec.factory, spec.options, entries, protocol, wholes, sampling, hosts)
     with contextlib.ExitStack() as stack:
         keep = output is not None
@@ -194,16 +195,21 @@ def profile(
         )
 
 
-def _hosts(spec: TargetSpec, subjects: Sequence[Subject], entries: Sequence[Layer]) -> tuple[Walk, ...]:
-    """Return networks with their layers in their places, empty for one whose layers are not timed there."""
+def hosts_for(spec: TargetSpec, networks: Sequence[Network], entries: Sequence[Layer]) -> tuple[Walk, ...]:
+    """Return networks with their layers in their places; none where the target times no layers there.
+
+    Args:
+        spec: the target.
+        networks: those that are measured whole, in order.
+        entries: layers, those of the networks among them.
+    """
+    goes_along = False
+    with contextlib.suppress(TargetUnavailableError):
+        goes_along = getattr(target_factory(spec.factory), "goes_along", False)
+    if not goes_along or spec.options.get("context") == "isolated":
+        return ()
     number = {layer: i for i, layer in enumerate(entries)}
-    isolated = spec.options.get("context") == "isolated"
-    walks = [
-        () if isolated or subject.whole.file is not None else walk_of(subject.network, number)
-        for subject in subjects
-        if subject.whole is not None
-    ]
-    return tuple(walks) if any(walks) else ()
+    return tuple(walk_of(network, number) for network in networks)
 
 
 def limit_for(spec: TargetSpec) -> float | None:

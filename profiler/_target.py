@@ -84,6 +84,9 @@ class Target(ABC, Generic[PreparedT]):
     least_processes: ClassVar[int] = 1
     """A layer known well enough has been visited by so many processes at least, in a quick run too."""
 
+    goes_along: ClassVar[bool] = False
+    """Whether layers can be timed in the places of networks: what a plan asks before there is a target."""
+
     @property
     def slow_to_prepare(self) -> bool:
         """Whether preparing takes so long, as compiling does, that it must not count as time spent measuring."""
@@ -98,7 +101,9 @@ class Target(ABC, Generic[PreparedT]):
 
     @property
     def walks(self) -> bool:
-        """Whether layers are timed where they stand in networks and chains, by :meth:`walk`."""
+        """Whether layers are timed where they stand in networks and chains, by :meth:`walk`; only with
+        :attr:`goes_along`.
+        """
         return False
 
     @classmethod
