@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import log, sqrt
 from typing import NamedTuple
 
@@ -235,17 +235,18 @@ def run_session(
                     looked[entry] = _look(counts[entry])
                 open_entries = sorted(reopened)
             # Few layers are soon known; what ties their session to others is to be known as well.
-            scarce = [e for e in SENTINEL_ENTRIES if e not in failed and counts[e] < LEAST_SENTINEL_VISITS]
+            scarce = [] if open_entries or worker is None else _scarce_sentinels(counts, failed)
             if not (open_entries or scarce) or clock() >= deadline:
                 break
 
-            stale = rounds_in_process >= protocol.rounds_per_process
+            # No process is started for the sentinels' sake.
+            stale = rounds_in_process >= protocol.rounds_per_process and not scarce
             if as_one:
                 # What is quick is not to have all of its visits in one process.
                 enough = rounds_in_process > protocol.most_visits // (LEAST_PROCESSES + 1)
                 stale = stale and (enough or clock() - started_at >= WORTH_STARTING * starting_s)
-            elif clock() - started_at < MEASURING_PER_START * starting_s:
-                # Short rounds are not to be spent on starting processes.
+            elif not waiting and clock() - started_at < MEASURING_PER_START * starting_s:
+                # Short rounds are not to be spent on starting processes, once the first look has seen its own.
                 stale = False
             if worker is not None and stale and number - first_process < protocol.most_processes:
                 worker.close()
@@ -331,6 +332,16 @@ def run_session(
         target_precision=target_precision,
         measuring_s=clock() - began + used,
     )
+
+
+def _scarce_sentinels(counts: Mapping[int, int], failed: Collection[int]) -> list[int]:
+    """Return the visits to sentinels that are missing to a reference speed, in turns."""
+    return [
+        entry
+        for turn in range(LEAST_SENTINEL_VISITS)
+        for entry in SENTINEL_ENTRIES
+        if entry not in failed and counts.get(entry, 0) + turn < LEAST_SENTINEL_VISITS
+    ]
 
 
 _Found = tuple[list[Visit], list[LayerFailure], list[Implementation]]

@@ -310,7 +310,7 @@ def test_a_network_that_changed_makes_it_stale(measured: LatencyTable) -> None:
         ),
     )
     other = with_(measured, networks=[msgspec.structs.replace(record, whole=fast)])
-    found = check(other, target=TargetSpec(FAKE, {"sigma": 0.01}), time_budget_s=10.0, layers_count=3)
+    found = check(other, target=TargetSpec(FAKE, {"sigma": 0.002}), time_budget_s=10.0, layers_count=3)
     assert len(found.layers) == 3
     (reason,) = found.reasons
     assert "the network small takes 1.4" in reason

@@ -15,9 +15,8 @@ MakeTable = Callable[..., LatencyTable]
 
 def test_the_same_machine_is_never_called_different(make_table: MakeTable, tmp_path: Path) -> None:
     reference = tmp_path / "r.json"
-    sharp = {"precision": 0.01}
-    first = make_table(reference=reference, seed=1, process_sigma=0.01, protocol=dict(sharp))
-    second = make_table(reference=reference, seed=2, process_sigma=0.01, protocol=dict(sharp))
+    first = make_table(reference=reference, seed=1, process_sigma=0.01)
+    second = make_table(reference=reference, seed=2, process_sigma=0.01)
     difference = compare_tables(first, second, margin=0.15)
     assert difference.count("slower") == difference.count("faster") == 0
     assert difference.count("same") > 16

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ from lut import LatencyTable, UsageError
 from profiler._drift import remove_drift
 from profiler._fake import FakeTarget
 from profiler._judge import judge
-from profiler._plan import LOOKS, SENTINELS, make_protocol, next_round
-from profiler._session import sort_visits
+from profiler._plan import LEAST_SENTINEL_VISITS, LOOKS, SENTINELS, Plan, make_protocol, next_round
+from profiler._session import run_session, sort_visits
 from profiler._target import Target
 from profiler._visit import Visit, Visitor
+from profiler._worker import LocalWorker
 
 MakeTable = Callable[..., LatencyTable]
 WIDTHS = tuple(range(1, 33))
@@ -158,7 +161,10 @@ def test_pure_noise_has_no_states() -> None:
 
 def test_one_layer_alone_is_corrected_by_the_sentinels_only(tmp_path: Path) -> None:
     protocol = {"precision": 0.0005, "most_visits": 48}
-    plan, result, target = simulate([conv(16)], common_drift=0.2, sigma=0.01, floor_ms=10.0, protocol=protocol)
+    # As one: the swing makes the noise floor wide, and the layer is to be visited along all of it nevertheless.
+    plan, result, target = simulate(
+        [conv(16)], as_one=True, common_drift=0.2, sigma=0.01, floor_ms=10.0, protocol=protocol
+    )
     table = table_of(plan, result, tmp_path / "r.json")
     m = table[conv(16)]
     assert np.std(np.log(m.corrected_ms)) < 0.6 * np.std(np.log(m.visits.raw_ms))
@@ -341,3 +347,31 @@ def test_layers_that_fault_pages_are_flagged() -> None:
     found = judge(visits, make_protocol(), references={})
     assert [i for i, layer in found.layers.items() if "page_faults" in layer.flags] == [0]
     assert all("warmup_not_steady" in layer.flags for layer in found.layers.values())
+
+
+@pytest.mark.parametrize(("starting_s", "most"), [(0.0, 6), (5.0, 4)])
+def test_a_process_measures_far_longer_than_it_took_to_start(starting_s: float, most: int) -> None:
+    target = FakeTarget(sigma=0.2, floor_ms=1.0)
+    layers = curve_of(range(8, 20)).layers
+    plan = Plan("fake", {}, layers, make_protocol(time_budget_s=120.0))
+    starts: list[float] = []
+
+    def start(process: int) -> LocalWorker:
+        target._now_s += starting_s
+        starts.append(target.clock())
+        return LocalWorker(target, layers, plan.protocol, process=process, origin=0.0)
+
+    result = run_session(plan, start, None, clock=target.clock)
+    assert result.processes == len(starts) <= most
+    # The first look is seen by as many processes as the protocol says; then, starting takes a tenth of the time.
+    assert len(starts) >= 2
+    lived = [later - earlier for earlier, later in itertools.pairwise(starts[1:])]
+    assert all(seconds >= 10 * starting_s for seconds in lived)
+
+
+def test_the_sentinels_of_a_short_session_are_known_without_another_process() -> None:
+    plan, result, _ = simulate(curve_of(range(8, 12)).layers, sigma=0.001)
+    counts = Counter(visit.entry for visit in result.visits)
+    assert all(counts[-1 - i] >= LEAST_SENTINEL_VISITS for i in range(len(SENTINELS)))
+    assert max(counts[entry] for entry in range(plan.size)) == plan.protocol.first_look
+    assert result.processes == 2
