@@ -279,6 +279,6 @@ def resnet_table(
         layers,
         target=Cpu.make(batch=batch, misbehave=misbehave),
         networks=wholes,
-        protocol={"precision": 0.05, "time_budget_s": 60.0},
+        protocol={"precision": 0.004, "time_budget_s": 60.0},
     )
     return table_of(plan, result, folder / "references.json", networks=wholes)

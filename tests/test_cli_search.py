@@ -141,7 +141,7 @@ def test_what_cannot_be_described_is_one_line(words: tuple[str, ...], problem: s
 
 def test_a_search_writes_a_network_that_others_can_load(main: Main, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    limit = budget_in(main, 0.8)
+    limit = budget_in(main, 0.7)
     code, out, err = main(*QUICK, "--budget-ms", limit, "--output", str(run))
     assert code == 0, err
     for name in FILES:
@@ -217,7 +217,7 @@ def test_a_winner_is_measured_beside_its_base(main: Main, tmp_path: Path, monkey
     run = tmp_path / "run"
     words = [word for word in QUICK if word not in ("--measure-seconds", "0")]
     words += ["--then", "onnx", "--calibrate", "0", "--output", str(run)]
-    code, out, err = main(*words, "--budget-ms", budget_in(main, 0.8))
+    code, out, err = main(*words, "--budget-ms", budget_in(main, 0.7))
     assert code == 0, err
     assert predictor is None or predictor.setting == calls[-1][1]["setting"]
     assert "takes 2.00 times as long (2.00 … 2.00 at 95 %)" in out
@@ -238,7 +238,7 @@ def test_an_interrupted_run_goes_on_while_the_winner_is_trained(
 ) -> None:
     from search import _run_parts
 
-    words = (*QUICK, "--train-epochs", "3", "--budget-ms", budget_in(main, 0.8))
+    words = (*QUICK, "--train-epochs", "3", "--budget-ms", budget_in(main, 0.7))
     plain, broken = tmp_path / "plain", tmp_path / "broken"
     assert main(*words, "--output", str(plain))[0] == 0
     train = _run_parts.train
@@ -318,7 +318,7 @@ def test_a_refused_folder_is_left_as_it_is(main: Main, tmp_path: Path) -> None:
     code, _, err = main(*QUICK, "--budget-ms", "1e-6", "--output", str(run))
     assert code == 3, err
     assert not run.exists()
-    code, _, err = main(*QUICK, "--budget-ms", budget_in(main, 0.8), "--output", str(run))
+    code, _, err = main(*QUICK, "--budget-ms", budget_in(main, 0.7), "--output", str(run))
     assert code == 0, err
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     words = (*SMALL, "--table", "t.json", "--measure-seconds", "0")
@@ -329,7 +329,7 @@ def test_a_refused_folder_is_left_as_it_is(main: Main, tmp_path: Path) -> None:
 
 def test_the_flops_baseline_needs_no_further_options(main: Main, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    limit = budget_in(main, 0.8)
+    limit = budget_in(main, 0.7)
     code, _, err = main(*QUICK, "--cost", "madds", "--budget-ms", limit, "--output", str(run))
     assert code == 0, err
     assert json.loads((run / "run.json").read_text())["search"]["penalty"] == "linear"

@@ -231,7 +231,7 @@ def test_a_winner_that_could_not_be_measured_is_no_success(
     monkeypatch.setattr("search._run_parts.compare_networks", busy)
     run = tmp_path / "run"
     code, out, err = main(
-        *MEASURED, "--calibrate", "0", "--budget-ms", budget_in(main, 0.8), "--output", str(run), "--json"
+        *MEASURED, "--calibrate", "0", "--budget-ms", budget_in(main, 0.7), "--output", str(run), "--json"
     )
     assert code == 3, err
     assert "the network found could not be measured: another profile is running" in err
