@@ -472,6 +472,9 @@ def _routed(places: Sequence[Place]) -> list[_Stop]:
             found.append(source if source is not None and made == (x.shape, x.dtype) else -1)
         sources.append(tuple(found))
         last.update((source, number) for source in found if source >= 0)
+    done: dict[int, list[int]] = {}
+    for source, at in last.items():
+        done.setdefault(at, []).append(source)
     fresh = [
         tuple((i, x) for i, x in enumerate(place.prepared.inputs) if sources[number][i] < 0)
         for number, place in enumerate(places)
@@ -484,7 +487,7 @@ def _routed(places: Sequence[Place]) -> list[_Stop]:
             early=tuple((number + BLOCK, i, x) for i, x in fresh[number + BLOCK] if i)
             if number + BLOCK < len(places)
             else (),
-            done=tuple(source for source, at in last.items() if at == number),
+            done=tuple(done.get(number, ())),
             kept=number in last,
         )
         for number, place in enumerate(places)
