@@ -260,11 +260,13 @@ class Spread(Record, frozen=True):
 
     ``common_drift``: of the speed common to all layers, during this session, before correction. ``scale``: of what the
     sentinels leave of it between sessions. ``process``: of a layer's latency from one process to the next.
+    ``context``: of what layers that were timed in chains of ours take in networks, which these stand for.
     """
 
     common_drift: Deviation
     scale: Deviation
     process: Deviation
+    context: Deviation = 0.0
 
 
 Ended: TypeAlias = Literal["met", "out of time", "nothing left"]

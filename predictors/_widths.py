@@ -15,6 +15,8 @@ __all__ = ["MeasuredCurve", "WidthChoice", "WidthSelection", "hardware_aware_wid
 
 RESAMPLES = 1000
 LARGEST_EXPAND = 1e6
+# Widths so many channels apart are the same choice where noise decides between them: they stand on one stair.
+NEXT_TO = 1
 # Visits that are drawn at a time.
 BLOCK = 1 << 23
 
@@ -52,8 +54,9 @@ class WidthChoice(NamedTuple):
     """The width chosen in one group, and how sure that is.
 
     ``margin_ms`` is its score above that of the group's ``runner_up``; ``margin_in_noise`` the same in standard
-    errors; ``chosen_share`` how often resampled visits choose it; ``uniform_channels`` what the plain uniform grid
-    takes from this group (its upper end, C·e·j/g), with its latency and score.
+    errors; ``chosen_share`` how often resampled visits choose it, or the width one channel next to it;
+    ``uniform_channels`` what the plain uniform grid takes from this group (its upper end, C·e·j/g), with its latency
+    and score.
     """
 
     first: int
@@ -204,7 +207,7 @@ def hardware_aware_widths(
         share, noise = 1.0, 0.0
         if resampled is not None:
             winners = candidates[np.argmax(resampled[:, candidates], axis=1)]
-            share = float(np.mean(winners == best))
+            share = float(np.mean(np.abs(channels[winners] - channels[best]) <= NEXT_TO))
             if second is not None:
                 noise = float(np.std(resampled[:, best] - resampled[:, second]))
         end = int(group[-1])

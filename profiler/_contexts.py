@@ -3,12 +3,14 @@
 A chain is not quite a network: no two of its layers are alike, so code is colder; a sum's operands were written at
 other times. Layers that were visited in both tell by how much, in log(ms): of each kind of work a mean, believed as
 far as its layers agree (empirical Bayes). For one such layer its own difference counts, shrunk towards its kind's; for
-a layer that stood in chains only, its kind's.
+a layer that stood in chains only, its kind's. Where a session holds no networks, what the machine's self-test found
+stands in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +19,16 @@ from numpy.typing import NDArray
 from lut import Layer
 from lut.primitives import Conv2d, Linear, Subgraph
 
-__all__ = ["Contexts", "chain_offsets", "independent_visits", "kind_of"]
+__all__ = [
+    "ANY_KIND",
+    "Contexts",
+    "Offset",
+    "as_parameters",
+    "chain_offsets",
+    "independent_visits",
+    "kind_of",
+    "offsets_of",
+]
 
 Floats = NDArray[np.float64]
 
@@ -42,14 +53,52 @@ def kind_of(layer: Layer) -> str:
     return first.calls[0].op if isinstance(first, Subgraph) else type(first).__name__
 
 
+class Offset(NamedTuple):
+    """How much longer layers of a kind take in chains than in networks, in log(ms).
+
+    ``spread`` is the variance of that between layers, and ``error`` that of the ``mean``.
+    """
+
+    mean: float
+    spread: float
+    error: float
+
+
+# What all layers together say of a kind that none of them is of.
+ANY_KIND = ""
+_PREFIX = "chains, "
+
+
 class Contexts(NamedTuple):
     """How much longer each layer took in chains than in its network, in log(ms), shape ``(L,)``.
 
-    ``offsets`` are that, ``spread`` the variance of such differences between layers of its kind.
+    ``offsets`` are that, ``spread`` the variance of such differences between layers of its kind, ``unknown`` that of
+    what stays unknown of a layer which stood in chains only; ``kinds`` what they come from.
     """
 
     offsets: Floats
     spread: Floats
+    unknown: Floats
+    kinds: dict[str, Offset]
+
+
+def as_parameters(kinds: Mapping[str, Offset]) -> dict[str, float]:
+    """Return offsets as a table's correction records them; :func:`offsets_of` takes them back."""
+    return {
+        f"{_PREFIX}{kind or 'all'}, {name}": float(f"{value:.4g}")
+        for kind, offset in kinds.items()
+        for name, value in zip(Offset._fields, offset, strict=True)
+    }
+
+
+def offsets_of(parameters: Mapping[str, float]) -> dict[str, Offset]:
+    """Return what a table's correction records of chains, by kind of work."""
+    found: dict[str, dict[str, float]] = {}
+    for key, value in parameters.items():
+        if key.startswith(_PREFIX):
+            kind, _, name = key.removeprefix(_PREFIX).rpartition(", ")
+            found.setdefault(ANY_KIND if kind == "all" else kind, {})[name] = value
+    return {kind: Offset(**values) for kind, values in found.items() if set(values) == set(Offset._fields)}
 
 
 def independent_visits(chained: int, placed: int, spread: float, variance: float) -> float:
@@ -69,7 +118,12 @@ def independent_visits(chained: int, placed: int, spread: float, variance: float
 
 
 def chain_offsets(
-    chained: Floats, placed: Floats, chained_error: Floats, placed_error: Floats, kinds: Sequence[str]
+    chained: Floats,
+    placed: Floats,
+    chained_error: Floats,
+    placed_error: Floats,
+    kinds: Sequence[str],
+    known: Mapping[str, Offset] = MappingProxyType({}),
 ) -> Contexts:
     """Return what layers that stand in both contexts tell of all.
 
@@ -79,37 +133,59 @@ def chain_offsets(
         chained_error: their standard errors, infinite where they say nothing.
         placed_error: the same.
         kinds: each layer's kind of work.
+        known: what another session on this machine told, for kinds of which this one tells nothing.
     """
     gaps = chained - placed
     variance = chained_error**2 + placed_error**2
     both = np.isfinite(gaps) & np.isfinite(variance)
-    if both.sum() < LEAST_LAYERS:
-        return Contexts(np.zeros_like(gaps), np.zeros_like(gaps))
-    centre, between = _pooled(gaps[both], variance[both])
+    told = _told(gaps, variance, both, kinds)
+    by_kind = {**told, **{kind: offset for kind, offset in known.items() if kind not in told}}
     names = np.array(kinds)
-    offsets, spreads = np.full_like(gaps, centre), np.full_like(gaps, between)
+    offsets, spreads, unknown = np.zeros((3, len(gaps)))
+    for kind in dict.fromkeys(kinds):
+        offset = by_kind.get(kind, by_kind.get(ANY_KIND))
+        if offset is None:
+            continue
+        here = names == kind
+        offsets[here], spreads[here], unknown[here] = offset.mean, offset.spread, offset.spread + offset.error
+        if kind in told:
+            mine = here & both
+            weight = offset.spread / (offset.spread + variance[mine])
+            offsets[mine] = offset.mean + weight * (gaps[mine] - offset.mean)
+    return Contexts(offsets, spreads, unknown, by_kind)
+
+
+def _told(gaps: Floats, variance: Floats, both: NDArray[np.bool_], kinds: Sequence[str]) -> dict[str, Offset]:
+    """Return what layers that stood in ``both`` contexts tell of their kinds, and together of any."""
+    if both.sum() < LEAST_LAYERS:
+        return {}
+    centre, between, error = _pooled(gaps[both], variance[both])
+    found = {ANY_KIND: Offset(centre, between, error)}
+    names = np.array(kinds)
     for kind in dict.fromkeys(kinds):
         here = both & (names == kind)
         if not here.any():
             continue
-        mean, spread = _pooled(gaps[here], variance[here])
+        mean, spread, error = _pooled(gaps[here], variance[here])
         if here.sum() < LEAST_LAYERS:
             # How much these few differ among themselves, all layers say.
-            mean, spread = float(np.average(gaps[here], weights=1 / (variance[here] + between))), between
+            weights = 1 / (variance[here] + between)
+            mean, spread, error = float(np.average(gaps[here], weights=weights)), between, 1 / float(weights.sum())
         # A kind of few layers, or of layers that differ, is believed little.
-        error = 1.0 / float(np.sum(1.0 / (variance[here] + spread)))
-        mean = centre + (mean - centre) * between / (between + error) if between + error > 0 else centre
-        offsets[names == kind], spreads[names == kind] = mean, spread
-        weight = spread / (spread + variance[here]) if spread > 0 else np.zeros(int(here.sum()))
-        offsets[here] = mean + weight * (gaps[here] - mean)
-    return Contexts(offsets, spreads)
+        belief = between / (between + error)
+        found[kind] = Offset(centre + belief * (mean - centre), spread, belief * error)
+    return found
 
 
-def _pooled(gaps: Floats, variance: Floats) -> tuple[float, float]:
-    """Return the mean of noisy values and their own variance, noise taken off (DerSimonian & Laird 1986)."""
+def _pooled(gaps: Floats, variance: Floats) -> tuple[float, float, float]:
+    """Return the mean of noisy values, their own variance with noise taken off, and that of the mean.
+
+    Source: DerSimonian & Laird, Controlled Clinical Trials 7 (1986).
+    """
     weights = 1.0 / variance
     mean = float(np.average(gaps, weights=weights))
     excess = float(np.sum(weights * (gaps - mean) ** 2)) - (len(gaps) - 1)
     scale = float(weights.sum() - np.sum(weights**2) / weights.sum())
     between = max(0.0, excess / scale) if scale > 0 else 0.0
-    return float(np.average(gaps, weights=1.0 / (variance + between))), between
+    weights = 1.0 / (variance + between)
+    return float(np.average(gaps, weights=weights)), between, 1.0 / float(weights.sum())

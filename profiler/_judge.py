@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from lut._records import Flag, Interval, Protocol, Spread
 from lut._statistics import bimodal_split, trimmed_mean, trimmed_variance
-from profiler._contexts import LEAST_VISITS, Contexts, chain_offsets, independent_visits
+from profiler._contexts import LEAST_VISITS, Contexts, Offset, chain_offsets, independent_visits
 from profiler._drift import MAD_TO_SIGMA, grouped_median, pooled_autocorrelation, remove_drift
 from profiler._moderation import Prior, fit_prior
 from profiler._moderation import half_width as moderated_half_width
@@ -71,7 +71,11 @@ class LayerJudgement(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What all visits say; ``references`` are the sentinels' levels at the speed to which all latencies are brought."""
+    """What all visits say.
+
+    ``references`` are the sentinels' levels at the speed to which all latencies are brought; ``chains`` what chains
+    make of layers, by kind, and was taken off.
+    """
 
     layers: dict[int, LayerJudgement]
     sentinel_ms: dict[int, float]
@@ -79,6 +83,7 @@ class Judgement(NamedTuple):
     spread: Spread
     autocorrelation: float
     factors: int
+    chains: dict[str, Offset]
 
 
 def judge(
@@ -88,6 +93,7 @@ def judge(
     references: Mapping[int, float] | None,
     contaminated: frozenset[int] = frozenset(),
     kinds: Mapping[int, str] = MappingProxyType({}),
+    offsets: Mapping[str, Offset] = MappingProxyType({}),
 ) -> Judgement:
     """Return medians, intervals and flags of all layers.
 
@@ -98,12 +104,13 @@ def judge(
             calm speed, at which the drift is as low as in a tenth of the visits.
         contaminated: layers whose rejected visits had to be accepted.
         kinds: of work, by layer: what chains make of one layer's latency they make of others of its kind.
+        offsets: that, by kind, where these visits do not tell.
     """
     # Preflight's visits stand by themselves: many in a row, with no other layer to see the drift by.
     rounds = [visit for visit in accepted if visit.entry != PREFLIGHT_ENTRY]
     visits = sorted(rounds, key=lambda visit: (visit.process, visit.at_s))
     if not visits:
-        return Judgement({}, {}, {}, Spread(common_drift=0.0, scale=0.0, process=0.0), 0.0, 0)
+        return Judgement({}, {}, {}, Spread(common_drift=0.0, scale=0.0, process=0.0), 0.0, 0, {})
     # A layer that stood in networks and in chains is two at first: its contexts are not alike.
     sorts, sort = np.unique([2 * visit.entry + visit.chained for visit in visits], return_inverse=True)
     entries, entry_of = np.unique(sorts // 2, return_inverse=True)
@@ -112,7 +119,7 @@ def judge(
     at_s = np.array([visit.at_s for visit in visits])
     logs = np.log([visit.ms for visit in visits])
     found = remove_drift(logs, sort, process, window=protocol.drift_window)
-    contexts = _contexts(logs - found.total - found.levels[sort], found.levels, sort, sorts, kinds)
+    contexts = _contexts(logs - found.total - found.levels[sort], found.levels, sort, sorts, kinds, offsets)
     drift = found.total + contexts.offsets[sort]
     levels = grouped_median(logs - drift, groups, len(entries))
 
@@ -133,6 +140,7 @@ def judge(
             min(max(_scale_spread(noise, entries[groups] < 0, process, at_s, shifts), LEAST_SCALE), LARGEST_SPREAD)
         ),
         process=_rounded(min(process_spread, LARGEST_SPREAD)),
+        context=_rounded(min(_typical(contexts.unknown), LARGEST_SPREAD)),
     )
     divisors = np.exp(drift + shift)
 
@@ -156,6 +164,7 @@ def judge(
             own=(float(own[i, 0]), float(own[i, 1])),
             prior=prior,
             chain_spread=max((float(contexts.spread[j]) for j in np.unique(sort[members])), default=0.0),
+            unknown=max((float(contexts.unknown[j]) for j in np.unique(sort[members])), default=0.0),
             contaminated=int(entry) in contaminated,
         )
     return Judgement(
@@ -165,12 +174,15 @@ def judge(
         spread=spread,
         autocorrelation=rho,
         factors=found.factors,
+        chains=contexts.kinds,
     )
 
 
-def _contexts(noise: Floats, levels: Floats, sort: Ints, sorts: Ints, kinds: Mapping[int, str]) -> Contexts:
+def _contexts(
+    noise: Floats, levels: Floats, sort: Ints, sorts: Ints, kinds: Mapping[int, str], known: Mapping[str, Offset]
+) -> Contexts:
     """Return what is to be taken off the levels of visits in chains to have them as in networks, shapes ``(S,)``."""
-    result = Contexts(np.zeros(len(sorts)), np.zeros(len(sorts)))
+    offsets, spread, unknown = np.zeros((3, len(sorts)))
     # Sentinels and companions stand in chains in every session, and are held against these.
     layers = np.unique(sorts[sorts >= 0] // 2)
     place = {int(number): i for i, number in enumerate(sorts)}
@@ -183,13 +195,20 @@ def _contexts(noise: Floats, levels: Floats, sort: Ints, sorts: Ints, kinds: Map
             if at is not None and counts[at] >= LEAST_VISITS:
                 found[:, chained, i] = levels[at], MEDIAN_EFFICIENCY * max(sigma, 1e-9) / sqrt(counts[at])
     by_layer = chain_offsets(
-        found[0, 1], found[0, 0], found[1, 1], found[1, 0], [kinds.get(int(layer), "") for layer in layers]
+        found[0, 1], found[0, 0], found[1, 1], found[1, 0], [kinds.get(int(layer), "") for layer in layers], known
     )
-    for layer, offset, spread in zip(layers, *by_layer, strict=True):
+    for i, layer in enumerate(layers):
         at = place.get(2 * int(layer) + 1)
         if at is not None:
-            result.offsets[at], result.spread[at] = offset, spread
-    return result
+            offsets[at], spread[at] = by_layer.offsets[i], by_layer.spread[i]
+            unknown[at] = by_layer.unknown[i] if 2 * int(layer) not in place else 0.0
+    return Contexts(offsets, spread, unknown, by_layer.kinds if np.any(sorts[sorts >= 0] % 2) else {})
+
+
+def _typical(unknown: Floats) -> float:
+    """Return the standard deviation behind the typical variance of those of which something is unknown."""
+    some = unknown[unknown > 0]
+    return sqrt(float(np.median(some))) if some.size else 0.0
 
 
 def _interaction(noise: Floats, groups: Ints, process: Ints) -> float:
@@ -250,12 +269,13 @@ def _judge_layer(
     own: tuple[float, float],
     prior: Prior,
     chain_spread: float,
+    unknown: float,
     contaminated: bool,
 ) -> LayerJudgement:
     """Return what a layer's visits say.
 
     ``own``: the variance of one, in log(ms), and its degrees of freedom; ``chain_spread``: that of what chains make of
-    layers of its kind.
+    layers of its kind, and ``unknown`` that of what chains may have made of this one.
     """
     corrected = [visit.ms / divisor for visit, divisor in zip(visits, drift, strict=True)]
     middle = trimmed_mean(corrected)
@@ -298,8 +318,8 @@ def _judge_layer(
         flags.append("page_faults")
 
     error = half / reach
-    # Both this session and the other one err, and so do their scales.
-    variance = 2 * (error**2 + spread.scale**2)
+    # Both this session and the other one err, and so do their scales; in that one the layer may stand in a network.
+    variance = 2 * (error**2 + spread.scale**2) + unknown
     reach = exp(min(NormalDist().inv_cdf(0.5 + protocol.level / 2) * sqrt(variance), LARGEST_LOG))
     # Of very few visits in a wild hour the reach has no bounds; the file's numbers have.
     least = max(middle / reach, NEXT_TO_NOTHING_MS) if middle > NEXT_TO_NOTHING_MS else middle

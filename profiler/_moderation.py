@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-__all__ = ["Prior", "fit_prior", "half_width", "trigamma_inverse"]
+__all__ = ["NOTHING_KNOWN", "Prior", "fit_prior", "half_width", "trigamma_inverse"]
 
 Floats = NDArray[np.float64]
 
@@ -35,6 +35,9 @@ class Prior(NamedTuple):
     df: float
 
 
+NOTHING_KNOWN = Prior(LEAST_VARIANCE, 0.0)
+
+
 def fit_prior(variances: Floats, df: Floats) -> Prior:
     """Return the scaled inverse χ² that layers' variances are drawn from.
 
@@ -45,7 +48,7 @@ def fit_prior(variances: Floats, df: Floats) -> Prior:
     usable = df > 0
     d = df[usable]
     if len(d) < LEAST_LAYERS:
-        return Prior(LEAST_VARIANCE, 0.0)
+        return NOTHING_KNOWN
     logs = np.log(np.maximum(variances[usable], LEAST_VARIANCE))
     expected = logs - special.digamma(d / 2) + np.log(d / 2)
     mean = float(np.mean(expected))

@@ -74,6 +74,8 @@ COMPANIONS: tuple[Layer, ...] = (
     linear(320, 10, bias=True),
 )
 COMPANION_ENTRIES = tuple(range(PREFLIGHT_ENTRY - 1, PREFLIGHT_ENTRY - 1 - len(COMPANIONS), -1))
+# Visits in a round, beside its own, to a layer that may be the best of its group of widths.
+RACING_VISITS = 2
 # Entry numbers that stand for something lie between this one and the plan's size.
 LEAST_ENTRY = COMPANION_ENTRIES[-1]
 
@@ -186,35 +188,42 @@ def make_protocol(
 def next_round(
     open_entries: Sequence[int],
     visits: Mapping[int, int],
-    half_width_ms: Mapping[int, float],
+    worth: Mapping[int, float],
     protocol: Protocol,
     rng: random.Random,
     *,
+    wholes: Sequence[int] = (),
     failed: Collection[int] = (),
     hosts: Mapping[int, Collection[int]] = MappingProxyType({}),
+    racing: Sequence[int] = (),
 ) -> list[int]:
     """Return the order of the next round, sentinels in between.
 
-    Until every open layer has had its first look, a round visits all of them. From then on it visits the half whose
-    intervals are widest *in milliseconds*: in a sum over a network's layers these are what the error comes from.
+    Until every open layer has had its first look, a round visits all of them. From then on it visits the half for
+    which that does most.
 
     Args:
-        open_entries: layers and whole networks that may be visited.
+        open_entries: layers that may be visited, and those of few networks.
         visits: how many each has had.
-        half_width_ms: of their intervals, so far as they are known.
+        worth: what another visit to a layer is worth, so far as that is known.
         protocol: the first look, and how often sentinels come.
         rng: draws the order.
+        wholes: of many networks those whose turn it is.
         failed: entries that cannot run.
         hosts: numbers of networks in whose places their layers are visited, each with these and its own as a whole,
             which is the highest.
+        racing: layers that are visited more often than the others, as far as that is no more than half of the round.
     """
     chosen = list(open_entries)
+    inside_any: set[int] = set().union(*hosts.values())
     if all(visits.get(entry, 0) >= protocol.first_look for entry in chosen):
-        chosen.sort(key=lambda entry: -half_width_ms.get(entry, float("inf")))
+        # Layers of networks are visited there; chains are for the others.
+        chosen = [entry for entry in chosen if entry not in inside_any] or chosen
+        chosen.sort(key=lambda entry: -worth.get(entry, float("inf")))
         chosen = chosen[: max(32, -(-len(chosen) // 2))]
+    chosen += wholes
     # Networks that are done as a whole are not gone along for a layer that others hold too.
     along = [number for number, inside in hosts.items() if max(inside) in chosen]
-    inside_any: set[int] = set().union(*hosts.values())
     if inside_any.issuperset(chosen):
         missing = set(chosen).difference(*(hosts[number] for number in along))
         for number, inside in hosts.items():
@@ -225,6 +234,8 @@ def next_round(
     else:
         # Layers of no network need chains, and what tells chains from networks are layers that stand in both.
         chosen = [*along, *(entry for entry in chosen if entry not in {max(inside) for inside in hosts.values()})]
+    more = list(racing) * RACING_VISITS
+    chosen += rng.sample(more, min(len(more), len(chosen)))
     rng.shuffle(chosen)
     # A sentinel that the target cannot run, or dies of, is done without.
     sentinels = [-1 - i for i in range(len(SENTINELS)) if -1 - i not in failed]

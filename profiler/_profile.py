@@ -8,6 +8,7 @@ import os
 import stat
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import entry_points
@@ -45,13 +46,16 @@ from lut._records import (
 )
 from lut.errors import FileAccessError, InterruptedRunError, JournalError, TargetUnavailableError
 from profiler._adaptive import Adaptive, Sampler
+from profiler._contexts import as_parameters
 from profiler._journal import FORMAT, VERSION, Journal, JournalContent, JournalHeader, journal_path
 from profiler._judge import Judgement, LayerJudgement, judge
 from profiler._lock import device_lock
 from profiler._plan import LEAST_ENTRY, LEAST_SENTINEL_VISITS, LOOKS, SENTINELS, Plan, make_protocol
+from profiler._racing import GROUPS, races_of
 from profiler._reference import agrees, check_references, load_references, reference_path, save_references
-from profiler._session import Progress, SessionResult, Sorted, run_session, sort_visits
+from profiler._session import MANY_NETWORKS, Progress, SessionResult, Sorted, run_session, sort_visits
 from profiler._target import TargetSpec, target_factory, target_spec
+from profiler._tested import kept_self_test, self_test_path
 from profiler._visit import Implementation, LayerFailure, Visit
 from profiler._walk import Walk, walk_of
 from profiler._whole import Subject, record_of, subject_of
@@ -98,6 +102,7 @@ def profile(
     memory_format: str | None = None,
     options: Mapping[str, Any] = MappingProxyType({}),
     curves: Iterable[ChannelCurve] = (),
+    groups: int = GROUPS,
     networks: Iterable[Network | Subject] = (),
     adaptive: Adaptive | None = None,
     precision: float | None = None,
@@ -122,6 +127,8 @@ def profile(
         memory_format: ``contiguous`` or ``channels_last``; by default the target's.
         options: the target's own options, such as ``{"context": "isolated"}``; ``None`` leaves one to the target.
         curves: channel sweeps among the layers, to be named in the table.
+        groups: of each sweep's widths, from each of which one is to be chosen; layers between which that choice is
+            open are measured longer.
         networks: networks to measure whole, in the same rounds as the layers, so that the table carries an audit of
             its sums; their layers are measured too.
         adaptive: measure only those of the layers that tell most of the latencies of networks, until ``networks`` are
@@ -182,6 +189,7 @@ def profile(
         return profile_plan(
             plan,
             curves=tuple(curves),
+            groups=groups,
             networks=[record_of(subject) for subject in subjects],
             sampler=None
             if adaptive is None
@@ -238,6 +246,7 @@ def profile_plan(
     plan: Plan,
     *,
     curves: Sequence[ChannelCurve],
+    groups: int = GROUPS,
     networks: Sequence[NetworkRecord] = (),
     sampler: Sampler | None = None,
     output: Path,
@@ -254,6 +263,7 @@ def profile_plan(
     Args:
         plan: what to measure; it may be whole networks and no layer.
         curves: channel sweeps among the layers.
+        groups: of each sweep's widths.
         networks: the table's; the plan's wholes come first, in order.
         sampler: chooses which layers are measured.
         output: where the table is written.
@@ -303,7 +313,15 @@ def profile_plan(
             if sampler is not None and resumed is not None:
                 sampler.reopen(visit.entry for visit in resumed.visits)
             result = run_session(
-                plan, make_worker, journal, resumed=resumed, sampler=sampler, as_one=as_one, progress=progress
+                plan,
+                make_worker,
+                journal,
+                resumed=resumed,
+                sampler=sampler,
+                as_one=as_one,
+                races=races_of(curves, {layer: i for i, layer in enumerate(plan.entries)}, groups),
+                repeats=_repeats(plan, networks),
+                progress=progress,
             )
             table = _assemble(
                 plan,
@@ -336,6 +354,14 @@ def profile_plan(
             journal.close()
         journal.delete()
     return table
+
+
+def _repeats(plan: Plan, networks: Sequence[NetworkRecord]) -> dict[int, int]:
+    """Return how often layers stand in the networks, by entry; nothing where there are many, which are samples."""
+    if len(networks) >= MANY_NETWORKS:
+        return {}
+    number = {layer.digest: entry for entry, layer in enumerate(plan.entries)}
+    return dict(sum((Counter({number[p.layer]: p.count}) for n in networks for p in n.layers), Counter[int]()))
 
 
 def check_output(output: Path, *, restart: bool) -> None:
@@ -405,20 +431,21 @@ def _assemble(
 ) -> LatencyTable:
     """Return the table of a session's visits; ``sampler`` chose the entries that were to be measured, if not all."""
     ready = result.ready
-    protocol = msgspec.structs.replace(plan.protocol, target_precision=result.target_precision)
+    protocol = plan.protocol
     sorted_visits = sort_visits(result.visits, protocol.first_look, final=True)
     known = None if new_reference else load_references(reference, ready.device, ready.setting, ready.software)
-    kinds = plan.kinds()
-    judgement = judge(
-        sorted_visits.accepted, protocol, references=known, contaminated=sorted_visits.contaminated, kinds=kinds
-    )
+    tested = kept_self_test(self_test_path(reference), ready.device, ready.setting, ready.software)
+    told: dict[str, Any] = {
+        "contaminated": sorted_visits.contaminated,
+        "kinds": plan.kinds(),
+        "offsets": {} if tested is None else tested.chains,
+    }
+    judgement = judge(sorted_visits.accepted, protocol, references=known, **told)
     warnings = list(result.preflight.warnings)
     usable = agrees(judgement.sentinel_ms, judgement.references)
     if not usable:
         known = None
-        judgement = judge(
-            sorted_visits.accepted, protocol, references=None, contaminated=sorted_visits.contaminated, kinds=kinds
-        )
+        judgement = judge(sorted_visits.accepted, protocol, references=None, **told)
         warnings.append(
             f"the reference speed in {reference} cannot be this machine's, and was not used; --new-reference sets it "
             "anew"
@@ -453,6 +480,7 @@ def _assemble(
                 "window_visits": float(protocol.drift_window),
                 "states": float(judgement.factors),
                 "autocorrelation": round(judgement.autocorrelation, 4),
+                **as_parameters(judgement.chains),
             },
         ),
         sentinels=tuple(_sentinels(sorted_visits, judgement.sentinel_ms, judgement.references)),

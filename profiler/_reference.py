@@ -24,7 +24,7 @@ from lut._records import Software
 from lut.errors import FileAccessError
 from profiler._plan import PROTOCOL_NAME, SENTINELS
 
-__all__ = ["agrees", "check_references", "load_references", "reference_path", "save_references"]
+__all__ = ["agrees", "check_references", "load_references", "machine_key", "reference_path", "save_references"]
 
 
 # A nanosecond to three hours: whatever is beyond was never measured.
@@ -50,7 +50,8 @@ def reference_path() -> Path:
     return folder / "latency-lut" / "references.json"
 
 
-def _key(device: Device, setting: Setting, software: Software) -> str:
+def machine_key(device: Device, setting: Setting, software: Software) -> str:
+    """Return sixteen digits that stand for a machine and how it runs layers."""
     # Whatever sets the machine's speed for good gives it another reference; our own release does not.
     fields = (*Device.IDENTITY, "governor", "turbo", "microcode")
     identity = [str(getattr(device, field)) for field in fields]
@@ -118,7 +119,7 @@ def load_references(path: Path, device: Device, setting: Setting, software: Soft
     A file that was damaged since :func:`check_references` holds none either; it stays as it is.
     """
     try:
-        known = _load(path).references.get(_key(device, setting, software), {})
+        known = _load(path).references.get(machine_key(device, setting, software), {})
     except FileAccessError:
         return None
     digests = [layer.digest for layer in SENTINELS]
@@ -148,7 +149,7 @@ def save_references(
             no latency that a sentinel can have.
     """
     store = _load(path)
-    store.references[_key(device, setting, software)] = {
+    store.references[machine_key(device, setting, software)] = {
         SENTINELS[-1 - entry].digest: ms for entry, ms in references.items()
     }
     content = msgspec.json.format(msgspec.json.encode(store), indent=1)

@@ -217,10 +217,13 @@ def _provenance(table: LatencyTable) -> str:
                 f"{prefix}noise floor",
                 f"±{session.preflight.noise_floor:.2%} of {session.preflight.noise_floor_visits} visits",
             ),
-            (f"{prefix}precision", f"±{protocol.precision:.1%} asked for, ±{protocol.target_precision:.1%} aimed at"),
+            (f"{prefix}precision", f"±{protocol.precision:.1%} asked for"),
             (
                 f"{prefix}spread between runs (1 σ)",
-                f"scale {session.spread.scale:.2%}, process {session.spread.process:.2%}",
+                (
+                    f"scale {session.spread.scale:.2%}, process {session.spread.process:.2%}, layers of no network in "
+                    f"networks {session.spread.context:.2%}"
+                ),
             ),
             (f"{prefix}drift during the run (1 σ)", f"{session.spread.common_drift:.2%}"),
             (f"{prefix}correction", f"{session.correction.name}: {session.correction.description}"),

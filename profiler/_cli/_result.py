@@ -49,9 +49,11 @@ def print_result(
         _print_session(console, session)
     console.print(_counts(table))
     if session is not None and table.setting.target != "coreml":
+        spread = session.spread
+        chains = f", layers of no network in networks ±{spread.context:.1%}" if spread.context > 0 else ""
         console.print(
-            f"between runs: scale ±{session.spread.scale:.1%}, process ±{session.spread.process:.1%} (1 σ); machine's "
-            f"drift during the run {session.spread.common_drift:.1%}, removed"
+            f"between runs: scale ±{spread.scale:.1%}, process ±{spread.process:.1%}{chains} (1 σ); machine's drift "
+            f"during the run {spread.common_drift:.1%}, removed"
         )
     if selections:
         console.print()
@@ -127,13 +129,9 @@ def _cores(device: Device) -> str:
 def _print_session(console: Console, session: Session) -> None:
     for warning in session.preflight.warnings:
         console.print(f"warning: {warning}", style="yellow")
-    target = session.protocol.target_precision
     known = session.preflight.noise_floor_visits > 0 and session.preflight.noise_floor > 0
     floor = f"±{session.preflight.noise_floor:.1%}" if known else "not known"
-    console.print(
-        f"noise floor {floor}; precision asked for ±{session.protocol.precision:.1%}"
-        + (f", so ±{target:.1%} was aimed at" if target > session.protocol.precision else "")
-    )
+    console.print(f"noise floor {floor}; precision asked for ±{session.protocol.precision:.1%}")
 
 
 def _counts(table: LatencyTable) -> str:

@@ -299,6 +299,23 @@ def profile_device(
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard an interrupted run, and replace a table that is already there.")
     ] = False,
+    self_test: Annotated[
+        bool | None,
+        typer.Option(
+            "--self-test/--no-self-test",
+            help="Only see whether sums of layers hold on this machine and how sharp intervals get, in under a minute. "
+            "The first profile on a CPU does so too, unless it is --quick or told not to.",
+        ),
+    ] = None,
+    when_busy: Annotated[
+        str,
+        typer.Option(
+            "--when-busy",
+            metavar="fit|wait|stop|measure",
+            help="Other programs keep the CPUs busy before a run of a minute or more: fit waits 20 s, then takes fewer "
+            "threads unless --threads is given; wait: ten minutes; stop; measure: all the same.",
+        ),
+    ] = "fit",
     new_reference: Annotated[
         bool, typer.Option("--new-reference", help="Forget this machine's reference speed and take this run's.")
     ] = False,
@@ -355,6 +372,17 @@ def profile_device(
         table = import_table(import_, bundle, output, precision=precision, restart=restart, console=console)
         _finish(table, output, console, groups=groups, alpha=alpha, json=json, verbose=verbose)
         return
+    from profiler._busy import PATIENCE_S
+    from profiler._cli._self_test import is_first_profile, print_self_test, takes_a_minute, test_this_machine
+
+    if when_busy not in PATIENCE_S:
+        from lut import UsageError
+
+        raise UsageError(f"--when-busy is one of {', '.join(PATIENCE_S)}, got {when_busy!r}")
+    if self_test:
+        _settle(options, target, when_busy, console)
+        print_self_test(console, test_this_machine(target, options, seed=seed, console=console), json=json)
+        return
     from profiler._plan import make_protocol
     from profiler._profile import check_output
 
@@ -386,6 +414,7 @@ def profile_device(
             from lut import UsageError
 
             raise UsageError(f"{curve.name} has {len(curve.layers)} widths, too few for {groups} groups")
+    from profiler._journal import journal_path
     from profiler._target import target_spec
 
     if work.batch is not None:
@@ -397,12 +426,20 @@ def profile_device(
     spec = target_spec(target, wanted, work.networks, **options)
     batch = spec.options.get("batch", 1)
     output = output if output is not None else _default_output(target, batch, model)
+    # An interrupted run goes on with the threads that it began with.
+    if takes_a_minute(protocol.time_budget_s) and not journal_path(output).exists():
+        _settle(options, target, when_busy, console)
+        spec = target_spec(target, wanted, work.networks, **options)
     if target == "coreml" and sys.platform != "darwin":
         from profiler._cli._coreml import not_measured
 
         table = not_measured(wanted, work.curves, work.subjects, spec.options, output, restart=restart)
         _finish(table, output, console, groups=groups, alpha=alpha, json=json, verbose=verbose)
         return
+    if self_test is None and not work.adaptive and is_first_profile(target, options, protocol.time_budget_s):
+        console.print("The first profile on this machine; --no-self-test does without:")
+        print_self_test(console, test_this_machine(target, options, seed=seed, console=console), json=False)
+        console.print()
     also = f" and {len(work.networks)} whole network{'s' * (len(work.networks) != 1)}" if work.networks else ""
     some = "some of " if work.adaptive else ""
     console.print(
@@ -416,6 +453,7 @@ def profile_device(
             wanted,
             target=spec,
             curves=work.curves,
+            groups=groups,
             networks=work.subjects,
             adaptive=work.adaptive,
             precision=precision,
@@ -428,6 +466,20 @@ def profile_device(
             progress=show,
         )
     _finish(table, output, console, groups=groups, alpha=alpha, json=json, verbose=verbose)
+
+
+def _settle(options: dict[str, Any], target: str, when_busy: str, console: Console) -> None:
+    """Wait where other programs keep the CPUs busy, or have fewer threads, as ``when_busy`` says."""
+    from profiler._busy import settle_threads
+    from profiler._machine import default_threads
+
+    if target not in ("cpu", "onnx"):
+        return
+    threads = settle_threads(
+        options.get("threads"), default_threads(), when_busy, lambda text: console.print(text, style="yellow")
+    )
+    if threads is not None:
+        options["threads"] = threads
 
 
 def _audited(target: str, sampling: str, *, quick: bool) -> int:
