@@ -184,7 +184,7 @@ def visit_all(
 
 def wholes_of(networks: Sequence[Network]) -> tuple[Whole, ...]:
     """Return networks as a target measures them whole."""
-    return tuple(Whole(network.name, layer=network.as_layer()) for network in networks)
+    return tuple(Whole(network.name, network=network) for network in networks)
 
 
 def _settled(visits: Sequence[Visit], protocol: Protocol, kinds: Mapping[int, str]) -> dict[int, float]:

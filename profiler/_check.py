@@ -282,7 +282,9 @@ def rebuildable(table: LatencyTable) -> tuple[NetworkRecord, Whole] | str:
     whole = [(record.whole, record) for record in table.networks if record.whole is not None]
     for _, record in sorted(whole, key=lambda pair: "contaminated" in pair[0].flags):
         try:
-            return record, Whole(record.name, layer=table.network(record).as_layer())
+            network = table.network(record)
+            network.as_layer()  # do its layers fit together?
+            return record, Whole(record.name, network=network)
         except LayerError as error:
             reason = f"{record.name} cannot be made again from its layers ({error}): give it with --model"
     return reason

@@ -219,13 +219,19 @@ class CpuTarget(Target[_Prepared]):
         return device, setting, software
 
     def prepare(self, layer: Layer, seed: int) -> _Prepared:
+        from profiler._modules import build_module
+
+        return self._built(layer, seed, lambda: build_module(layer, self.namespaces))
+
+    def _built(self, layer: Layer, seed: int, build: Callable[[], torch.nn.Module]) -> _Prepared:
+        """Return a layer, or a network that is one, as ``build`` makes it."""
         torch = self._torch
         self._refuse_too_large(layer)
-        from profiler._modules import build_module, example_inputs
+        from profiler._modules import example_inputs
 
         with layer_errors(torch.OutOfMemoryError), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module = build_module(layer, self.namespaces)
+            module = build()
             inputs = example_inputs(layer, self._batch, self._dtype)
             prepared = self._ready(module, inputs)
             prepared.makes = (torch.Size((self._batch, *layer.output_shape)), self._output_type(layer))
@@ -261,8 +267,11 @@ class CpuTarget(Target[_Prepared]):
 
     def prepare_network(self, whole: Whole, seed: int) -> _Prepared:
         """A user's module with inputs, ready to run; or a network that is one layer."""
-        if whole.layer is not None:
-            return self.prepare(whole.layer, seed)
+        network, layer = whole.network, whole.layer
+        if network is not None and layer is not None:
+            from profiler._modules import build_layers
+
+            return self._built(layer, seed, lambda: build_layers(network, self.namespaces))
         if whole.model is None:
             raise LayerFailedError(f"{whole.name}: PyTorch does not run ONNX files", reason="error")
         torch = self._torch

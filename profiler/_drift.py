@@ -17,10 +17,12 @@ latter is no gain: a process is as slow as a state, and some of its own luck is 
 from __future__ import annotations
 
 from math import sqrt
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lut._statistics import trimmed_mean
 
 __all__ = ["Drift", "grouped_median", "pooled_autocorrelation", "remove_drift"]
 
@@ -30,6 +32,8 @@ Ints = NDArray[np.int64]
 POLISH_ROUNDS = 6
 FACTOR_ROUNDS = 12
 MOST_FACTORS = 3
+# Before and after a walk, so many times the window is looked at.
+WALK_REACH = 3
 # A factor is worth its parameters only while neighbouring visits still resemble each other by more than this.
 FACTOR_NEEDED = 0.05
 # Visits on either side from which a state is taken, and per chunk in which it is first guessed.
@@ -55,7 +59,7 @@ class Drift(NamedTuple):
     factors: int
 
 
-def remove_drift(logs: Floats, groups: Ints, process: Ints, *, window: int) -> Drift:
+def remove_drift(logs: Floats, groups: Ints, process: Ints, *, window: int, walks: Ints | None = None) -> Drift:
     """Fit levels, common drift and states.
 
     Args:
@@ -63,14 +67,20 @@ def remove_drift(logs: Floats, groups: Ints, process: Ints, *, window: int) -> D
         groups: each visit's layer as 0 … L−1, every number present, shape ``(n,)``.
         process: each visit's process, not decreasing, shape ``(n,)``; windows do not reach across processes.
         window: visits before and after, together, that a visit's common drift is taken from.
+        walks: to which walk along a network a visit belongs, not decreasing, −1 for none, shape ``(n,)``. Its visits
+            share one drift; how the levels of such visits stand to the others', the visits before and after tell, in
+            the mean over all walks.
     """
     n_groups = int(groups.max()) + 1
     neighbours = _neighbours(groups, process, max(1, window // 2))
     levels = grouped_median(logs, groups, n_groups)
     common = np.zeros_like(logs)
+    around = None if walks is None or not np.any(walks >= 0) else _Walks(walks, process, WALK_REACH * window)
     for _ in range(POLISH_ROUNDS):
-        residuals = np.append(logs - levels[groups], np.inf)
-        common = _row_medians(residuals[neighbours])
+        residuals = logs - levels[groups]
+        common = _row_medians(np.append(residuals, np.inf)[neighbours])
+        if around is not None:
+            common[around.visits] = around.drift(residuals)
         common -= np.median(common)
         levels = grouped_median(logs - common, groups, n_groups)
 
@@ -92,6 +102,35 @@ def remove_drift(logs: Floats, groups: Ints, process: Ints, *, window: int) -> D
         levels = grouped_median(logs - common - states, groups, n_groups)
         factors += 1
     return Drift(common, common + states, levels, factors)
+
+
+@final
+class _Walks:
+    """The visits of walks, and those around each."""
+
+    def __init__(self, walks: Ints, process: Ints, reach: int) -> None:
+        self.visits = np.flatnonzero(walks >= 0)
+        _, self._walk, counts = np.unique(walks[self.visits], return_inverse=True, return_counts=True)
+        last = self.visits[np.cumsum(counts) - 1]
+        first = last - counts + 1
+        steps = np.arange(1, reach + 1)
+        n = len(walks)
+        positions = np.concatenate([first[:, None] - steps[::-1], last[:, None] + steps], axis=1)
+        inside = (positions >= 0) & (positions < n)
+        positions = np.where(inside, positions, 0)
+        usable = inside & (process[positions] == process[first][:, None]) & (walks[positions] < 0)
+        self._around = np.where(usable, positions, n)
+        self._has_some = usable.any(axis=1)
+        self._count = len(counts)
+
+    def drift(self, residuals: Floats) -> Floats:
+        """Return the drift of each visit of a walk, from what is left of all visits once levels are taken off."""
+        own = grouped_median(residuals[self.visits], self._walk, self._count)
+        outside = _row_medians(np.append(residuals, np.inf)[self._around])
+        gaps = (outside - own)[self._has_some]
+        shift = trimmed_mean(gaps.tolist()) if gaps.size else 0.0
+        result: Floats = (own + shift)[self._walk]
+        return result
 
 
 def _neighbours(groups: Ints, process: Ints, half: int) -> Ints:

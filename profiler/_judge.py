@@ -50,6 +50,8 @@ LARGEST_MS = 1e9
 # Of the logarithm of a factor between latencies: what is beyond is no number that a table can hold.
 LARGEST_LOG = 50.0
 LARGEST_SPREAD = 10.0
+# Visits to a network's layers of which the drift that they share can be taken from them.
+LEAST_WALK = 8
 # Standard error of a median against that of a mean, for normal noise: √(π/2).
 MEDIAN_EFFICIENCY = 1.2533
 
@@ -118,7 +120,9 @@ def judge(
     process = np.array([visit.process for visit in visits], dtype=np.int64)
     at_s = np.array([visit.at_s for visit in visits])
     logs = np.log([visit.ms for visit in visits])
-    found = remove_drift(logs, sort, process, window=protocol.drift_window)
+    found = remove_drift(
+        logs, sort, process, window=protocol.drift_window, walks=_walks(visits, in_networks=sorts[sort] % 2 == 0)
+    )
     contexts = _contexts(logs - found.total - found.levels[sort], found.levels, sort, sorts, kinds, offsets)
     drift = found.total + contexts.offsets[sort]
     levels = grouped_median(logs - drift, groups, len(entries))
@@ -176,6 +180,20 @@ def judge(
         factors=found.factors,
         chains=contexts.kinds,
     )
+
+
+def _walks(visits: Sequence[Visit], *, in_networks: NDArray[np.bool_]) -> Ints | None:
+    """Return which walk along a network each visit was part of, −1 for none; ``None`` where no layer stood in chains.
+
+    Visits of one walk have one time. Without chains there is nothing that networks stand beside.
+    """
+    if not any(visit.chained and visit.entry >= 0 for visit in visits):
+        return None
+    times = np.array([(visit.process, visit.at_s) for visit in visits])
+    starts = np.concatenate([[True], np.any(times[1:] != times[:-1], axis=1)])
+    number = np.cumsum(starts) - 1
+    sizes = np.bincount(number, in_networks)
+    return np.where(in_networks & (sizes[number] >= LEAST_WALK), number, -1)
 
 
 def _contexts(

@@ -437,11 +437,12 @@ class Visitor:
         began = target.clock()
         before = target.stolen_and_throttled()
         for turn in range(WARM_PASSES + TIMED_PASSES):
+            if turn == WARM_PASSES:
+                # A network and its layers in their places see the same machine.
+                at_s = max(0.0, target.clock() - self._origin)
+                for member in itertools.chain(*walks):
+                    member.at_s = at_s
             for walk, places in zip(walks, routes, strict=True):
-                if turn == WARM_PASSES:
-                    at_s = max(0.0, target.clock() - self._origin)
-                    for member in walk:
-                        member.at_s = at_s
                 notes = _Notes(target, walk, self._beat)
                 self._beat(walk[0].entry)
                 try:

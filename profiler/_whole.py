@@ -17,13 +17,13 @@ __all__ = ["Subject", "Whole", "record_of", "subject_of"]
 
 
 class Whole(msgspec.Struct, frozen=True):
-    """A whole network, in one of three forms: a layer, the user's PyTorch module, or an ONNX file.
+    """A whole network, in one of three forms: layers, the user's PyTorch module, or an ONNX file.
 
     Plain data, from which the measuring process makes the network.
 
     Args:
         name: for people.
-        layer: the network as one layer (:meth:`lut.Network.as_layer`).
+        network: a network that is made of layers alone.
         model: where the user's module is made.
         file: path of an ONNX file.
         digest: of the file's content, so that a run is not taken up again with another.
@@ -31,11 +31,16 @@ class Whole(msgspec.Struct, frozen=True):
     """
 
     name: str
-    layer: Layer | None = None
+    network: Network | None = None
     model: ModelSpec | None = None
     file: str | None = None
     digest: str = ""
     shapes: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def layer(self) -> Layer | None:
+        """The network as one layer (:meth:`lut.Network.as_layer`), if it is made of layers alone."""
+        return None if self.network is None else self.network.as_layer()
 
     @property
     def key(self) -> str:
@@ -58,8 +63,13 @@ class Subject(NamedTuple):
 
 
 def subject_of(network: Network) -> Subject:
-    """Return a network of a space, to be measured as one layer."""
-    return Subject(network, Whole(network.name, layer=network.as_layer()))
+    """Return a network of a space, to be measured whole.
+
+    Raises:
+        LayerError: its layers do not fit together.
+    """
+    network.as_layer()  # do they fit together?
+    return Subject(network, Whole(network.name, network=network))
 
 
 def record_of(subject: Subject) -> NetworkRecord:

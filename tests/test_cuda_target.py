@@ -23,7 +23,7 @@ import torch
 from conftest import conv, curve_of, simulate
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from lut import Layer, UsageError, chain, conv_norm_act, linear, residual_add
+from lut import Layer, Network, NetworkLayer, UsageError, chain, conv_norm_act, linear, residual_add
 from lut.errors import LayerFailedError, ProfileError, TargetUnavailableError
 from lut.primitives import Activation, Flatten
 from profiler import _cuda, _cuda_driver
@@ -738,7 +738,7 @@ def test_a_users_network_with_integers_runs_whole_and_layer_by_layer(gpu: Gpu, t
 
 def test_a_network_that_is_one_layer_runs_as_one(gpu: Gpu) -> None:
     target = CudaTarget(batch=2)
-    prepared = target.prepare_network(Whole("net", layer=conv(8)), 0)
+    prepared = target.prepare_network(Whole("net", network=Network("net", (NetworkLayer("conv", conv(8)),))), 0)
     assert target.run(prepared, 2) > 0
     assert prepared.key == conv(8).digest
 

@@ -548,5 +548,5 @@ def test_a_real_files_layers_run() -> None:
     for layer in dict.fromkeys(item.layer for item in found.network.layers):
         assert target.run(target.prepare(layer, 0), 1) > 0
     # The whole, rebuilt from its layers, through the same writer.
-    whole = target.prepare_network(Whole("squeezenet", layer=found.network.as_layer()), 0)
+    whole = target.prepare_network(Whole("squeezenet", network=found.network), 0)
     assert target.run(whole, 1) > 0

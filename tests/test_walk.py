@@ -102,7 +102,7 @@ def test_a_chain_goes_from_large_to_small_again_and_again() -> None:
 def host_of(target: FakeTarget) -> dict[str, Any]:
     """Return the block of three as a network that the visitor may walk along."""
     number = numbered()
-    whole = Whole("block", layer=BLOCK_OF_THREE.as_layer())
+    whole = Whole("block", network=BLOCK_OF_THREE)
     return {"entries": tuple(number), "wholes": (whole,), "hosts": (walk_of(BLOCK_OF_THREE, number),)}
 
 
@@ -318,7 +318,7 @@ def test_a_session_along_a_network_makes_a_table_that_adds_up(tmp_path: Path) ->
     from profiler._whole import Subject
 
     number = numbered()
-    whole = Whole("block", layer=BLOCK_OF_THREE.as_layer())
+    whole = Whole("block", network=BLOCK_OF_THREE)
     subject = Subject(BLOCK_OF_THREE, whole)
     plan, result, _ = simulate(
         tuple(number),
@@ -424,3 +424,66 @@ def test_a_chain_is_as_long_as_the_networks_that_it_is_for() -> None:
 def test_a_chain_has_a_length() -> None:
     with pytest.raises(UsageError, match="chain"):
         CpuTarget(chain=0)
+
+
+def small_conv(kernel_size: int) -> Layer:
+    return conv_norm_act(8, 8, kernel_size=kernel_size, stride=1, activation="relu", input_size=(6, 6))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        BLOCK_OF_THREE,
+        # A network's own input that two layers take, a sum of it with itself, and a layer that stands twice.
+        Network(
+            "forked",
+            (
+                NetworkLayer("left", small_conv(3), inputs=("input",)),
+                NetworkLayer("right", small_conv(1), count=2, inputs=("input",)),
+                NetworkLayer("sum", residual_add(8, activation="relu", input_size=(6, 6)), inputs=("left", "right")),
+                NetworkLayer(
+                    "twice", residual_add(8, activation="relu", input_size=(6, 6)), count=2, inputs=("sum", "input")
+                ),
+            ),
+        ),
+    ],
+)
+def test_a_network_of_modules_computes_what_its_one_layer_does(network: Network) -> None:
+    torch = pytest.importorskip("torch")
+    from profiler._modules import build_layers, build_module
+
+    layered, flat = build_layers(network), build_module(network.as_layer())
+    # Either order of layers has the same weights: those of one shape are alike.
+    for module in (layered, flat):
+        for value in module.state_dict().values():
+            generator = torch.Generator().manual_seed(sum(size * 10**i for i, size in enumerate(value.shape)))
+            value.copy_(torch.rand(value.shape, generator=generator).to(value.dtype))
+    x = torch.randn(2, *network.as_layer().inputs[0])
+    with torch.inference_mode():
+        assert torch.equal(layered(x), flat(x))
+
+
+def walked_and_chained(drift: float, gap: float) -> list[Visit]:
+    """Return visits to 30 layers in chains, and to the same ones along a network, always while the machine is slow."""
+    rng = np.random.default_rng(0)
+    made = []
+    for r in range(24):
+        slow = drift if r % 2 else 0.0
+        for part in ("chain", "network", "chain again"):
+            if part == "network" and not slow:
+                continue
+            at_s = r + {"chain": 0.0, "network": 0.3, "chain again": 0.6}[part]
+            chained = part != "network"
+            for i in range(30):
+                ms = np.exp(slow + (gap if chained else 0.0) + rng.normal(0, 0.02)) * (1 + i / 10)
+                later = i / 1000 if chained else 0.0
+                made.append(Visit(i, 0, at_s + later, ms, None, late=False, faults=0, calls=1, chained=chained))
+    return made
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.2])
+def test_what_chains_make_of_layers_is_told_from_a_slow_machine(gap: float) -> None:
+    """Visits along a network come at once: how slow the machine is then, those before and after tell."""
+    visits = walked_and_chained(0.3, gap)
+    found = judge(visits, make_protocol(), references=None, kinds=dict.fromkeys(range(30), "a kind"))
+    assert found.chains["a kind"].mean == pytest.approx(gap, abs=0.02)
