@@ -13,18 +13,19 @@ import random
 import tempfile
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from math import log, sqrt
+from math import hypot, log, sqrt
 from pathlib import Path
 from statistics import fmean
 
 from lut import LatencyTable, Network, SearchSpace
+from lut._records import Interval, NetworkRecord
 from lut._statistics import trimmed_variance
 from profiler._contexts import offsets_of
 from profiler._plan import Plan, make_protocol
 from profiler._profile import hosts_for, profile_plan, protocol_for
 from profiler._session import Progress
 from profiler._target import TargetSpec, target_spec
-from profiler._tested import SelfTest, SumCheck, asked_for, keep_self_test, self_test_path
+from profiler._tested import REACH, SelfTest, SumCheck, asked_for, keep_self_test, self_test_path
 from profiler._whole import record_of, subject_of
 
 __all__ = ["networks_of", "run_self_test"]
@@ -117,7 +118,7 @@ def _judged(table: LatencyTable, spec: TargetSpec, asked: str, *, judged: list[b
     for network, wanted in zip(table.networks, judged, strict=True):
         total = table.sum_ms(network)
         if wanted and network.whole is not None and total is not None:
-            sums.append(SumCheck(network.name, total, network.whole.median_ms))
+            sums.append(SumCheck(network.name, total, network.whole.median_ms, _uncertainty(table, network)))
     scatter = [trimmed_variance([log(ms) for ms in m.corrected_ms])[0] for m in table.values() if m.n_visits >= 2]
     noise = sqrt(fmean(scatter)) if scatter else 0.0
     return SelfTest(
@@ -135,3 +136,18 @@ def _judged(table: LatencyTable, spec: TargetSpec, asked: str, *, judged: list[b
         chain_length=int(spec.options.get("chain", 0)) if table.setting.context == "network" else 0,
         seconds=session.measuring_s,
     )
+
+
+def _uncertainty(table: LatencyTable, network: NetworkRecord) -> float:
+    """Return the standard error of a sum over the whole, as a share."""
+    by_digest = {layer.digest: m for layer, m in table.items()}
+    parts = [(part.count, by_digest[part.layer]) for part in network.layers]
+    error_ms = hypot(*(count * _error_ms(m.within_run) for count, m in parts))
+    total = sum(count * m.median_ms for count, m in parts)
+    assert network.whole is not None
+    return float(f"{hypot(error_ms / total, _error_ms(network.whole.within_run) / network.whole.median_ms):.4g}")
+
+
+def _error_ms(interval: Interval) -> float:
+    """Return the standard error behind an interval of 95 %."""
+    return (interval.high_ms - interval.low_ms) / 2 / REACH

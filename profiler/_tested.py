@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import sqrt
 from pathlib import Path
 from statistics import NormalDist, fmean
+from typing import Literal
 
 import msgspec
 
@@ -30,6 +31,9 @@ __all__ = [
 
 # Sums that are off by more, on average or any of them, do not hold.
 HOLDS, WORST_HOLDS = 0.05, 0.10
+Verdict = Literal["hold", "do not hold", "cannot be told"]
+# Standard errors on either side of an interval of 95 %.
+REACH = NormalDist().inv_cdf(0.975)
 LARGEST = 8 << 20
 # Options that make another machine of the one that was tested.
 ASKED = ("threads", "dtype", "memory_format", "context", "provider", "spinning", "mode", "device")
@@ -39,11 +43,15 @@ LAYERS, BUDGET_S = 564, 112.0
 
 
 class SumCheck(msgspec.Struct, frozen=True):
-    """A network that gave no layer its value: what its layers add up to, and what it takes, in ms."""
+    """A network that gave no layer its value: what its layers add up to, and what it takes, in ms.
+
+    ``uncertainty``: standard error of :attr:`error`, from the intervals of both.
+    """
 
     network: str
     sum_ms: float
     whole_ms: float
+    uncertainty: float = 0.0
 
     @property
     def error(self) -> float:
@@ -95,14 +103,24 @@ class SelfTest(msgspec.Struct, frozen=True):
         return max((check.error for check in self.sums), key=abs, default=0.0)
 
     @property
-    def holds(self) -> bool:
-        """Whether sums of layers give networks on this machine."""
-        return bool(self.sums) and abs(self.bias) <= HOLDS and abs(self.worst) <= WORST_HOLDS
+    def bias_error(self) -> float:
+        """Standard error of :attr:`bias`."""
+        return sqrt(sum(check.uncertainty**2 for check in self.sums)) / max(1, len(self.sums))
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether sums of layers give networks on this machine, as far as its noise allows to tell."""
+        if not self.sums:
+            return "cannot be told"
+        far = max(abs(check.error) - REACH * check.uncertainty for check in self.sums)
+        if abs(self.bias) - REACH * self.bias_error > HOLDS or far > WORST_HOLDS:
+            return "do not hold"
+        return "hold" if max(abs(self.bias), REACH * self.bias_error) <= HOLDS else "cannot be told"
 
     def half_width(self, layers: int = LAYERS, seconds: float = BUDGET_S) -> float:
         """Return how narrow intervals of 95 % get on average, as a share, where so many layers have so long."""
         visits = max(1.0, self.visits_per_s * seconds / layers)
-        return NormalDist().inv_cdf(0.975) * self.visit_noise / sqrt(visits)
+        return REACH * self.visit_noise / sqrt(visits)
 
 
 class _Store(msgspec.Struct, forbid_unknown_fields=True):

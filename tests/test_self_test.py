@@ -53,10 +53,16 @@ def test_figures_that_follow() -> None:
     found = made()
     assert found.bias == pytest.approx(-0.01)
     assert found.worst == pytest.approx(-0.03)
-    assert found.holds
+    assert found.verdict == "hold"
     assert found.half_width(100, 36.0) == pytest.approx(1.96 * 0.06 / 6, rel=1e-3)
-    assert not made(sums=()).holds
-    assert not made(sums=(SumCheck("one", 1.2, 1.0), SumCheck("two", 0.8, 1.0))).holds
+    assert made(sums=()).verdict == "cannot be told"
+    # One is further off than any may be, though they cancel out; as far as noise allows to tell.
+    assert made(sums=(SumCheck("one", 1.2, 1.0), SumCheck("two", 0.8, 1.0))).verdict == "do not hold"
+    assert made(sums=(SumCheck("one", 1.2, 1.0, 0.08), SumCheck("two", 0.8, 1.0, 0.08))).verdict == "cannot be told"
+    assert made(sums=(SumCheck("one", 1.09, 1.0, 0.01), SumCheck("two", 1.08, 1.0, 0.01))).verdict == "do not hold"
+    noisy = made(sums=(SumCheck("one", 1.09, 1.0, 0.04), SumCheck("two", 1.08, 1.0, 0.03)))
+    assert noisy.bias_error == pytest.approx(0.025)
+    assert noisy.verdict == "cannot be told"
 
 
 def test_what_chains_make_of_a_kind_survives_a_table() -> None:
@@ -168,11 +174,16 @@ def printed(found: SelfTest, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_the_result_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(made(), capsys)
-    assert "sums hold: of 2 networks that gave no layer its value, sums of layers are off by -1.0%" in text
+    assert (
+        "sums hold: of 2 networks that gave no layer its value, sums of layers are off by -1.0% (±0.0%) on average"
+        in text
+    )
     assert "564 layers, 112 s give ±2.6%" in text
     assert "dense convolution +5.1%" in text
     assert "moved by 10.0%" in text
     assert "sums do not hold here" in printed(made(sums=(SumCheck("one", 1.5, 1.0),)), capsys)
+    noisy = made(sums=(SumCheck("one", 1.09, 1.0, 0.04),))
+    assert "too restless" in printed(noisy, capsys)
     assert "not one of the networks" in printed(made(sums=()), capsys)
     assert "settings" not in printed(made(chain_length=0), capsys)
 
@@ -194,7 +205,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = run_here(tmp_path, *arguments, "--json")
     assert done.returncode == 0, done.stderr
     value = json.loads(done.stdout)
-    assert {"sums", "bias", "worst", "holds", "visit_noise", "half_width", "chains"} <= set(value)
+    assert {"sums", "bias", "bias_error", "worst", "verdict", "visit_noise", "half_width", "chains"} <= set(value)
 
 
 def test_what_is_asked_when_busy_is_checked(tmp_path: Path) -> None:

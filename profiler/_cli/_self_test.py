@@ -83,30 +83,36 @@ def print_self_test(console: Console, found: SelfTest, *, json: bool) -> None:
         value = {
             **msgspec.to_builtins(found),
             "chains": {kind or "all": offset._asdict() for kind, offset in found.chains.items()},
-            "holds": found.holds,
+            "verdict": found.verdict,
             "bias": found.bias,
+            "bias_error": found.bias_error,
             "worst": found.worst,
             "half_width": found.half_width(),
         }
         sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
         return
-    from profiler._tested import BUDGET_S, LAYERS
+    from profiler._tested import BUDGET_S, LAYERS, REACH
 
     instructions = f" ({found.instructions})" if found.instructions else ""
     console.print()
     console.print(f"{found.device}{instructions}; {found.setting}; {found.software}")
-    judged = f"of {len(found.sums)} networks that gave no layer its value"
-    off = f"{judged}, sums of layers are off by {found.bias:+.1%} on average, {found.worst:+.1%} at worst"
-    if not found.sums:
-        console.print("sums: not one of the networks could be measured whole", style="yellow")
-    elif found.holds:
-        console.print(f"sums hold: {off}")
-    else:
-        console.print(
-            f"sums do not hold here: {off}. Measure whole networks beside the layers (--audit 20) and have "
-            "fit-predictor calibrate by them; was the machine busy?",
-            style="yellow",
-        )
+    off = (
+        f"of {len(found.sums)} networks that gave no layer its value, sums of layers are off by {found.bias:+.1%} "
+        f"(±{REACH * found.bias_error:.1%}) on average, {found.worst:+.1%} at worst"
+    )
+    match found.verdict:
+        case "hold":
+            console.print(f"sums hold: {off}")
+        case "cannot be told" if not found.sums:
+            console.print("sums: not one of the networks could be measured whole", style="yellow")
+        case "cannot be told":
+            console.print(f"sums: {off}; the machine is too restless to say more now", style="yellow")
+        case "do not hold":
+            console.print(
+                f"sums do not hold here: {off}. Measure whole networks beside the layers (--audit 20) and have "
+                "fit-predictor calibrate by them",
+                style="yellow",
+            )
     console.print(
         f"sharpness: a visit scatters by {found.visit_noise:.1%}, {found.visits_per_s:.0f} visits a second; for "
         f"{LAYERS} layers, {BUDGET_S:.0f} s give ±{found.half_width():.1%}"
