@@ -124,6 +124,8 @@ def chain_offsets(
     placed_error: Floats,
     kinds: Sequence[str],
     known: Mapping[str, Offset] = MappingProxyType({}),
+    *,
+    shared_error: float = 0.0,
 ) -> Contexts:
     """Return what layers that stand in both contexts tell of all.
 
@@ -134,11 +136,15 @@ def chain_offsets(
         placed_error: the same.
         kinds: each layer's kind of work.
         known: what another session on this machine told, for kinds of which this one tells nothing.
+        shared_error: standard error of all differences as a whole, beside their own.
     """
     gaps = chained - placed
     variance = chained_error**2 + placed_error**2
     both = np.isfinite(gaps) & np.isfinite(variance)
-    told = _told(gaps, variance, both, kinds)
+    told = {
+        kind: offset._replace(error=offset.error + shared_error**2)
+        for kind, offset in _told(gaps, variance, both, kinds).items()
+    }
     by_kind = {**told, **{kind: offset for kind, offset in known.items() if kind not in told}}
     names = np.array(kinds)
     offsets, spreads, unknown = np.zeros((3, len(gaps)))

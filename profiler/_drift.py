@@ -22,7 +22,7 @@ from typing import NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
-from lut._statistics import trimmed_mean
+from lut._statistics import trimmed_mean, trimmed_variance
 
 __all__ = ["Drift", "grouped_median", "pooled_autocorrelation", "remove_drift"]
 
@@ -50,13 +50,15 @@ class Drift(NamedTuple):
     """What was found, all in log(ms).
 
     ``common`` is the drift that all layers share and ``total`` what is to be taken out of each visit, shape ``(n,)``;
-    ``levels`` the layers' medians after that, shape ``(L,)``; ``factors`` how many states were fitted.
+    ``levels`` the layers' medians after that, shape ``(L,)``; ``factors`` how many states were fitted; ``walk_error``
+    the standard error of how the levels of visits in walks stand to the others.
     """
 
     common: Floats
     total: Floats
     levels: Floats
     factors: int
+    walk_error: float
 
 
 def remove_drift(logs: Floats, groups: Ints, process: Ints, *, window: int, walks: Ints | None = None) -> Drift:
@@ -101,7 +103,7 @@ def remove_drift(logs: Floats, groups: Ints, process: Ints, *, window: int, walk
         states = states + found
         levels = grouped_median(logs - common - states, groups, n_groups)
         factors += 1
-    return Drift(common, common + states, levels, factors)
+    return Drift(common, common + states, levels, factors, 0.0 if around is None else around.error)
 
 
 @final
@@ -122,6 +124,7 @@ class _Walks:
         self._around = np.where(usable, positions, n)
         self._has_some = usable.any(axis=1)
         self._count = len(counts)
+        self.error = 0.0
 
     def drift(self, residuals: Floats) -> Floats:
         """Return the drift of each visit of a walk, from what is left of all visits once levels are taken off."""
@@ -129,6 +132,7 @@ class _Walks:
         outside = _row_medians(np.append(residuals, np.inf)[self._around])
         gaps = (outside - own)[self._has_some]
         shift = trimmed_mean(gaps.tolist()) if gaps.size else 0.0
+        self.error = sqrt(trimmed_variance(gaps.tolist())[0] / gaps.size) if gaps.size else 0.0
         result: Floats = (own + shift)[self._walk]
         return result
 

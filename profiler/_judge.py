@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from lut._records import Flag, Interval, Protocol, Spread
 from lut._statistics import bimodal_split, trimmed_mean, trimmed_variance
 from profiler._contexts import LEAST_VISITS, Contexts, Offset, chain_offsets, independent_visits
-from profiler._drift import MAD_TO_SIGMA, grouped_median, pooled_autocorrelation, remove_drift
+from profiler._drift import MAD_TO_SIGMA, Drift, grouped_median, pooled_autocorrelation, remove_drift
 from profiler._moderation import Prior, fit_prior
 from profiler._moderation import half_width as moderated_half_width
 from profiler._plan import PREFLIGHT_ENTRY
@@ -123,7 +123,7 @@ def judge(
     found = remove_drift(
         logs, sort, process, window=protocol.drift_window, walks=_walks(visits, in_networks=sorts[sort] % 2 == 0)
     )
-    contexts = _contexts(logs - found.total - found.levels[sort], found.levels, sort, sorts, kinds, offsets)
+    contexts = _contexts(logs, found, sort, sorts, kinds, offsets)
     drift = found.total + contexts.offsets[sort]
     levels = grouped_median(logs - drift, groups, len(entries))
 
@@ -197,7 +197,7 @@ def _walks(visits: Sequence[Visit], *, in_networks: NDArray[np.bool_]) -> Ints |
 
 
 def _contexts(
-    noise: Floats, levels: Floats, sort: Ints, sorts: Ints, kinds: Mapping[int, str], known: Mapping[str, Offset]
+    logs: Floats, fitted: Drift, sort: Ints, sorts: Ints, kinds: Mapping[int, str], known: Mapping[str, Offset]
 ) -> Contexts:
     """Return what is to be taken off the levels of visits in chains to have them as in networks, shapes ``(S,)``."""
     offsets, spread, unknown = np.zeros((3, len(sorts)))
@@ -205,15 +205,23 @@ def _contexts(
     layers = np.unique(sorts[sorts >= 0] // 2)
     place = {int(number): i for i, number in enumerate(sorts)}
     counts = np.bincount(sort, minlength=len(sorts))
-    sigma = MAD_TO_SIGMA * float(np.median(np.abs(noise)))
+    levels = fitted.levels
+    sigma = MAD_TO_SIGMA * float(np.median(np.abs(logs - fitted.total - levels[sort])))
     found = np.full((2, 2, len(layers)), np.nan)
     for i, layer in enumerate(layers):
         for chained in (0, 1):
             at = place.get(2 * int(layer) + chained)
             if at is not None and counts[at] >= LEAST_VISITS:
                 found[:, chained, i] = levels[at], MEDIAN_EFFICIENCY * max(sigma, 1e-9) / sqrt(counts[at])
+    (chained, chained_error), (placed, placed_error) = found[:, 1], found[:, 0]
     by_layer = chain_offsets(
-        found[0, 1], found[0, 0], found[1, 1], found[1, 0], [kinds.get(int(layer), "") for layer in layers], known
+        chained,
+        placed,
+        chained_error,
+        placed_error,
+        [kinds.get(int(layer), "") for layer in layers],
+        known,
+        shared_error=fitted.walk_error,
     )
     for i, layer in enumerate(layers):
         at = place.get(2 * int(layer) + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import sqrt
+from math import hypot, sqrt
 from pathlib import Path
 from statistics import NormalDist, fmean
 from typing import Literal
@@ -14,7 +14,7 @@ from lut import Device, Setting
 from lut._files import read_bytes, write_atomically
 from lut._records import Software
 from lut.errors import FileAccessError
-from profiler._contexts import Offset
+from profiler._contexts import ANY_KIND, Offset
 from profiler._reference import machine_key
 
 __all__ = [
@@ -105,14 +105,16 @@ class SelfTest(msgspec.Struct, frozen=True):
     @property
     def bias_error(self) -> float:
         """Standard error of :attr:`bias`."""
-        return sqrt(sum(check.uncertainty**2 for check in self.sums)) / max(1, len(self.sums))
+        # What is not known of chains is the same for all of them.
+        shared = self.chains[ANY_KIND].error if ANY_KIND in self.chains else 0.0
+        return sqrt(fmean([check.uncertainty**2 for check in self.sums] or [0.0]) / max(1, len(self.sums)) + shared)
 
     @property
     def verdict(self) -> Verdict:
         """Whether sums of layers give networks on this machine, as far as its noise allows to tell."""
         if not self.sums:
             return "cannot be told"
-        far = max(abs(check.error) - REACH * check.uncertainty for check in self.sums)
+        far = max(abs(check.error) - REACH * hypot(check.uncertainty, self.bias_error) for check in self.sums)
         if abs(self.bias) - REACH * self.bias_error > HOLDS or far > WORST_HOLDS:
             return "do not hold"
         return "hold" if max(abs(self.bias), REACH * self.bias_error) <= HOLDS else "cannot be told"

@@ -1,0 +1,165 @@
+"""The default run, again and again: how sharp it is, and whether another run finds what its intervals say.
+
+``profile-device --target cpu --batch 4``, each run in a process of its own with another seed and no reference speed of
+the others; in turns with those of another version of the project, so that both see the same machine. Two runs are held
+against each other layer by layer, what they differ by as a whole taken off; and by the ratio of each layer to its
+neighbour on the curve, and to the layer half a curve away.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from shutil import which
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+from _common import parser, print_table, write_results
+from _isa import AVX2
+
+from lut import LatencyTable, Layer
+
+HERE = Path(__file__).resolve().parent.parent
+COMMAND = "import sys; sys.argv[0] = 'profile-device'; from profiler._cli.profile_device import main; main()"
+ALONE = ("--no-self-test", "--when-busy", "measure")
+SURE = 0.8
+
+
+def run(root: Path, folder: Path, options: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    """Return what a run of the command in one version of the project printed, its time and its table's place."""
+    output = folder / f"{time.time_ns()}.json"
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, "--target", "cpu", "--batch", "4", *options, "--json", "--output", str(output)],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        env={**os.environ, **environment, "PYTHONPATH": str(root), "XDG_CACHE_HOME": str(output.with_suffix(""))},
+    )
+    if done.returncode not in (0, 3):
+        raise SystemExit(done.stderr)
+    return {**json.loads(done.stdout), "wall_s": time.perf_counter() - began, "output": output}
+
+
+def worktree(*words: str) -> None:
+    """Have git make or remove a folder with another version of the project."""
+    subprocess.run([which("git") or "git", "worktree", *words], cwd=HERE, check=True)
+
+
+def figures_of(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what one run says of itself."""
+    table = LatencyTable.load(found["output"])
+    groups = [choice for curve in found["widths"] for choice in curve["choices"]]
+    ratios = [
+        total / network.whole.median_ms - 1
+        for network in table.networks
+        if network.whole is not None and (total := table.sum_ms(network)) is not None
+    ]
+    return {
+        "wall_s": round(found["wall_s"], 1),
+        "layers": len(table),
+        "visits": sum(m.n_visits for m in table.values()),
+        "half_width": round(median(m.relative_half_width for m in table.values()), 4),
+        "open_groups": sum(group["chosen_share"] < SURE for group in groups),
+        "groups": len(groups),
+        "audit_bias": round(fmean(ratios), 4) if ratios else None,
+        "audit_within_5_percent": round(sum(abs(r) <= 0.05 for r in ratios) / len(ratios), 3) if ratios else None,
+        "drift": table.sessions[0].spread.common_drift,
+        "process": table.sessions[0].spread.process,
+        "context": getattr(table.sessions[0].spread, "context", 0.0),
+    }
+
+
+def compared(first: LatencyTable, second: LatencyTable) -> dict[str, float]:
+    """Return how two runs agree."""
+    shared = [layer for layer in first if layer in second]
+    gaps = np.log([first[layer].median_ms / second[layer].median_ms for layer in shared])
+    gaps -= np.median(gaps)
+    gap: dict[Layer, float] = dict(zip(shared, gaps.tolist(), strict=True))
+    half = {
+        layer: float(np.hypot(first[layer].relative_half_width, second[layer].relative_half_width)) for layer in shared
+    }
+    inside = {"layers": [abs(gap[layer]) <= half[layer] for layer in shared]}
+    for name, share in (("neighbours", 0.0), ("range", 0.5)):
+        inside[name] = []
+        for curve in first.curves:
+            known = [layer for layer in curve.layers if layer in gap]
+            step = max(1, int(share * len(known)))
+            inside[name] += [
+                abs(gap[a] - gap[b]) <= np.hypot(half[a], half[b]) for a, b in zip(known, known[step:], strict=False)
+            ]
+    return {
+        "difference": round(float(np.median(np.abs(gaps))), 4),
+        **{f"inside_{name}": round(float(np.mean(values)), 4) for name, values in inside.items()},
+    }
+
+
+def main() -> None:
+    """Run the benchmark."""
+    made = parser(__doc__)
+    made.add_argument("--against", metavar="COMMIT", help="another version of the project, run in turns with this one")
+    made.add_argument("--runs", type=int, default=3, help="of each version")
+    made.add_argument("--instructions", nargs="+", default=["all", "AVX2"], choices=["all", "AVX2"])
+    made.add_argument("--threads", type=int, default=None)
+    made.add_argument("--quick", action="store_true", help="the quick run instead")
+    given = made.parse_args()
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        versions = {"now": HERE}
+        if given.against is not None:
+            versions["before"] = folder / "before"
+            worktree("add", "--detach", str(versions["before"]), given.against)
+        try:
+            for instructions in given.instructions:
+                tables: dict[str, list[Path]] = {version: [] for version in versions}
+                for turn, version in itertools.product(range(given.runs), versions):
+                    options = ["--seed", str(turn), *(ALONE if version == "now" else ())]
+                    options += ["--threads", str(given.threads)] if given.threads else []
+                    options += ["--quick"] if given.quick else []
+                    found = run(versions[version], folder, options, AVX2 if instructions == "AVX2" else {})
+                    kept = results.setdefault(instructions, {}).setdefault(version, {"runs": [], "pairs": []})
+                    kept["runs"].append(figures_of(found))
+                    tables[version].append(found["output"])
+                    print(instructions, version, kept["runs"][-1], flush=True)
+                for version, paths in tables.items():
+                    loaded = [LatencyTable.load(path) for path in paths]
+                    results[instructions][version]["pairs"] = [
+                        compared(a, b) for a, b in itertools.combinations(loaded, 2)
+                    ]
+        finally:
+            if "before" in versions:
+                worktree("remove", "--force", str(versions["before"]))
+    rows = []
+    for instructions, by_version in results.items():
+        for version, kept in by_version.items():
+            runs, pairs = kept["runs"], kept["pairs"] or [dict.fromkeys(("difference",), float("nan"))]
+            rows.append(
+                (
+                    f"{instructions}, {version}",
+                    f"±{median(r['half_width'] for r in runs):.1%}",
+                    *(f"{median(p.get(key, float('nan')) for p in pairs):.1%}" for key in PAIRS),
+                    f"{fmean(r['open_groups'] for r in runs):.1f} of {runs[0]['groups']}",
+                    "" if runs[0]["audit_bias"] is None else f"{fmean(r['audit_bias'] for r in runs):+.1%}",
+                    f"{fmean(r['visits'] for r in runs):,.0f}",
+                    f"{fmean(r['drift'] for r in runs):.0%}",
+                )
+            )
+    header = ("version", "half-width", "differ by", "inside", "neighbours", "range", "open groups", "sums", "visits")
+    print_table("default runs", (*header, "drift"), rows)
+    name = "quick_run" if given.quick else "default_run"
+    write_results(given.results, name, {"against": given.against, "threads": given.threads, "results": results})
+
+
+PAIRS = ("difference", "inside_layers", "inside_neighbours", "inside_range")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Networks that nobody tuned on: what their layers add up to, against what they take as a whole.
+
+A dozen networks of pytorchcv, written by others, go through the tool as a user's would: traced, then their layers and
+the whole in one session of some seconds, on each target, batch and number of threads; and again with the libraries kept
+to AVX2 where the CPU has more. Nothing is calibrated. Needs ``pip install --no-deps pytorchcv``, and says so where it
+is missing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import msgspec
+from _common import parser, print_table, write_results
+from _isa import AVX2
+
+# By module of pytorchcv.models: the factory, and the image's size.
+NETWORKS = {
+    "resnet20_cifar10": ("resnet_cifar", 32),
+    "preresnet20_cifar10": ("preresnet_cifar", 32),
+    "densenet40_k12_cifar10": ("densenet_cifar", 32),
+    "resnet10": ("resnet", 224),
+    "mobilenet_wd2": ("mobilenet", 224),
+    "mobilenetv2_wd2": ("mobilenetv2", 224),
+    "shufflenetv2_wd2": ("shufflenetv2", 224),
+    "squeezenet_v1_1": ("squeezenet", 224),
+    "efficientnet_b0": ("efficientnet", 224),
+    "mnasnet_small": ("mnasnet", 224),
+    "ghostnet": ("ghostnet", 224),
+    "regnetx002": ("regnet", 224),
+    "hardnet39ds": ("hardnet", 224),
+    "igcv3_wd4": ("igcv3", 224),
+}
+MODELS = "pytorchcv_networks.py"
+
+
+def write_models(folder: Path) -> None:
+    """Write a file with a factory for each network, as a user's would be."""
+    parts = [
+        f"def {name}():\n    from pytorchcv.models.{module} import {name} as make\n\n    return make().eval()\n"
+        for name, (module, _) in NETWORKS.items()
+    ]
+    (folder / MODELS).write_text("\n\n".join(parts), encoding="utf-8")
+
+
+def measure(name: str, target: str, folder: Path, *, batch: int, threads: int, seconds: float) -> dict[str, Any]:
+    """Return what one network and its layers take; to be called in a process of its own."""
+    from profiler import profile
+    from profiler._model import load_model, parse_model
+    from profiler._trace import trace
+    from profiler._whole import Subject, Whole
+
+    size = NETWORKS[name][1]
+    spec = parse_model(f"{folder / MODELS}:{name}", f"{batch}x3x{size}x{size}", 0)
+    module, examples = load_model(spec)
+    if target == "onnx":
+        from profiler._onnx._file import export_model, load_onnx, trace_onnx
+
+        path = folder / f"{name}-b{batch}.onnx"
+        export_model(module, examples, path)
+        found = trace_onnx(load_onnx(path), name=name)
+        subject = Subject(found.network, Whole(name, file=str(path)), found.operators, found.idle)
+    else:
+        traced = trace(module, examples, name=name)
+        subject = Subject(traced.network, Whole(name, model=spec), traced.operators, traced.idle)
+    table = profile((), networks=[subject], target=target, batch=batch, threads=threads, time_budget_s=seconds)
+    (network,) = table.networks
+    if network.whole is None:
+        return {"name": name, "reason": network.reason, "setting": str(table.setting)}
+    return {
+        "name": name,
+        "setting": str(table.setting),
+        "instructions": table.device.instructions,
+        "layers": sum(part.count for part in network.layers),
+        "whole_ms": network.whole.median_ms,
+        "sum_ms": table.sum_ms(network),
+        "repeat_error": network.whole.repeat_error,
+        "visits": len(network.whole.visits.raw_ms),
+        "drift": table.sessions[0].spread.common_drift,
+    }
+
+
+def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of one setting."""
+    errors = [r["sum_ms"] / r["whole_ms"] - 1 for r in results if r.get("sum_ms")]
+    return {
+        "networks": len(errors),
+        "missing": [r["name"] for r in results if not r.get("sum_ms")],
+        "bias": round(fmean(errors), 4),
+        "median": round(median(errors), 4),
+        "mean_error": round(fmean(map(abs, errors)), 4),
+        "worst": round(max(errors, key=abs), 4),
+        "within_5_percent": round(sum(abs(e) <= 0.05 for e in errors) / len(errors), 3),
+        "within_10_percent": round(sum(abs(e) <= 0.10 for e in errors) / len(errors), 3),
+    }
+
+
+def main() -> None:
+    """Measure every network in every setting, one after another, each in a process of its own."""
+    made = parser(__doc__)
+    made.add_argument("--targets", nargs="+", default=["cpu", "onnx"], choices=["cpu", "onnx"])
+    made.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    made.add_argument("--batches", nargs="+", type=int, default=[1, 4])
+    made.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    made.add_argument("--instructions", nargs="+", default=["all", "AVX2"], choices=["all", "AVX2"])
+    made.add_argument("--seconds", type=float, default=10.0, help="to measure a network in one setting")
+    made.add_argument("--folder", type=Path, default=Path("untuned_networks"), help="what was measured is kept there")
+    made.add_argument("--one", nargs=5, metavar=("NAME", "TARGET", "BATCH", "THREADS", "FILE"), help="used by itself")
+    given = made.parse_args()
+    if find_spec("pytorchcv") is None:
+        print("skipped: pip install --no-deps pytorchcv")
+        return
+    given.folder.mkdir(parents=True, exist_ok=True)
+    if given.one:
+        name, target, batch, threads, file = given.one
+        found = measure(name, target, given.folder, batch=int(batch), threads=int(threads), seconds=given.seconds)
+        Path(file).write_bytes(msgspec.json.encode(found))
+        return
+    write_models(given.folder)
+    settings: dict[str, list[dict[str, Any]]] = {}
+    for instructions, target, batch, threads in itertools.product(
+        given.instructions, given.targets, given.batches, given.threads
+    ):
+        setting = f"{target}, batch {batch}, {threads} thread{'s' * (threads > 1)}, {instructions}"
+        for name in given.networks:
+            kept = given.folder / f"{instructions}-{target}-{batch}-{threads}-{name}.json"
+            if not kept.exists():
+                command = [sys.executable, __file__, "--folder", str(given.folder), "--seconds", str(given.seconds)]
+                command += ["--one", name, target, str(batch), str(threads), str(kept)]
+                environment = AVX2 if instructions == "AVX2" else {}
+                subprocess.run(command, check=True, env={**os.environ, **environment})
+            settings.setdefault(setting, []).append(msgspec.json.decode(kept.read_bytes()))
+        print(setting, summary(settings[setting]), flush=True)
+    summaries = {setting: summary(found) for setting, found in settings.items()}
+    rows = [
+        (
+            setting,
+            s["networks"],
+            f"{s['bias']:+.1%}",
+            f"{s['mean_error']:.1%}",
+            f"{s['worst']:+.1%}",
+            f"{s['within_5_percent']:.0%}",
+            f"{s['within_10_percent']:.0%}",
+        )
+        for setting, s in summaries.items()
+    ]
+    print_table("sum of layers against the whole", ("setting", "n", "bias", "mean", "worst", "±5 %", "±10 %"), rows)
+    write_results(
+        given.results, "untuned_networks", {"seconds": given.seconds, "summaries": summaries, "results": settings}
+    )
+
+
+if __name__ == "__main__":
+    main()
