@@ -61,7 +61,7 @@ def row(machine: str, found: dict[str, Any]) -> tuple[str, ...]:
     chains = [found["chains"].get(kind, {}).get("mean") for kind in KINDS]
     return (
         machine,
-        found["instructions"] or "",
+        found["instructions"] or ("AVX2" if found["environment"] else "all"),
         f"{found['target']}, {found['batch']}, {found['threads']}",
         f"{found['bias']:+.1%} (±{2 * found['bias_error']:.1%})",
         f"{found['worst']:+.1%}",
