@@ -18,18 +18,20 @@ import time
 from pathlib import Path
 from shutil import which
 from statistics import fmean, median
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from _common import parser, print_table, write_results
 from _isa import AVX2
 
 from lut import LatencyTable, Layer
+from predictors._show import SURE_SHARE
 
 HERE = Path(__file__).resolve().parent.parent
 COMMAND = "import sys; sys.argv[0] = 'profile-device'; from profiler._cli.profile_device import main; main()"
 ALONE = ("--no-self-test", "--when-busy", "measure")
-SURE = 0.8
+# What a run printed, and its table.
+Found: TypeAlias = tuple[dict[str, Any], LatencyTable]
 
 
 def run(root: Path, folder: Path, options: list[str], environment: dict[str, str]) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def figures_of(found: dict[str, Any]) -> dict[str, Any]:
         "layers": len(table),
         "visits": sum(m.n_visits for m in table.values()),
         "half_width": round(median(m.relative_half_width for m in table.values()), 4),
-        "open_groups": sum(group["chosen_share"] < SURE for group in groups),
+        "open_groups": sum(group["chosen_share"] < SURE_SHARE for group in groups),
         "groups": len(groups),
         "audit_bias": round(fmean(ratios), 4) if ratios else None,
         "audit_within_5_percent": round(sum(abs(r) <= 0.05 for r in ratios) / len(ratios), 3) if ratios else None,
@@ -101,6 +103,32 @@ def compared(first: LatencyTable, second: LatencyTable) -> dict[str, float]:
     }
 
 
+def choices_agree(first: Found, second: Found) -> tuple[int, int]:
+    """Return in how many groups that neither run calls open both choose one width or one stair, and of how many.
+
+    Two widths stand on one stair where they are one channel apart, or neither run can tell their latencies apart.
+    """
+    (a_found, a_table), (b_found, b_table) = first, second
+    agree = closed = 0
+    for a_curve, b_curve in zip(a_found["widths"], b_found["widths"], strict=True):
+        curve = next(c for c in a_table.curves if c.name == a_curve["curve"])
+        layers = {layer.out_channels: layer for layer in curve.layers}
+        for a, b in zip(a_curve["choices"], b_curve["choices"], strict=True):
+            if min(a["chosen_share"], b["chosen_share"]) < SURE_SHARE:
+                continue
+            closed += 1
+            one, other = layers[a["channels"]], layers[b["channels"]]
+            stair = all(_alike(table, one, other) for table in (a_table, b_table))
+            agree += abs(a["channels"] - b["channels"]) <= 1 or stair
+    return agree, closed
+
+
+def _alike(table: LatencyTable, one: Layer, other: Layer) -> bool:
+    """Return whether a run cannot tell two layers' latencies apart."""
+    half = np.hypot(table[one].relative_half_width, table[other].relative_half_width)
+    return bool(abs(np.log(table[one].median_ms / table[other].median_ms)) <= half)
+
+
 def main() -> None:
     """Run the benchmark."""
     made = parser(__doc__)
@@ -119,7 +147,7 @@ def main() -> None:
             worktree("add", "--detach", str(versions["before"]), given.against)
         try:
             for instructions in given.instructions:
-                tables: dict[str, list[Path]] = {version: [] for version in versions}
+                printed: dict[str, list[dict[str, Any]]] = {version: [] for version in versions}
                 for turn, version in itertools.product(range(given.runs), versions):
                     options = ["--seed", str(turn), *(ALONE if version == "now" else ())]
                     options += ["--threads", str(given.threads)] if given.threads else []
@@ -127,13 +155,17 @@ def main() -> None:
                     found = run(versions[version], folder, options, AVX2 if instructions == "AVX2" else {})
                     kept = results.setdefault(instructions, {}).setdefault(version, {"runs": [], "pairs": []})
                     kept["runs"].append(figures_of(found))
-                    tables[version].append(found["output"])
+                    printed[version].append(found)
                     print(instructions, version, kept["runs"][-1], flush=True)
-                for version, paths in tables.items():
-                    loaded = [LatencyTable.load(path) for path in paths]
-                    results[instructions][version]["pairs"] = [
-                        compared(a, b) for a, b in itertools.combinations(loaded, 2)
-                    ]
+                for version, runs in printed.items():
+                    loaded = [(found, LatencyTable.load(found["output"])) for found in runs]
+                    pairs = list(itertools.combinations(loaded, 2))
+                    agreed = [choices_agree(a, b) for a, b in pairs]
+                    results[instructions][version]["pairs"] = [compared(a[1], b[1]) for a, b in pairs]
+                    results[instructions][version]["choices"] = {
+                        "agree": sum(agree for agree, _ in agreed),
+                        "of": sum(closed for _, closed in agreed),
+                    }
         finally:
             if "before" in versions:
                 worktree("remove", "--force", str(versions["before"]))
@@ -147,12 +179,24 @@ def main() -> None:
                     f"±{median(r['half_width'] for r in runs):.1%}",
                     *(f"{median(p.get(key, float('nan')) for p in pairs):.1%}" for key in PAIRS),
                     f"{fmean(r['open_groups'] for r in runs):.1f} of {runs[0]['groups']}",
+                    f"{kept['choices']['agree']} of {kept['choices']['of']}",
                     "" if runs[0]["audit_bias"] is None else f"{fmean(r['audit_bias'] for r in runs):+.1%}",
                     f"{fmean(r['visits'] for r in runs):,.0f}",
                     f"{fmean(r['drift'] for r in runs):.0%}",
                 )
             )
-    header = ("version", "half-width", "differ by", "inside", "neighbours", "range", "open groups", "sums", "visits")
+    header = (
+        "version",
+        "half-width",
+        "differ by",
+        "inside",
+        "neighbours",
+        "range",
+        "open groups",
+        "others agree",
+        "sums",
+        "visits",
+    )
     print_table("default runs", (*header, "drift"), rows)
     name = "quick_run" if given.quick else "default_run"
     write_results(given.results, name, {"against": given.against, "threads": given.threads, "results": results})

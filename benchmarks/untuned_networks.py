@@ -1,6 +1,6 @@
 """Networks that nobody tuned on: what their layers add up to, against what they take as a whole.
 
-A dozen networks of pytorchcv, written by others, go through the tool as a user's would: traced, then their layers and
+Ten networks of pytorchcv, written by others, go through the tool as a user's would: traced, then their layers and
 the whole in one session of some seconds, on each target, batch and number of threads; and again with the libraries kept
 to AVX2 where the CPU has more. Nothing is calibrated. Needs ``pip install --no-deps pytorchcv``, and says so where it
 is missing.
@@ -26,7 +26,6 @@ NETWORKS = {
     "resnet20_cifar10": ("resnet_cifar", 32),
     "preresnet20_cifar10": ("preresnet_cifar", 32),
     "densenet40_k12_cifar10": ("densenet_cifar", 32),
-    "resnet10": ("resnet", 224),
     "mobilenet_wd2": ("mobilenet", 224),
     "mobilenetv2_wd2": ("mobilenetv2", 224),
     "shufflenetv2_wd2": ("shufflenetv2", 224),
@@ -34,9 +33,6 @@ NETWORKS = {
     "efficientnet_b0": ("efficientnet", 224),
     "mnasnet_small": ("mnasnet", 224),
     "ghostnet": ("ghostnet", 224),
-    "regnetx002": ("regnet", 224),
-    "hardnet39ds": ("hardnet", 224),
-    "igcv3_wd4": ("igcv3", 224),
 }
 MODELS = "pytorchcv_networks.py"
 
