@@ -128,7 +128,7 @@ def profile(
         options: the target's own options, such as ``{"context": "isolated"}``; ``None`` leaves one to the target.
         curves: channel sweeps among the layers, to be named in the table.
         groups: of each sweep's widths, from each of which one is to be chosen; layers between which that choice is
-            open are measured longer.
+            open are measured longer. 0: nothing is to be chosen.
         networks: networks to measure whole, in the same rounds as the layers, so that the table carries an audit of
             its sums; their layers are measured too.
         adaptive: measure only those of the layers that tell most of the latencies of networks, until ``networks`` are

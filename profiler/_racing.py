@@ -40,14 +40,14 @@ def races_of(curves: Iterable[ChannelCurve], number: Mapping[Layer, int], groups
     Args:
         curves: the sweeps.
         number: their layers' entries.
-        groups: of each sweep.
+        groups: of each sweep; 0 where none is to be chosen from.
     """
     return tuple(
         Race(
             tuple(number[layer] for layer in curve.layers), tuple(layer.out_channels for layer in curve.layers), groups
         )
         for curve in curves
-        if len(curve.layers) > groups
+        if 0 < groups < len(curve.layers)
     )
 
 

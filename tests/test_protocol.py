@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 from conftest import conv, curve_of, simulate, table_of
 
-from lut import LatencyTable, UsageError
+from lut import LatencyTable, Network, NetworkLayer, UsageError
 from profiler._drift import remove_drift
 from profiler._fake import FakeTarget
 from profiler._judge import judge
 from profiler._plan import LEAST_SENTINEL_VISITS, LOOKS, SENTINELS, Plan, make_protocol, next_round
-from profiler._session import run_session, sort_visits
+from profiler._session import AUDIT_VISITS, MEASURING_PER_START, run_session, sort_visits
 from profiler._target import Target
 from profiler._visit import Visit, Visitor
+from profiler._whole import subject_of
 from profiler._worker import LocalWorker
 
 MakeTable = Callable[..., LatencyTable]
@@ -375,3 +376,63 @@ def test_the_sentinels_of_a_short_session_are_known_without_another_process() ->
     assert all(counts[-1 - i] >= LEAST_SENTINEL_VISITS for i in range(len(SENTINELS)))
     assert max(counts[entry] for entry in range(plan.size)) == plan.protocol.first_look
     assert result.processes == 2
+
+
+def test_many_networks_have_their_share_of_visits_spread_over_the_session() -> None:
+    networks = [Network(f"network {i}", (NetworkLayer("conv", conv(8 + i)),)) for i in range(8)]
+    layers = curve_of(range(8, 40)).layers
+    budget_s = 60.0
+    plan, result, _ = simulate(
+        layers,
+        networks=[subject_of(network) for network in networks],
+        protocol={"precision": 0.001, "time_budget_s": budget_s},
+        target=FakeTarget(sigma=0.1, floor_ms=5.0),
+    )
+    wholes = [visit for visit in result.visits if visit.entry >= len(plan.entries)]
+    counts = Counter(visit.entry for visit in wholes)
+    assert set(counts) == set(range(len(plan.entries), plan.size))
+    assert max(counts.values()) <= AUDIT_VISITS
+    assert min(counts.values()) >= AUDIT_VISITS - 2
+    # No more than half of them between two visits to any layer, and in every quarter of the session about as many.
+    quarters = np.histogram([visit.at_s for visit in wholes], bins=4, range=(0.0, budget_s))[0]
+    assert quarters.min() > 0.6 * quarters.mean()
+    # Layers have most of the time, once they have had their first look.
+    per_layer = Counter(visit.entry for visit in result.visits if 0 <= visit.entry < len(plan.entries))
+    assert min(per_layer.values()) > 1.5 * max(counts.values())
+
+
+def test_few_networks_are_measured_as_often_as_their_layers() -> None:
+    network = Network("mine", (NetworkLayer("first", conv(8)), NetworkLayer("second", conv(9), count=3)))
+    plan, result, _ = simulate(
+        [conv(8), conv(9)],
+        networks=[subject_of(network)],
+        protocol={"precision": 0.001, "time_budget_s": 10.0},
+        target=FakeTarget(sigma=0.1, floor_ms=5.0),
+    )
+    counts = Counter(visit.entry for visit in result.visits)
+    assert counts[plan.size - 1] > AUDIT_VISITS
+
+
+def test_the_noise_floor_ends_nothing() -> None:
+    plan, result, target = simulate(
+        curve_of(range(8, 16)).layers, protocol={"precision": 0.02, "time_budget_s": 30.0}, sigma=0.3
+    )
+    assert result.preflight.noise_floor > 0.02
+    counts = Counter(visit.entry for visit in result.visits)
+    done = [entry for entry in range(plan.size) if counts[entry] >= plan.protocol.most_visits]
+    assert target.clock() >= 25.0 or len(done) == plan.size
+
+
+def test_no_process_is_started_for_the_last_seconds() -> None:
+    target = FakeTarget(sigma=0.2, floor_ms=1.0)
+    layers = curve_of(range(8, 20)).layers
+    plan = Plan("fake", {}, layers, make_protocol(time_budget_s=60.0))
+    starts: list[float] = []
+
+    def start(process: int) -> LocalWorker:
+        target._now_s += 2.0
+        starts.append(target.clock())
+        return LocalWorker(target, layers, plan.protocol, process=process, origin=0.0)
+
+    run_session(plan, start, None, clock=target.clock)
+    assert target.clock() - starts[-1] >= MEASURING_PER_START * 2.0 - 1.0

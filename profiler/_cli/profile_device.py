@@ -453,7 +453,8 @@ def profile_device(
             wanted,
             target=spec,
             curves=work.curves,
-            groups=groups,
+            # A network's own sweeps have no groups of widths to choose from.
+            groups=0 if sweep else groups,
             networks=work.subjects,
             adaptive=work.adaptive,
             precision=precision,
