@@ -89,6 +89,9 @@ def compared(first: LatencyTable, second: LatencyTable) -> dict[str, float]:
         layer: float(np.hypot(first[layer].relative_half_width, second[layer].relative_half_width)) for layer in shared
     }
     inside = {"layers": [abs(gap[layer]) <= half[layer] for layer in shared]}
+    # Audits draw other networks in each run: a layer may stand in a chain here and in a network there.
+    networks = {part.layer for table in (first, second) for network in table.networks for part in network.layers}
+    inside["chains"] = [abs(gap[layer]) <= half[layer] for layer in shared if layer.digest not in networks]
     for name, share in (("neighbours", 0.0), ("range", 0.5)):
         inside[name] = []
         for curve in first.curves:
@@ -202,7 +205,7 @@ def main() -> None:
     write_results(given.results, name, {"against": given.against, "threads": given.threads, "results": results})
 
 
-PAIRS = ("difference", "inside_layers", "inside_neighbours", "inside_range")
+PAIRS = ("difference", "inside_layers", "inside_chains", "inside_neighbours", "inside_range")
 
 
 if __name__ == "__main__":
