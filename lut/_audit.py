@@ -9,7 +9,7 @@ from statistics import fmean, median
 
 from lut._records import Audit, NetworkRecord
 
-__all__ = ["audit_of", "kendall_tau", "sum_ms"]
+__all__ = ["audit_of", "held_out", "kendall_tau", "sum_ms"]
 
 # Of two networks there is one pair, which is in order or not: no rank correlation.
 LEAST_RANKED = 3
@@ -27,11 +27,20 @@ def sum_ms(network: NetworkRecord, latencies_ms: Mapping[str, float]) -> float |
     return sum(part.count * latencies_ms[part.layer] for part in network.layers)
 
 
+def held_out(networks: Iterable[NetworkRecord]) -> list[NetworkRecord]:
+    """Return the networks that were measured whole and gave no layer its value.
+
+    Where each of them did, as one network by itself does, they are all that can be asked.
+    """
+    measured = [network for network in networks if network.whole is not None]
+    return [network for network in measured if not network.in_place] or measured
+
+
 def audit_of(networks: Iterable[NetworkRecord], latencies_ms: Mapping[str, float]) -> Audit | None:
-    """Return what the networks that were measured as a whole say of the sums; ``None`` where there are none."""
+    """Return what the networks that were :func:`held_out` say of the sums; ``None`` where there are none."""
     pairs: list[tuple[float, float]] = []
     errors: list[float] = []
-    for network in networks:
+    for network in held_out(networks):
         total = sum_ms(network, latencies_ms)
         if network.whole is None or total is None:
             continue

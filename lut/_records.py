@@ -464,7 +464,8 @@ class NetworkRecord(Record, frozen=True):
 
     ``operators``: how many operators of the framework the layers hold, 0 where nobody counted; ``idle``: operators in
     no layer, by name: those that do no work at inference, and, marked ``(unused)``, those whose results nothing reads.
-    ``whole`` is ``None`` where the network was not measured, for the ``reason``.
+    ``whole`` is ``None`` where the network was not measured, for the ``reason``. ``in_place``: its layers were timed in
+    its own places, so that their sum is no prediction of it.
     """
 
     name: Text
@@ -473,6 +474,7 @@ class NetworkRecord(Record, frozen=True):
     idle: dict[Text, Count] = {}
     whole: WholeMeasurement | None = None
     reason: Text | None = None
+    in_place: bool = False
 
 
 class Audit(Record, frozen=True):

@@ -9,6 +9,7 @@ from math import isfinite
 import numpy as np
 
 from lut import LatencyTable, Layer, Measurement, Network, TableError, UsageError
+from lut._audit import held_out
 from lut._statistics import log_standard_error
 from predictors._features import operators_of
 from predictors._predictions import TableSource
@@ -52,7 +53,7 @@ def deviation_of(measurement: Measurement) -> float:
 
 
 def audited(tables: Sequence[LatencyTable], operators: frozenset[str]) -> list[tuple[Network, float]]:
-    """Return the networks of tables that were measured whole.
+    """Return the networks of tables that were measured whole, and gave no layer its value where others did not.
 
     One with a layer that failed, or that was never reached and holds an operator like no other, says nothing of a sum.
     """
@@ -60,7 +61,7 @@ def audited(tables: Sequence[LatencyTable], operators: frozenset[str]) -> list[t
     found = [
         (table.network(record), record.whole.median_ms)
         for table in tables
-        for record in table.networks
+        for record in held_out(table.networks)
         if record.whole is not None and not failed.intersection(part.layer for part in record.layers)
     ]
     return [(n, ms) for n, ms in found if operators_in(item.layer for item in n.layers) <= operators]

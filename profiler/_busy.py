@@ -118,7 +118,8 @@ def settle_threads(
     """
     if when_busy == "measure":
         return threads
-    wanted = allowed if threads is None else threads
+    # More threads than CPUs share these.
+    wanted = min(allowed if threads is None else threads, len(affinity()))
     load = look()
     patience = PATIENCE_S[when_busy]
     waited = 0.0
@@ -129,7 +130,7 @@ def settle_threads(
         waited += BETWEEN_LOOKS_S + LOOK_S
         load = look()
     free = _free(load)
-    if free >= wanted or wanted > len(affinity()):
+    if free >= wanted:
         return threads
     if when_busy != "fit":
         raise DeviceBusyError(f"{load}. End them, {_advice(free)}, or measure all the same with --when-busy measure")

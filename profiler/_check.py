@@ -12,7 +12,7 @@ import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import comb, exp, hypot, inf, log, sqrt
 from pathlib import Path
 from statistics import NormalDist, fmean, median, stdev
@@ -22,6 +22,7 @@ from lut import Device, LatencyTable, Layer, LayerError, Measurement, Network, S
 from lut._records import ORIGINS, NetworkRecord, Software, WholeMeasurement
 from lut._statistics import log_standard_error
 from lut.errors import IncompleteError, UnlikeTablesError
+from profiler._contexts import Offset, offsets_of
 from profiler._judge import LEAST_SCALE, MEDIAN_EFFICIENCY, OTHER_STATE
 from profiler._plan import Plan, make_protocol
 from profiler._profile import hosts_for, limit_for, profile_plan, protocol_for
@@ -644,7 +645,8 @@ def check(
         entries = tuple(layers)
     plan = Plan(spec.factory, spec.options, entries, protocol_for(spec, protocol), wholes, hosts=hosts)
     try:
-        now = _measured(plan, subjects, accept, progress)
+        known = offsets_of(table.sessions[-1].correction.parameters) if table.sessions else {}
+        now = _measured(plan, subjects, known, accept, progress)
     except _OtherDeviceError as other:
         return CheckResult(other.changes)
     if not len(now):
@@ -656,7 +658,11 @@ def check(
 
 
 def _measured(
-    plan: Plan, subjects: Sequence[Subject], accept: Callable[[Ready], None], progress: Callable[[Progress], None]
+    plan: Plan,
+    subjects: Sequence[Subject],
+    offsets: Mapping[str, Offset],
+    accept: Callable[[Ready], None],
+    progress: Callable[[Progress], None],
 ) -> LatencyTable:
     """Return what is measured now, at a calm speed of its own until it is brought to the table's."""
     with tempfile.TemporaryDirectory(prefix="latency-lut-check-") as folder:
@@ -669,6 +675,8 @@ def _measured(
             reference=Path(folder) / "references.json",
             new_reference=False,
             keep=False,
+            # As the table has them, whose layers may not be among this session's networks.
+            offsets=offsets,
             accept=accept,
             progress=progress,
         )

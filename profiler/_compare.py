@@ -27,6 +27,7 @@ from profiler._profile import limit_for, profile_plan, protocol_for
 from profiler._reference import load_references, reference_path
 from profiler._session import Progress
 from profiler._target import TargetSpec
+from profiler._tested import self_test_path
 from profiler._whole import Subject, record_of, subject_of
 from profiler._worker import Ready
 
@@ -232,6 +233,8 @@ def compare_networks(
         reference = Path(folder) / "references.json"
         with contextlib.suppress(OSError):
             shutil.copyfile(reference_path(), reference)
+        with contextlib.suppress(OSError):
+            shutil.copyfile(self_test_path(reference_path()), self_test_path(reference))
         table = profile_plan(
             plan,
             curves=(),

@@ -36,6 +36,7 @@ Floats = NDArray[np.float64]
 LEAST_VISITS = 3
 # Layers that tell of all others, at the least; of fewer, chains are taken as they are.
 LEAST_LAYERS = 4
+LARGEST_OFFSET = 4.6
 # Of a visit's noise; nothing here resolves less.
 LEAST_VARIANCE = 1e-8
 
@@ -63,7 +64,14 @@ class Offset(NamedTuple):
     spread: float
     error: float
 
+    @property
+    def is_possible(self) -> bool:
+        """Whether anything that was measured can be so: no chain makes a layer a hundred times as long."""
+        return abs(self.mean) <= LARGEST_OFFSET and all(0 <= v <= LARGEST_OFFSET for v in (self.spread, self.error))
 
+
+# Of which neither networks beside the chains nor a self-test tell: on one machine chains were 0 to 10 % longer.
+UNTOLD = 0.05
 # What all layers together say of a kind that none of them is of.
 ANY_KIND = ""
 _PREFIX = "chains, "
@@ -98,7 +106,8 @@ def offsets_of(parameters: Mapping[str, float]) -> dict[str, Offset]:
         if key.startswith(_PREFIX):
             kind, _, name = key.removeprefix(_PREFIX).rpartition(", ")
             found.setdefault(ANY_KIND if kind == "all" else kind, {})[name] = value
-    return {kind: Offset(**values) for kind, values in found.items() if set(values) == set(Offset._fields)}
+    made = {kind: Offset(**values) for kind, values in found.items() if set(values) == set(Offset._fields)}
+    return {kind: offset for kind, offset in made.items() if offset.is_possible}
 
 
 def independent_visits(chained: int, placed: int, spread: float, variance: float) -> float:
@@ -150,9 +159,10 @@ def chain_offsets(
     offsets, spreads, unknown = np.zeros((3, len(gaps)))
     for kind in dict.fromkeys(kinds):
         offset = by_kind.get(kind, by_kind.get(ANY_KIND))
-        if offset is None:
-            continue
         here = names == kind
+        if offset is None:
+            unknown[here] = 2 * UNTOLD**2
+            continue
         offsets[here], spreads[here], unknown[here] = offset.mean, offset.spread, offset.spread + offset.error
         if kind in told:
             mine = here & both
@@ -165,8 +175,8 @@ def _told(gaps: Floats, variance: Floats, both: NDArray[np.bool_], kinds: Sequen
     """Return what layers that stood in ``both`` contexts tell of their kinds, and together of any."""
     if both.sum() < LEAST_LAYERS:
         return {}
-    centre, between, error = _pooled(gaps[both], variance[both])
-    found = {ANY_KIND: Offset(centre, between, error)}
+    centre, between, centre_error = _pooled(gaps[both], variance[both])
+    found = {ANY_KIND: Offset(centre, between, centre_error)}
     names = np.array(kinds)
     for kind in dict.fromkeys(kinds):
         here = both & (names == kind)
@@ -179,7 +189,8 @@ def _told(gaps: Floats, variance: Floats, both: NDArray[np.bool_], kinds: Sequen
             mean, spread, error = float(np.average(gaps[here], weights=weights)), between, 1 / float(weights.sum())
         # A kind of few layers, or of layers that differ, is believed little.
         belief = between / (between + error)
-        found[kind] = Offset(centre + belief * (mean - centre), spread, belief * error)
+        own = belief * error + (1 - belief) ** 2 * centre_error
+        found[kind] = Offset(centre + belief * (mean - centre), spread, own)
     return found
 
 

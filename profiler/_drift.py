@@ -32,6 +32,8 @@ Ints = NDArray[np.int64]
 POLISH_ROUNDS = 6
 FACTOR_ROUNDS = 12
 MOST_FACTORS = 3
+# Walks that tell how far each may be off; what one may be off by, where there are fewer.
+LEAST_WALKS, UNKNOWN_WALK = 4, 0.1
 # Before and after a walk, so many times the window is looked at.
 WALK_REACH = 3
 # A factor is worth its parameters only while neighbouring visits still resemble each other by more than this.
@@ -132,7 +134,9 @@ class _Walks:
         outside = _row_medians(np.append(residuals, np.inf)[self._around])
         gaps = (outside - own)[self._has_some]
         shift = trimmed_mean(gaps.tolist()) if gaps.size else 0.0
-        self.error = sqrt(trimmed_variance(gaps.tolist())[0] / gaps.size) if gaps.size else 0.0
+        # A single walk does not tell how walks differ.
+        known = gaps.size >= LEAST_WALKS
+        self.error = sqrt(trimmed_variance(gaps.tolist())[0] / gaps.size) if known else UNKNOWN_WALK
         result: Floats = (own + shift)[self._walk]
         return result
 

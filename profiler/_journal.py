@@ -18,10 +18,10 @@ import msgspec
 from lut._files import file_error, read_bytes
 from lut._lines import DamagedLineError, seal, unsealed
 from lut._records import Count, Preflight
-from lut.errors import DeviceBusyError, JournalError
+from lut.errors import DeviceBusyError, FileAccessError, JournalError
 from profiler._visit import Implementation, LayerFailure, Visit
 
-__all__ = ["Journal", "JournalContent", "JournalHeader", "journal_path"]
+__all__ = ["Journal", "JournalContent", "JournalHeader", "journal_path", "threads_of"]
 
 FORMAT = "latency-lut-journal"
 VERSION = 2
@@ -31,13 +31,14 @@ LARGEST_JOURNAL = 192 << 20
 
 
 class JournalHeader(msgspec.Struct, frozen=True, tag="header"):
-    """The first line: whose visits these are."""
+    """The first line: whose visits these are, and with how many threads the run began, if that was said."""
 
     format: str
     version: int
     plan: str
     started_at: str
     started_unix_s: float
+    threads: int | None = None
 
 
 class ProcessStart(msgspec.Struct, frozen=True, tag="process"):
@@ -90,6 +91,17 @@ def journal_path(output: Path) -> Path:
 
 
 _BEGINNING = b'{"type":"header"'
+
+
+def threads_of(output: Path) -> int | None:
+    """Return with how many threads the interrupted run of a table began; ``None`` where there is none, or none says.
+
+    What is wrong with a journal is for those to say who open it.
+    """
+    try:
+        return Journal(journal_path(output)).read().header.threads
+    except (FileAccessError, JournalError):
+        return None
 
 
 def _may_be_ours(first: bytes) -> bool:

@@ -137,19 +137,24 @@ def build_layers(network: Network, namespaces: Collection[str] = ()) -> nn.Modul
     Raises:
         LayerError: the layers do not fit together.
     """
-    names = {item.name for item in network.layers}
-    first = network.layers[0]
-    taken = [item.inputs or ((INPUT,) * len(item.layer.inputs) if item is first else ()) for item in network.layers]
-    inputs = list(dict.fromkeys(name for sources in taken for name in sources if name not in names))
-    value = {name: number for number, name in enumerate(inputs)}
+    # Inputs are values −1, −2 … until their number is known, as in Network.as_layer.
+    value: dict[str, int] = {}
+    inputs = 0
     layers: list[nn.Module] = []
     operands: list[list[int]] = []
-    for item, sources in zip(network.layers, taken, strict=True):
+    before: str | None = None
+    for item in network.layers:
+        sources = item.inputs or ((before,) if before is not None else (INPUT,) * len(item.layer.inputs))
         for repeat in range(item.count):
-            before = [len(inputs) + len(layers) - 1] * len(item.layer.inputs)
-            operands.append([value[name] for name in sources] if sources and not repeat else before)
+            for name in () if repeat else sources:
+                if name not in value:
+                    inputs += 1
+                    value[name] = -inputs
+            operands.append([value[name] for name in ((item.name,) * len(sources) if repeat else sources)])
+            value[item.name] = len(layers)
             layers.append(build_module(item.layer, namespaces))
-        value[item.name] = len(inputs) + len(layers) - 1
+        before = item.name
+    operands = [[v + inputs if v >= 0 else -1 - v for v in taken] for taken in operands]
     return _Network(layers, operands).eval()
 
 

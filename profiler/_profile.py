@@ -46,7 +46,7 @@ from lut._records import (
 )
 from lut.errors import FileAccessError, InterruptedRunError, JournalError, TargetUnavailableError
 from profiler._adaptive import Adaptive, Sampler
-from profiler._contexts import as_parameters
+from profiler._contexts import Offset, as_parameters
 from profiler._journal import FORMAT, VERSION, Journal, JournalContent, JournalHeader, journal_path
 from profiler._judge import Judgement, LayerJudgement, judge
 from profiler._lock import device_lock
@@ -61,10 +61,13 @@ from profiler._walk import Walk, walk_of
 from profiler._whole import Subject, record_of, subject_of
 from profiler._worker import ChildWorker, Ready, Worker
 
-__all__ = ["check_output", "hosts_for", "load_space", "profile", "profile_plan"]
+__all__ = ["HOST_EVERY", "check_output", "goes_along", "hosts_for", "load_space", "profile", "profile_plan"]
 
 # Visits to a whole network whose two halves say how well it repeats.
 LEAST_REPEATED = 4
+
+# Of many networks, layers are timed in the places of one in so many.
+HOST_EVERY = 3
 
 # Compiling one layer takes many seconds, far more than timing it.
 COMPILE_LIMIT_S = 300.0
@@ -180,6 +183,9 @@ def profile(
     # Adaptive sampling ends by its error on networks none of whose layers is measured for their sake.
     measured = [subject.network for subject in subjects if subject.whole is not None]
     hosts = hosts_for(spec, measured, entries) if adaptive is None else ()
+    if len(measured) >= MANY_NETWORKS:
+        # The others say how well sums hold for networks that gave no layer its value.
+        hosts = tuple(walk if number % HOST_EVERY == 0 else () for number, walk in enumerate(hosts))
     plan = Plan(spec.factory, spec.options, entries, protocol, wholes, sampling, hosts)
     with contextlib.ExitStack() as stack:
         keep = output is not None
@@ -211,13 +217,18 @@ def hosts_for(spec: TargetSpec, networks: Sequence[Network], entries: Sequence[L
         networks: those that are measured whole, in order.
         entries: layers, those of the networks among them.
     """
-    goes_along = False
-    with contextlib.suppress(TargetUnavailableError):
-        goes_along = getattr(target_factory(spec.factory), "goes_along", False)
-    if not goes_along or spec.options.get("context") == "isolated":
+    if not goes_along(spec.factory, spec.options):
         return ()
     number = {layer: i for i, layer in enumerate(entries)}
     return tuple(walk_of(network, number) for network in networks)
+
+
+def goes_along(factory: str, options: Mapping[str, Any]) -> bool:
+    """Return whether a target times layers in the places of networks."""
+    found = False
+    with contextlib.suppress(TargetUnavailableError):
+        found = getattr(target_factory(factory), "goes_along", False)
+    return found and options.get("context") != "isolated"
 
 
 def limit_for(spec: TargetSpec) -> float | None:
@@ -254,6 +265,7 @@ def profile_plan(
     reference: Path,
     new_reference: bool,
     keep: bool,
+    offsets: Mapping[str, Offset] | None = None,
     as_one: bool = False,
     accept: Callable[[Ready], None] = lambda _: None,
     progress: Callable[[Progress], None],
@@ -271,6 +283,8 @@ def profile_plan(
         reference: file with the machines' reference speeds.
         new_reference: take this session's.
         keep: whether the journal of a run that is stopped is of use to anybody.
+        offsets: what chains make of layers, by kind of work, where the session itself does not tell; by default what
+            the machine's self-test found.
         as_one: see :func:`~profiler._session.run_session`.
         accept: told what a process measures on, before it begins; raises what the caller is to get instead.
         progress: told where the session stands.
@@ -310,6 +324,9 @@ def profile_plan(
                     raise
                 return worker
 
+            def told(ready: Ready) -> Mapping[str, Offset]:
+                return _offsets_on(ready, reference) if offsets is None else offsets
+
             if sampler is not None and resumed is not None:
                 sampler.reopen(visit.entry for visit in resumed.visits)
             result = run_session(
@@ -319,6 +336,7 @@ def profile_plan(
                 resumed=resumed,
                 sampler=sampler,
                 as_one=as_one,
+                offsets=told,
                 races=races_of(curves, {layer: i for i, layer in enumerate(plan.entries)}, groups),
                 repeats=_repeats(plan, networks),
                 progress=progress,
@@ -332,6 +350,7 @@ def profile_plan(
                 reference,
                 new_reference=new_reference,
                 sampler=sampler,
+                offsets=told(result.ready),
             )
             content = table.to_json()
             # The visits are given up only for a file that can be read again.
@@ -354,6 +373,12 @@ def profile_plan(
             journal.close()
         journal.delete()
     return table
+
+
+def _offsets_on(ready: Ready, reference: Path) -> Mapping[str, Offset]:
+    """Return what this machine's self-test found of chains; nothing where it found that its sums do not hold."""
+    tested = kept_self_test(self_test_path(reference), ready.device, ready.setting, ready.software)
+    return {} if tested is None or tested.verdict == "do not hold" else tested.chains
 
 
 def _repeats(plan: Plan, networks: Sequence[NetworkRecord]) -> dict[int, int]:
@@ -407,8 +432,14 @@ def _open_journal(journal: Journal, plan: Plan, output: Path) -> tuple[JournalHe
         if entries and not LEAST_ENTRY <= min(entries) <= max(entries) < plan.size:
             raise JournalError(f"{journal.path} holds layers that this run does not have; start afresh with --restart")
         return resumed.header, resumed
+    threads = plan.options.get("threads")
     header = JournalHeader(
-        format=FORMAT, version=VERSION, plan=plan.digest, started_at=_now(), started_unix_s=time.time()
+        format=FORMAT,
+        version=VERSION,
+        plan=plan.digest,
+        started_at=_now(),
+        started_unix_s=time.time(),
+        threads=threads if isinstance(threads, int) else None,
     )
     journal.append(header)
     return header, None
@@ -428,17 +459,17 @@ def _assemble(
     *,
     new_reference: bool = False,
     sampler: Sampler | None = None,
+    offsets: Mapping[str, Offset] = MappingProxyType({}),
 ) -> LatencyTable:
     """Return the table of a session's visits; ``sampler`` chose the entries that were to be measured, if not all."""
     ready = result.ready
     protocol = plan.protocol
     sorted_visits = sort_visits(result.visits, protocol.first_look, final=True)
     known = None if new_reference else load_references(reference, ready.device, ready.setting, ready.software)
-    tested = kept_self_test(self_test_path(reference), ready.device, ready.setting, ready.software)
     told: dict[str, Any] = {
         "contaminated": sorted_visits.contaminated,
         "kinds": plan.kinds(),
-        "offsets": {} if tested is None else tested.chains,
+        "offsets": offsets,
     }
     judgement = judge(sorted_visits.accepted, protocol, references=known, **told)
     warnings = list(result.preflight.warnings)
@@ -535,13 +566,15 @@ def _measured(
         entry = len(plan.entries) + number
         if number >= len(plan.wholes):
             yield network
-        elif entry in failed:
-            yield msgspec.structs.replace(network, reason=failed[entry].message[:2000])
+            continue
+        known = msgspec.structs.replace(network, in_place=number < len(plan.hosts) and bool(plan.hosts[number]))
+        if entry in failed:
+            yield msgspec.structs.replace(known, reason=failed[entry].message[:2000])
         elif (found := judgement.layers.get(entry)) is None:
-            yield msgspec.structs.replace(network, reason="the time budget ended before its first visit")
+            yield msgspec.structs.replace(known, reason="the time budget ended before its first visit")
         else:
             whole = _whole_measurement(found, sorted_visits.rejected.get(entry, []))
-            yield msgspec.structs.replace(network, whole=whole)
+            yield msgspec.structs.replace(known, whole=whole)
 
 
 def _whole_measurement(found: LayerJudgement, spoiled: list[Visit]) -> WholeMeasurement:

@@ -53,7 +53,7 @@ def reference_path() -> Path:
 def machine_key(device: Device, setting: Setting, software: Software) -> str:
     """Return sixteen digits that stand for a machine and how it runs layers."""
     # Whatever sets the machine's speed for good gives it another reference; our own release does not.
-    fields = (*Device.IDENTITY, "governor", "turbo", "microcode")
+    fields = (*Device.IDENTITY, "governor", "turbo", "microcode", "instructions")
     identity = [str(getattr(device, field)) for field in fields]
     packages = {name: version for name, version in software.packages.items() if name != "latency-lut"}
     described = (PROTOCOL_NAME, identity, setting, packages)

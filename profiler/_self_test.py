@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import random
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from math import hypot, log, sqrt
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 
 from lut import LatencyTable, Network, SearchSpace
 from lut._records import Interval, NetworkRecord
 from lut._statistics import trimmed_variance
-from profiler._contexts import offsets_of
+from profiler._contexts import kind_of, offsets_of
 from profiler._plan import Plan, make_protocol
 from profiler._profile import hosts_for, profile_plan, protocol_for
 from profiler._session import Progress
 from profiler._target import TargetSpec, target_spec
-from profiler._tested import REACH, SelfTest, SumCheck, asked_for, keep_self_test, self_test_path
+from profiler._tested import REACH, SelfTest, SumCheck, asked_for, identity_of, keep_self_test, self_test_path
 from profiler._whole import record_of, subject_of
 
 __all__ = ["networks_of", "run_self_test"]
@@ -103,6 +104,8 @@ def run_self_test(
             reference=reference,
             new_reference=False,
             keep=False,
+            # What an earlier test found is not to be found again because it was found.
+            offsets={},
             progress=progress,
         )
     found = _judged(
@@ -118,12 +121,13 @@ def _judged(table: LatencyTable, spec: TargetSpec, asked: str, *, judged: list[b
     for network, wanted in zip(table.networks, judged, strict=True):
         total = table.sum_ms(network)
         if wanted and network.whole is not None and total is not None:
-            sums.append(SumCheck(network.name, total, network.whole.median_ms, _uncertainty(table, network)))
+            sums.append(SumCheck(network.name, total, network.whole.median_ms, *_uncertainty(table, network)))
     scatter = [trimmed_variance([log(ms) for ms in m.corrected_ms])[0] for m in table.values() if m.n_visits >= 2]
-    noise = sqrt(fmean(scatter)) if scatter else 0.0
+    noise = sqrt(median(scatter)) if scatter else 0.0
     return SelfTest(
         taken_at=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         device=table.device.model,
+        identity=identity_of(table.device),
         instructions=getattr(table.device, "instructions", None),
         setting=str(table.setting),
         software=session.software.runtime,
@@ -138,14 +142,20 @@ def _judged(table: LatencyTable, spec: TargetSpec, asked: str, *, judged: list[b
     )
 
 
-def _uncertainty(table: LatencyTable, network: NetworkRecord) -> float:
-    """Return the standard error of a sum over the whole, as a share."""
-    by_digest = {layer.digest: m for layer, m in table.items()}
-    parts = [(part.count, by_digest[part.layer]) for part in network.layers]
-    error_ms = hypot(*(count * _error_ms(m.within_run) for count, m in parts))
-    total = sum(count * m.median_ms for count, m in parts)
+def _uncertainty(table: LatencyTable, network: NetworkRecord) -> tuple[float, float]:
+    """Return the standard error of a sum over the whole by their visits, and by what chains make of layers; shares."""
+    by_digest = {layer.digest: (layer, m) for layer, m in table.items()}
+    parts = [(part.count, *by_digest[part.layer]) for part in network.layers]
+    total = sum(count * m.median_ms for count, _, m in parts)
+    error_ms = hypot(*(count * _error_ms(m.within_run) for count, _, m in parts))
     assert network.whole is not None
-    return float(f"{hypot(error_ms / total, _error_ms(network.whole.within_run) / network.whole.median_ms):.4g}")
+    own = hypot(error_ms / total, _error_ms(network.whole.within_run) / network.whole.median_ms)
+    chains = offsets_of(table.sessions[-1].correction.parameters)
+    by_kind: dict[str, float] = defaultdict(float)
+    for count, layer, m in parts:
+        by_kind[kind_of(layer)] += count * m.median_ms / total
+    shared = hypot(*(share * sqrt(chains[kind].error) for kind, share in by_kind.items() if kind in chains))
+    return float(f"{own:.4g}"), float(f"{shared:.4g}")
 
 
 def _error_ms(interval: Interval) -> float:

@@ -15,6 +15,7 @@ from lut._records import Preflight
 from lut._statistics import trimmed_mean, trimmed_variance
 from lut.errors import JournalError
 from profiler._adaptive import Sampler
+from profiler._contexts import Offset
 from profiler._journal import Journal, JournalContent, MachineSeen, PreflightDone, ProcessStart
 from profiler._judge import Judgement, judge
 from profiler._machine import load_average, preflight_warnings
@@ -113,6 +114,7 @@ def run_session(
     as_one: bool = False,
     races: Sequence[Race] = (),
     repeats: Mapping[int, int] = MappingProxyType({}),
+    offsets: Callable[[Ready], Mapping[str, Offset]] = lambda _: {},
     clock: Callable[[], float] = time.monotonic,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> SessionResult:
@@ -128,6 +130,7 @@ def run_session(
             processes; and processes follow each other by the time that they have measured, since such rounds are short.
         races: channel sweeps; those of their layers between which a choice of widths is not decided are visited more.
         repeats: how often a layer stands in what is asked for, by its entry; once where nothing is said.
+        offsets: says what chains make of layers, by kind of work, where the visits do not tell.
         clock: seconds; the target's own for a simulated one.
         progress: told where the session stands, about twice a second.
 
@@ -135,7 +138,9 @@ def run_session(
         ProfileError: the target cannot run here, or its process cannot be started.
         FileAccessError: the journal cannot be written.
     """
-    course = _Course(plan, make_worker, journal, resumed, sampler, races, repeats, clock, progress, as_one=as_one)
+    course = _Course(
+        plan, make_worker, journal, resumed, sampler, races, repeats, offsets, clock, progress, as_one=as_one
+    )
     try:
         while course.go_on():
             pass
@@ -157,6 +162,7 @@ class _Course:
         sampler: Sampler | None,
         races: Sequence[Race],
         repeats: Mapping[int, int],
+        offsets: Callable[[Ready], Mapping[str, Offset]],
         clock: Callable[[], float],
         progress: Callable[[Progress], None],
         *,
@@ -169,6 +175,8 @@ class _Course:
         # A sampler learns from networks as from layers, and waits for both.
         self._in_turn = self._many and sampler is None
         self._kinds = plan.kinds()
+        self._offsets = offsets
+        self._told: Mapping[str, Offset] = {}
         self._load = load_average()
         self._visits = list(resumed.visits) if resumed else []
         self._failures = list(resumed.failures) if resumed else []
@@ -276,6 +284,7 @@ class _Course:
             references=None,
             contaminated=known.contaminated,
             kinds=self._kinds,
+            offsets=self._told,
         )
 
     def _open(self, known: Sorted, failed: Collection[int]) -> list[int]:
@@ -372,6 +381,7 @@ class _Course:
             # Loading the framework is not measuring: a short budget is not to be over before it begins.
             self._deadline += self._starting_s
         self._ready = worker.ready
+        self._told = self._offsets(worker.ready)
         _check_machine(worker.ready, self._resumed, self._journal, first=self._number == 0)
         self._number += 1
         self._rounds_in_process = 0
@@ -416,7 +426,9 @@ class _Course:
             wholes=wholes,
             failed=failed,
             hosts=hosts,
-            racing=sorted(self._racing.difference(failed)),
+            racing=sorted(
+                e for e in self._racing.difference(failed) if known.counts.get(e, 0) < plan.protocol.most_visits
+            ),
         )
 
     def _due(self, wholes: Sequence[int], counts: Mapping[int, int]) -> list[int]:

@@ -14,7 +14,7 @@ from lut import Device, Setting
 from lut._files import read_bytes, write_atomically
 from lut._records import Software
 from lut.errors import FileAccessError
-from profiler._contexts import ANY_KIND, Offset
+from profiler._contexts import Offset
 from profiler._reference import machine_key
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "SelfTest",
     "SumCheck",
     "asked_for",
+    "identity_of",
     "keep_self_test",
     "kept_self_test",
     "self_test_path",
@@ -35,8 +36,9 @@ Verdict = Literal["hold", "do not hold", "cannot be told"]
 # Standard errors on either side of an interval of 95 %.
 REACH = NormalDist().inv_cdf(0.975)
 LARGEST = 8 << 20
+LARGEST_MS, LARGEST_SHARE = 1e9, 1e3
 # Options that make another machine of the one that was tested.
-ASKED = ("threads", "dtype", "memory_format", "context", "provider", "spinning", "mode", "device")
+ASKED = ("compile", "threads", "dtype", "memory_format", "context", "provider", "spinning", "mode", "device")
 FORMAT = "latency-lut-self-tests-1"
 # What an interval is told for: the layers of the default space, in the default time.
 LAYERS, BUDGET_S = 564, 112.0
@@ -45,13 +47,15 @@ LAYERS, BUDGET_S = 564, 112.0
 class SumCheck(msgspec.Struct, frozen=True):
     """A network that gave no layer its value: what its layers add up to, and what it takes, in ms.
 
-    ``uncertainty``: standard error of :attr:`error`, from the intervals of both.
+    ``uncertainty``: standard error of :attr:`error`, from the intervals of both; ``shared``: that of what chains make
+    of its layers, which is the same in all networks.
     """
 
     network: str
     sum_ms: float
     whole_ms: float
     uncertainty: float = 0.0
+    shared: float = 0.0
 
     @property
     def error(self) -> float:
@@ -65,6 +69,7 @@ class SelfTest(msgspec.Struct, frozen=True):
     Args:
         taken_at: when, UTC.
         device: the model's name.
+        identity: what else makes it this machine.
         instructions: the widest vector instructions that are used, if known.
         setting: how it was run.
         software: the runtime's version.
@@ -80,6 +85,7 @@ class SelfTest(msgspec.Struct, frozen=True):
 
     taken_at: str
     device: str
+    identity: tuple[str, ...]
     instructions: str | None
     setting: str
     software: str
@@ -91,6 +97,17 @@ class SelfTest(msgspec.Struct, frozen=True):
     chains: dict[str, Offset]
     chain_length: int
     seconds: float
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether these can be a test's figures."""
+        times = [ms for check in self.sums for ms in (check.sum_ms, check.whole_ms)]
+        shares = [self.visit_noise, self.drift, *(u for check in self.sums for u in (check.uncertainty, check.shared))]
+        return (
+            all(0 < ms < LARGEST_MS for ms in times)
+            and all(0 <= share < LARGEST_SHARE for share in shares)
+            and all(offset.is_possible for offset in self.chains.values())
+        )
 
     @property
     def bias(self) -> float:
@@ -105,16 +122,17 @@ class SelfTest(msgspec.Struct, frozen=True):
     @property
     def bias_error(self) -> float:
         """Standard error of :attr:`bias`."""
-        # What is not known of chains is the same for all of them.
-        shared = self.chains[ANY_KIND].error if ANY_KIND in self.chains else 0.0
-        return sqrt(fmean([check.uncertainty**2 for check in self.sums] or [0.0]) / max(1, len(self.sums)) + shared)
+        if not self.sums:
+            return 0.0
+        own = fmean(check.uncertainty**2 for check in self.sums) / len(self.sums)
+        return sqrt(own + fmean(check.shared**2 for check in self.sums))
 
     @property
     def verdict(self) -> Verdict:
         """Whether sums of layers give networks on this machine, as far as its noise allows to tell."""
         if not self.sums:
             return "cannot be told"
-        far = max(abs(check.error) - REACH * hypot(check.uncertainty, self.bias_error) for check in self.sums)
+        far = max(abs(check.error) - REACH * hypot(check.uncertainty, check.shared) for check in self.sums)
         if abs(self.bias) - REACH * self.bias_error > HOLDS or far > WORST_HOLDS:
             return "do not hold"
         return "hold" if max(abs(self.bias), REACH * self.bias_error) <= HOLDS else "cannot be told"
@@ -152,7 +170,10 @@ def _load(path: Path) -> _Store:
         store = msgspec.json.decode(read_bytes(path, limit=LARGEST), type=_Store)
     except (FileAccessError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _Store(FORMAT, {})
-    return store if store.format == FORMAT else _Store(FORMAT, {})
+    if store.format != FORMAT:
+        return _Store(FORMAT, {})
+    # What no machine can have said is nothing that anybody said.
+    return _Store(FORMAT, {key: test for key, test in store.tests.items() if test.is_possible})
 
 
 def asked_for(target: str, options: Mapping[str, object]) -> str:
@@ -161,10 +182,18 @@ def asked_for(target: str, options: Mapping[str, object]) -> str:
     return msgspec.json.encode([target, said], order="sorted").decode()
 
 
-def was_tested(path: Path, model: str, target: str, options: Mapping[str, object]) -> bool:
-    """Return whether a device of this model was tested with a target and these options."""
-    asked = asked_for(target, options)
-    return any(test.device == model and test.asked == asked for test in _load(path).tests.values())
+def identity_of(device: Device) -> tuple[str, ...]:
+    """Return what tells a machine from others before anything is loaded."""
+    return tuple(str(getattr(device, field)) for field in (*Device.IDENTITY, "governor", "turbo", "microcode"))
+
+
+def was_tested(path: Path, device: Device, target: str, options: Mapping[str, object], software: str) -> bool:
+    """Return whether this device was tested with a target, these options and a version of its runtime."""
+    asked, identity = asked_for(target, options), identity_of(device)
+    return any(
+        test.identity == identity and test.asked == asked and test.software == software
+        for test in _load(path).tests.values()
+    )
 
 
 def keep_self_test(path: Path, device: Device, setting: Setting, software: Software, found: SelfTest) -> None:

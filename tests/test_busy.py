@@ -74,7 +74,9 @@ def test_a_stop_says_what_to_do() -> None:
 
 
 def test_more_threads_than_cpus_are_the_users_affair() -> None:
-    assert settled(9, "stop", 0.0)[0] == 9
+    assert settled(9, "stop", 0.0) == (9, [], 0)
+    assert settled(9, "fit", 0.0) == (9, [], 0)
+    assert settled(9, "wait", 0.0) == (9, [], 0)
 
 
 def proc(root: Path, ticks: int, program: int) -> None:

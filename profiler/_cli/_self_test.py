@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import exp
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ def is_first_profile(target: str, options: Mapping[str, Any], budget_s: float | 
 
     It is where a CPU's layers are timed in chains, by a run that takes a minute or more, and none like it was tested.
     """
+    from importlib.metadata import version
+
     from profiler._machine import cpu_device
     from profiler._reference import reference_path
     from profiler._tested import self_test_path, was_tested
@@ -42,7 +45,8 @@ def is_first_profile(target: str, options: Mapping[str, Any], budget_s: float | 
         return False
     if not takes_a_minute(budget_s):
         return False
-    return not was_tested(self_test_path(reference_path()), cpu_device().model, target, options)
+    runtime = f"torch {version('torch')}"
+    return not was_tested(self_test_path(reference_path()), cpu_device(), target, options, runtime)
 
 
 def test_this_machine(target: str, options: Mapping[str, Any], *, seed: int, console: Console) -> SelfTest:
@@ -64,10 +68,24 @@ def test_this_machine(target: str, options: Mapping[str, Any], *, seed: int, con
     check_references(reference_path())
     networks = networks_of(seed, lambda name: load_space(name, expand=2.0))
     console.print(f"Self-test: {len(networks)} small networks on {target}. Leave the machine alone for the minute.")
-    with ProgressBar(console, _standing) as show:
+    with ProgressBar(console, _standing) as show, _said_as_such():
         return run_self_test(
             target, options, networks, reference=reference_path(), seconds=SELF_TEST_S, seed=seed, progress=show
         )
+
+
+@contextlib.contextmanager
+def _said_as_such() -> Iterator[None]:
+    """Say of what the user stopped what it was."""
+    from lut.errors import InterruptedRunError
+
+    try:
+        yield
+    except InterruptedRunError:
+        raise InterruptedRunError(
+            "the self-test was stopped; nothing of it is kept, and nothing else was measured yet. --no-self-test does "
+            "without"
+        ) from None
 
 
 def _standing(now: Progress) -> Standing:

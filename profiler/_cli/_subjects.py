@@ -55,8 +55,8 @@ def work_of_layers(file: Path) -> Work:
     return Work(load_layers(file))
 
 
-def work_of_space(name: str, *, expand: float, audit: int, seed: int) -> Work:
-    """Return a space's layers, and ``audit`` of its networks.
+def work_of_space(name: str, *, expand: float, audit: int, hosts: int, seed: int) -> Work:
+    """Return a space's layers, and ``audit`` of its networks; and ``hosts`` more, in whose places layers are timed.
 
     Raises:
         UsageError: the space does not exist, or has fewer networks.
@@ -66,7 +66,7 @@ def work_of_space(name: str, *, expand: float, audit: int, seed: int) -> Work:
 
     space = load_space(name, expand=expand)
     rng = random.Random(f"{seed}-audit")  # noqa: S311 - a sample, no secret
-    networks = _different(space, getattr(space, "sample_measured", space.sample), audit, rng)
+    networks = _different(space, getattr(space, "sample_measured", space.sample), audit + hosts, rng)
     return Work(space.layers(), space.curves(), tuple(subject_of(network) for network in networks))
 
 

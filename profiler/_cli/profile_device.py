@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,6 +40,20 @@ def main() -> None:
 WITH_IMPORT = frozenset(
     {"target", "import_", "bundle", "output", "restart", "precision", "groups", "alpha", "json", "verbose"}
 )
+
+
+# What says how the self-test runs; everything else says what to measure, or what to do with it.
+WITH_SELF_TEST = frozenset(
+    {
+        *("self_test", "target", "batch", "threads", "dtype", "memory_format", "context", "compile_", "mode", "tf32"),
+        *("provider", "spinning", "exporter", "device", "seed", "when_busy", "json", "verbose"),
+    }
+)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Return whether an option stands on the command line."""
+    return getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
 
 
 def profile_device(
@@ -312,8 +327,9 @@ def profile_device(
         typer.Option(
             "--when-busy",
             metavar="fit|wait|stop|measure",
-            help="Other programs keep the CPUs busy before a run of a minute or more: fit waits 20 s, then takes fewer "
-            "threads unless --threads is given; wait: ten minutes; stop; measure: all the same.",
+            help="Where other programs keep the CPUs busy before a run of a minute or more (of any length, if this is "
+            "given): fit waits 20 s, then takes fewer threads unless --threads is given; wait: ten minutes; stop; "
+            "measure: all the same.",
         ),
     ] = "fit",
     new_reference: Annotated[
@@ -360,11 +376,7 @@ def profile_device(
     if import_ is not None or bundle is not None:
         from profiler._cli._coreml import import_table, refuse_for_import
 
-        given = [
-            name.rstrip("_")
-            for name in context_.params
-            if name not in WITH_IMPORT and getattr(context_.get_parameter_source(name), "name", "") == "COMMANDLINE"
-        ]
+        given = [name.rstrip("_") for name in context_.params if name not in WITH_IMPORT and _is_given(context_, name)]
         refuse_for_import(target, given, timings=import_, bundle=bundle)
         assert import_ is not None
         assert bundle is not None
@@ -380,6 +392,14 @@ def profile_device(
 
         raise UsageError(f"--when-busy is one of {', '.join(PATIENCE_S)}, got {when_busy!r}")
     if self_test:
+        ignored = [
+            name.rstrip("_") for name in context_.params if name not in WITH_SELF_TEST and _is_given(context_, name)
+        ]
+        if ignored:
+            from lut import UsageError
+
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)
+            raise UsageError(f"--self-test measures networks of its own, and nothing is written: leave out {names}")
         _settle(options, target, when_busy, console)
         print_self_test(console, test_this_machine(target, options, seed=seed, console=console), json=json)
         return
@@ -405,6 +425,7 @@ def profile_device(
         target=target,
         batch=batch,
         seed=seed,
+        hosts=_hosts(target, options, audit if audit is not None else _audited(target, sampling, quick=quick)),
         budget_s=protocol.time_budget_s,
         output=output or _default_output(target, batch or 1, model),
         console=console,
@@ -414,7 +435,7 @@ def profile_device(
             from lut import UsageError
 
             raise UsageError(f"{curve.name} has {len(curve.layers)} widths, too few for {groups} groups")
-    from profiler._journal import journal_path
+    from profiler._journal import threads_of
     from profiler._target import target_spec
 
     if work.batch is not None:
@@ -426,17 +447,22 @@ def profile_device(
     spec = target_spec(target, wanted, work.networks, **options)
     batch = spec.options.get("batch", 1)
     output = output if output is not None else _default_output(target, batch, model)
-    # An interrupted run goes on with the threads that it began with.
-    if takes_a_minute(protocol.time_budget_s) and not journal_path(output).exists():
+    # What would be refused at the end is refused before anybody waits.
+    check_output(output, restart=restart)
+    began_with = None if restart else threads_of(output)
+    if began_with is not None and threads is None:
+        # An interrupted run goes on with the threads that it began with.
+        options["threads"] = began_with
+    elif takes_a_minute(protocol.time_budget_s) or _is_given(context_, "when_busy"):
         _settle(options, target, when_busy, console)
-        spec = target_spec(target, wanted, work.networks, **options)
+    spec = target_spec(target, wanted, work.networks, **options)
     if target == "coreml" and sys.platform != "darwin":
         from profiler._cli._coreml import not_measured
 
         table = not_measured(wanted, work.curves, work.subjects, spec.options, output, restart=restart)
         _finish(table, output, console, groups=groups, alpha=alpha, json=json, verbose=verbose)
         return
-    if self_test is None and not work.adaptive and is_first_profile(target, options, protocol.time_budget_s):
+    if self_test is None and is_first_profile(target, options, protocol.time_budget_s):
         console.print("The first profile on this machine; --no-self-test does without:")
         print_self_test(console, test_this_machine(target, options, seed=seed, console=console), json=False)
         console.print()
@@ -474,13 +500,27 @@ def _settle(options: dict[str, Any], target: str, when_busy: str, console: Conso
     from profiler._busy import settle_threads
     from profiler._machine import default_threads
 
-    if target not in ("cpu", "onnx"):
+    if target not in ("cpu", "onnx") or options.get("provider", "cpu").lower() not in ("cpu", "cpuexecutionprovider"):
         return
     threads = settle_threads(
         options.get("threads"), default_threads(), when_busy, lambda text: console.print(text, style="yellow")
     )
     if threads is not None:
         options["threads"] = threads
+
+
+def _hosts(target: str, options: Mapping[str, Any], audit: int) -> int:
+    """Return how many networks are measured beside those of an audit for their layers' sake: one for two of these."""
+    from importlib.metadata import entry_points
+
+    from profiler._profile import HOST_EVERY, goes_along
+    from profiler._session import MANY_NETWORKS
+
+    factories = {point.name: point.value for point in entry_points(group="latency_lut.targets")}
+    hosts = -(-audit // (HOST_EVERY - 1))
+    if target not in factories or audit + hosts < MANY_NETWORKS or not goes_along(factories[target], options):
+        return 0
+    return hosts
 
 
 def _audited(target: str, sampling: str, *, quick: bool) -> int:
@@ -544,6 +584,7 @@ def _what_to_measure(
     target: str,
     batch: int | None,
     seed: int,
+    hosts: int,
     budget_s: float | None,
     output: Path,
     console: Console,
@@ -578,7 +619,7 @@ def _what_to_measure(
         return swept(work, expand=expand, step=step, budget_s=budget_s or 0.0, console=console) if sweep else work
     if layers is not None:
         return work_of_layers(layers)
-    return work_of_space(space, expand=expand, audit=audit, seed=seed)
+    return work_of_space(space, expand=expand, audit=audit, hosts=hosts, seed=seed)
 
 
 def _standing(now: Progress) -> Standing:
