@@ -260,7 +260,7 @@ class Spread(Record, frozen=True):
 
     ``common_drift``: of the speed common to all layers, during this session, before correction. ``scale``: of what the
     sentinels leave of it between sessions. ``process``: of a layer's latency from one process to the next.
-    ``context``: of what layers that were timed in chains of ours take in networks, which these stand for.
+    ``context``: of the latency in a network of a layer that was timed in chains only, about its value here.
     """
 
     common_drift: Deviation

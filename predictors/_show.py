@@ -32,6 +32,7 @@ __all__ = [
 
 # Below this share of the resamples, a choice is the toss of a coin between neighbours rather than a finding.
 SURE_SHARE = 0.9
+UNSURE_NOTE = "~ in more than a tenth of the resamples a width that is not next to it wins its group"
 
 GAINS_HEADER = ("layer", "count", "width", "ms", "narrower", "saves ms", "wider", "costs ms")
 GAINS_NOTE = (

@@ -12,7 +12,7 @@ from lut import LatencyTable
 from lut._console import format_ms
 from lut._records import FLAGS, REJECTION_CAUSES
 from predictors import WidthGain, WidthSelection
-from predictors._show import SURE_SHARE, law_line
+from predictors._show import SURE_SHARE, UNSURE_NOTE, law_line
 from profiler._page import (
     CHOSEN,
     LAW,
@@ -76,7 +76,7 @@ def _head(table: LatencyTable, selections: Sequence[WidthSelection]) -> str:
             [html_text(selection.curve.name), html_text(selection.curve.size), f'<span class="big">{widths}</span>']
         )
     text += "<h2>Hardware-aware widths</h2>" + html_table(["stage", "output size", "search space"], rows, kind="facts")
-    return text + "<p>~ another width of the group wins in more than a tenth of the resamples.</p>"
+    return text + f"<p>{UNSURE_NOTE}.</p>"
 
 
 def _warnings(table: LatencyTable) -> str:
@@ -221,8 +221,8 @@ def _provenance(table: LatencyTable) -> str:
             (
                 f"{prefix}spread between runs (1 σ)",
                 (
-                    f"scale {session.spread.scale:.2%}, process {session.spread.process:.2%}, layers of no network in "
-                    f"networks {session.spread.context:.2%}"
+                    f"scale {session.spread.scale:.2%}, process {session.spread.process:.2%}, layers that stood in "
+                    f"chains only {session.spread.context:.2%}"
                 ),
             ),
             (f"{prefix}drift during the run (1 σ)", f"{session.spread.common_drift:.2%}"),

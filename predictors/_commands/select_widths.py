@@ -44,7 +44,15 @@ def select_widths(
     an evenly spaced grid would have taken.
     """
     from lut import LatencyTable, UsageError
-    from predictors._show import SURE_SHARE, choices_table, law_line, parse_alpha, selection_json, widths_table
+    from predictors._show import (
+        SURE_SHARE,
+        UNSURE_NOTE,
+        choices_table,
+        law_line,
+        parse_alpha,
+        selection_json,
+        widths_table,
+    )
     from predictors._widths import hardware_aware_widths, measured_curves
 
     if loss not in ("squared", "huber"):
@@ -69,4 +77,4 @@ def select_widths(
         console.print(choices_table(selection))
     if any(c.chosen_share < SURE_SHARE for s in selections for c in s.choices):
         console.print()
-        console.print("~ another width of the group wins in more than a tenth of the resamples")
+        console.print(UNSURE_NOTE)

@@ -38,7 +38,7 @@ def print_result(
     alpha: str,
     verbose: bool,
 ) -> None:
-    from predictors._show import GAINS_NOTE, SURE_SHARE, choices_table, gains_table, law_line, widths_table
+    from predictors._show import GAINS_NOTE, SURE_SHARE, UNSURE_NOTE, choices_table, gains_table, law_line, widths_table
 
     device = table.device
     session = table.sessions[-1] if table.sessions else None
@@ -50,7 +50,7 @@ def print_result(
     console.print(_counts(table))
     if session is not None and table.setting.target != "coreml":
         spread = session.spread
-        chains = f", layers of no network in networks ±{spread.context:.1%}" if spread.context > 0 else ""
+        chains = f", layers that stood in chains only ±{spread.context:.1%}" if spread.context > 0 else ""
         console.print(
             f"between runs: scale ±{spread.scale:.1%}, process ±{spread.process:.1%}{chains} (1 σ); machine's drift "
             f"during the run {spread.common_drift:.1%}, removed"
@@ -60,7 +60,7 @@ def print_result(
         console.print(f"Hardware-aware widths (g = {groups}, α = {alpha})")
         console.print(widths_table(selections, hardware=device.kind.upper()))
         if any(c.chosen_share < SURE_SHARE for s in selections for c in s.choices):
-            console.print("~ another width of the group wins in more than a tenth of the resamples")
+            console.print(UNSURE_NOTE)
     if verbose:
         for selection in selections:
             console.print()
