@@ -24,7 +24,15 @@ from lut._records import Software
 from lut.errors import FileAccessError
 from profiler._plan import PROTOCOL_NAME, SENTINELS
 
-__all__ = ["agrees", "check_references", "load_references", "machine_key", "reference_path", "save_references"]
+__all__ = [
+    "agrees",
+    "check_references",
+    "load_references",
+    "machine_key",
+    "make_folder",
+    "reference_path",
+    "save_references",
+]
 
 
 # A nanosecond to three hours: whatever is beyond was never measured.
@@ -92,7 +100,7 @@ def check_references(path: Path) -> None:
         FileAccessError: the file is damaged or no regular file, or its folder does not allow to write it.
     """
     _load(path)
-    _make_folder(path)
+    make_folder(path)
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -103,7 +111,12 @@ def check_references(path: Path) -> None:
         ) from None
 
 
-def _make_folder(path: Path) -> None:
+def make_folder(path: Path) -> None:
+    """Make the folder that a file of the cache is to lie in.
+
+    Raises:
+        FileAccessError: it cannot be made.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -157,5 +170,5 @@ def save_references(
         msgspec.json.decode(content, type=_Store)
     except msgspec.DecodeError as error:
         raise FileAccessError(f"{path} is not written: {short_problem(str(error))}") from None
-    _make_folder(path)
+    make_folder(path)
     write_atomically(path, content)

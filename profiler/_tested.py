@@ -15,7 +15,7 @@ from lut._files import read_bytes, write_atomically
 from lut._records import Software
 from lut.errors import FileAccessError
 from profiler._contexts import Offset
-from profiler._reference import machine_key
+from profiler._reference import machine_key, make_folder
 
 __all__ = [
     "BUDGET_S",
@@ -202,6 +202,7 @@ def keep_self_test(path: Path, device: Device, setting: Setting, software: Softw
     Raises:
         FileAccessError: the cache folder does not allow it.
     """
+    make_folder(path)
     store = _load(path)
     store.tests[_machine(device, setting, software)] = found
     write_atomically(path, msgspec.json.format(msgspec.json.encode(store), indent=1))
