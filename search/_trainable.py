@@ -31,8 +31,8 @@ def build_network(network: Network, *, seed: int) -> nn.Module:
     """Return a network as a module in training mode, with fresh weights that the seed fixes.
 
     All operators stand in one graph, which on a CPU is some per cent faster than the modules by layer that are timed
-    (:func:`profiler._modules.build_layers`). Weights are drawn as TAS draws them (Dong & Yang 2019): convolutions normal
-    by He et al. with the outgoing fan, linear layers normal with deviation 0.01, biases 0, norms 1 and 0. PyTorch's
+    (:func:`profiler._modules.build_layers`). Weights are drawn as TAS draws them (Dong & Yang 2019): convolutions
+    normal by He et al. with the outgoing fan, linear layers normal with deviation 0.01, biases 0, norms 1 and 0. PyTorch's
     global generator is left as it was.
 
     Raises:
