@@ -32,8 +32,8 @@ def build_network(network: Network, *, seed: int) -> nn.Module:
 
     All operators stand in one graph, which on a CPU is some per cent faster than the modules by layer that are timed
     (:func:`profiler._modules.build_layers`). Weights are drawn as TAS draws them (Dong & Yang 2019): convolutions
-    normal by He et al. with the outgoing fan, linear layers normal with deviation 0.01, biases 0, norms 1 and 0. PyTorch's
-    global generator is left as it was.
+    normal by He et al. with the outgoing fan, linear layers normal with deviation 0.01, biases 0, norms 1 and 0.
+    PyTorch's global generator is left as it was.
 
     Raises:
         LayerError: the network's layers do not fit together.
