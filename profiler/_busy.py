@@ -135,7 +135,7 @@ def settle_threads(
     if when_busy != "fit":
         raise DeviceBusyError(f"{load}. End them, {_advice(free)}, or measure all the same with --when-busy measure")
     if threads is None and free >= 1:
-        tell(f"{load}; measuring with {free} thread{'s' * (free != 1)}, each on a CPU of its own")
+        tell(f"{load}; measuring with {free} thread{'s' * (free != 1)}, as many as have a CPU to themselves")
         return free
     tell(f"{load}; measuring all the same: latencies are those of a busy machine. Better end them, or {_advice(free)}")
     return threads
