@@ -47,7 +47,8 @@ def races_of(curves: Iterable[ChannelCurve], number: Mapping[Layer, int], groups
             tuple(number[layer] for layer in curve.layers), tuple(layer.out_channels for layer in curve.layers), groups
         )
         for curve in curves
-        if 0 < groups < len(curve.layers)
+        # One with layers that are not measured is no curve of the table's either.
+        if 0 < groups < len(curve.layers) and number.keys() >= set(curve.layers)
     )
 
 

@@ -191,9 +191,14 @@ def was_tested(path: Path, device: Device, target: str, options: Mapping[str, ob
     """Return whether this device was tested with a target, these options and a version of its runtime."""
     asked, identity = asked_for(target, options), identity_of(device)
     return any(
-        test.identity == identity and test.asked == asked and test.software == software
+        # What a package calls itself once installed may lack the build's name, "+cu128", that it has once loaded.
+        test.identity == identity and test.asked == asked and _release(test.software) == _release(software)
         for test in _load(path).tests.values()
     )
+
+
+def _release(software: str) -> str:
+    return software.partition("+")[0]
 
 
 def keep_self_test(path: Path, device: Device, setting: Setting, software: Software, found: SelfTest) -> None:

@@ -68,6 +68,11 @@ def test_sweeps_with_fewer_widths_than_groups_have_no_race() -> None:
     assert race == Race(tuple(range(8)), tuple(range(1, 9)), 4)
 
 
+def test_a_sweep_that_is_not_measured_has_no_race() -> None:
+    curve = curve_of(range(1, 20))
+    assert races_of([curve], {layer: i for i, layer in enumerate(curve.layers[:-1])}, 8) == ()
+
+
 def test_a_round_goes_to_them_more_often_but_not_to_them_alone() -> None:
     counts = dict.fromkeys(range(100), 12)
     order = next_round(range(100), counts, {}, make_protocol(), random.Random(0), racing=[3, 5])
