@@ -5,15 +5,16 @@ and ends: a lone convolution pays for two reorders that a network pays once. It 
 activation disappears in the convolution before it. So a layer's cost is what it *adds* to a program that goes on
 before and after it:
 
-*   a first convolution brings the data into the runtime's layout; then ``COPIES`` copies of the layer with weights of
-    their own take its output, and from each copy's output a pooling with a window of one picks a single pixel per
-    channel, which costs next to nothing and keeps the layout;
-*   the same with one copy; the difference over ``COPIES`` − 1 is the layer's cost;
-*   a layer that begins with a sum, an activation or the like gets a small convolution of its own before each copy, as
-    networks have it, and the same programs without the layer are subtracted;
-*   so does a layer that begins with any operator without weights, such as a pooling: the runtime computes equal
-    operators on equal data only once, and four copies of it would cost as much as one. Where the input is an image or
-    a vector, each copy gets an input of its own instead.
+*   a first convolution brings the data into the runtime's layout; a small one of its own before each of ``COPIES``
+    copies of the layer, with weights of their own, writes what the copy takes, as networks have it: data that was just
+    written, not what another copy has just read. From each copy's output a pooling with a window of one picks a single
+    pixel per channel, which keeps the layout;
+*   the same without the layer is subtracted, where the layer gives its output in that layout as well;
+*   where it does not, its output has another way out of the program than its input. Then the cost is what ``COPIES``
+    copies add to one, with the layer less without it. From the one copy as many poolings pick: a pooling, and the way
+    of its output out of the runtime, take as long as a small layer;
+*   of an image, a vector or tokens the program has an input for each copy. Operators without weights would otherwise be
+    computed once: the runtime merges what is equal.
 """
 
 from __future__ import annotations
@@ -24,13 +25,10 @@ from lut import Layer, chain, conv_norm_act
 from lut.primitives import (
     Activation,
     Add,
+    AvgPool2d,
     BatchNorm2d,
-    Concat,
     Conv2d,
-    LayerNorm,
-    Linear,
     MaxPool2d,
-    Mul,
     Shape,
     Subgraph,
 )
@@ -41,10 +39,8 @@ __all__ = ["COPIES", "Weighted", "lone", "marginal"]
 COPIES = 4
 # Channels of the image that feeds the first convolution, and of the small map that feeds the small ones.
 IMAGE, SMALL = 3, 8
-# What the runtime fuses with the operator before.
-FUSED_BACKWARD = (Activation, Add, BatchNorm2d, Concat, Mul)
-# What makes copies on the same data differ.
-WEIGHTED = (BatchNorm2d, Conv2d, LayerNorm, Linear)
+# What the runtime computes in blocks of channels.
+BLOCKED = (Activation, Add, AvgPool2d, BatchNorm2d, Conv2d, MaxPool2d)
 
 
 class Weighted(NamedTuple):
@@ -62,38 +58,26 @@ def lone(layer: Layer, seed: int) -> Program:
 
 def marginal(layer: Layer, seed: int) -> tuple[Weighted, ...]:
     """Return the programs whose weighted latencies sum up to what the layer adds to a network."""
+    if _stays_blocked(layer):
+        return (
+            Weighted(_copies(layer, COPIES, seed), 1.0 / COPIES),
+            Weighted(_copies(layer, COPIES, seed, without=True), -1.0 / COPIES),
+        )
     share = 1.0 / (COPIES - 1)
     found = [Weighted(_copies(layer, COPIES, seed), share), Weighted(_copies(layer, 1, seed), -share)]
-    if any(_fed_by_convolution(layer, i) for i in _own_inputs(layer)):
+    if any(_fed_by_convolution(layer, i) for i in range(len(layer.inputs))):
         found.append(Weighted(_copies(layer, COPIES, seed, without=True), -share))
         found.append(Weighted(_copies(layer, 1, seed, without=True), share))
     return tuple(found)
 
 
-def _own_inputs(layer: Layer) -> tuple[int, ...]:
-    """Return the inputs that the layer's copies cannot share.
-
-    These are what the runtime fuses with the operator before, and what operators without weights read.
-    """
-    heavy = any(isinstance(node.op, (Conv2d, Linear)) for node in layer.nodes)
-    backward = isinstance(layer.nodes[0].op, FUSED_BACKWARD) or not heavy
-    own = {0} if backward and _fed_by_convolution(layer, 0) else set[int]()
-    # Any of a subgraph's operators may come before its first weight.
-    own |= {
-        arg for node in layer.nodes if isinstance(node.op, Subgraph) for arg in node.args if arg < len(layer.inputs)
-    }
-    # Per value the inputs that it follows from, none where it differs between copies.
-    follows = [{i} for i in range(len(layer.inputs))]
-    for node in layer.nodes:
-        sources = [follows[i] for i in node.args]
-        if isinstance(node.op, WEIGHTED) or not all(sources):
-            follows.append(set())
-            continue
-        inputs = set[int]().union(*sources)
-        if own.isdisjoint(inputs):
-            own.add(min(inputs))
-        follows.append(set())
-    return tuple(sorted(own))
+def _stays_blocked(layer: Layer) -> bool:
+    """Whether a layer takes its input from a convolution, and gives an image, in the runtime's own layout."""
+    return (
+        all(_fed_by_convolution(layer, i) for i in range(len(layer.inputs)))
+        and len(layer.output_shape) == 3
+        and all(isinstance(node.op, BLOCKED) for node in layer.nodes)
+    )
 
 
 class _Builder:
@@ -115,45 +99,43 @@ class _Builder:
         self.steps.append(Step(layer, self.seed, args))
         return len(self.inputs) + len(self.steps) - 1
 
-    def pick(self, value: int, shape: Shape) -> int:
-        """Take one pixel of each channel, where there is more than one."""
-        if len(shape) != 3 or shape[1] * shape[2] == 1:
-            return value
-        return self.add(chain(shape, MaxPool2d(kernel_size=(1, 1), stride=(shape[1], shape[2]))), value)
+    def picks(self, value: int, shape: Shape, count: int) -> list[int]:
+        """Take one pixel of each channel of an image, ``count`` times.
+
+        Each time with another stride, all of them at least the image's size: equal poolings would be merged.
+        """
+        if len(shape) != 3:
+            return [value]
+        poolings = [MaxPool2d(kernel_size=(1, 1), stride=(shape[1] + i, shape[2] + i)) for i in range(count)]
+        return [self.add(chain(shape, pooling), value) for pooling in poolings]
 
 
 def _copies(layer: Layer, copies: int, seed: int, *, without: bool = False) -> Program:
     """Return the program with ``copies`` copies of the layer, or ``without`` it, and all that stands around them."""
-    own = _own_inputs(layer)
     made = _Builder()
     made.seed = 1000 * seed
-    # Where each of the layer's inputs comes in: an image that a convolution takes, or the input itself.
-    entrances: list[list[int]] = []
-    for i, shape in enumerate(layer.inputs):
-        fed = _fed_by_convolution(layer, i)
-        count = copies if i in own and not fed else 1
-        entrances.append([made.enter((IMAGE, *shape[1:]) if fed else shape) for _ in range(count)])
-    # One map for each of the layer's inputs, in the runtime's layout, that all copies share; or a small one that all
-    # copies make their own of.
-    maps: dict[int, int] = {}
-    for i, shape in enumerate(layer.inputs):
-        if _fed_by_convolution(layer, i):
-            maps[i] = made.add(_pointwise(IMAGE, SMALL if i in own else shape[0], shape), entrances[i][0])
+    fed = [i for i in range(len(layer.inputs)) if _fed_by_convolution(layer, i)]
+    # Where each of the layer's inputs comes in: an image that all small convolutions go back to, or what a copy takes.
+    entrances = [
+        [made.enter((IMAGE, *shape[1:]) if i in fed else shape) for _ in range(1 if i in fed else copies)]
+        for i, shape in enumerate(layer.inputs)
+    ]
+    maps = {i: made.add(_pointwise(IMAGE, SMALL, layer.inputs[i]), entrances[i][0]) for i in fed}
+    # As many in every program.
+    picks = COPIES // copies
     outputs: list[int] = []
     for copy in range(copies):
-        args: list[int] = []
-        for i, shape in enumerate(layer.inputs):
-            if i not in maps:
-                args.append(entrances[i][copy % len(entrances[i])])
-            elif i in own:
-                args.append(made.add(_pointwise(SMALL, shape[0], shape), maps[i]))
-            else:
-                args.append(maps[i])
+        args = [
+            made.add(_pointwise(SMALL, shape[0], shape), maps[i]) if i in fed else entrances[i][copy]
+            for i, shape in enumerate(layer.inputs)
+        ]
         if without:
-            outputs += [made.pick(args[i], layer.inputs[i]) for i in own if i in maps]
+            for i in fed:
+                outputs += made.picks(args[i], layer.inputs[i], picks)
         else:
             value = made.add(layer, *args)
-            outputs.append(made.pick(value, layer.output_shape) if _gives_floats(layer) else value)
+            count = picks * max(1, len(fed))
+            outputs += made.picks(value, layer.output_shape, count) if _gives_floats(layer) else [value]
     used = {arg for step in made.steps for arg in step.args}
     return _without_unused(Program(tuple(made.inputs), tuple(made.steps), tuple(outputs)), used)
 

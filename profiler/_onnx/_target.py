@@ -200,7 +200,7 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
             with contextlib.suppress(PackageNotFoundError):
                 packages[name] = version(name)
         marginal_text = (
-            f"what {COPIES} copies add to a program over 1 copy, divided by {COPIES - 1}; programs of {TOGETHER} "
+            f"what {COPIES} copies add to a program, each after a small convolution of its own; programs of {TOGETHER} "
             "layers in turns, inputs just written; the median of a visit's calls"
         )
         alone = "the layer alone, reorders at its borders included; the fastest of a visit's blocks of calls"
