@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,7 +24,7 @@ from _targets import process_settings
 from conftest import conv
 from test_onnx_programs import LAYERS, WEIGHTLESS
 
-from lut import Layer, Node, UsageError, chain
+from lut import Layer, Node, UsageError, chain, conv_norm_act, residual_add
 from lut.errors import LayerFailedError, TargetUnavailableError
 from lut.primitives import Activation, ActivationKind, Add, AvgPool2d, BatchNorm2d, Conv2d, MaxPool2d, Mul
 from profiler import _target as targets
@@ -162,6 +162,47 @@ def test_the_runtime_merges_no_copies(name: str, tmp_path: Path) -> None:
     # Equal operators of the layer itself may be merged or folded; that of the copies' first one never.
     assert before[first] >= COPIES
     assert after[first] == before[first], (before, after)
+
+
+def optimised_nodes(program: Program, folder: Path) -> Counter[str]:
+    """Return how often the runtime runs each of its operators in a program."""
+    inputs = [torch.randn(2, *shape) for shape in program.inputs]
+    options = quiet_options()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    onnxruntime.InferenceSession(
+        to_onnx(program, module_of(program, torch.float32), inputs, "direct"), options, providers=CPU
+    )
+    return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+
+
+# Of blocks of 8 or 16 channels 32 fill some, and 20 do not.
+@pytest.mark.parametrize("channels", [20, 32])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda c: conv_norm_act(c, c, kernel_size=3, stride=2, groups=c, activation="relu", input_size=(12, 12)),
+        lambda c: conv_norm_act(c, c + 12, kernel_size=1, stride=1, activation="hardswish", input_size=(12, 12)),
+        lambda c: chain((c, 12, 12), BatchNorm2d(), Activation(kind="relu")),
+    ],
+    ids=["depthwise", "pointwise", "norm first"],
+)
+def test_what_is_subtracted_differs_by_the_copies_alone(
+    make: Callable[[int], Layer], channels: int, tmp_path: Path
+) -> None:
+    """Nothing is reordered to pick a pixel, however many channels; no norm is folded into what feeds it."""
+    with_copies, without = (optimised_nodes(each.program, tmp_path) for each in marginal(make(channels), 2))
+    if not any("Reorder" in name for name in with_copies):
+        pytest.skip("this runtime keeps the usual layout on this CPU")
+    assert with_copies - without == Counter({"Conv": COPIES})
+    assert not without - with_copies
+
+
+def test_a_sum_disappears_in_the_convolution_before_it(tmp_path: Path) -> None:
+    layer = residual_add(32, activation="relu", input_size=(12, 12))
+    with_copies, without = (optimised_nodes(each.program, tmp_path) for each in marginal(layer, 2))
+    if not any("Reorder" in name for name in with_copies):
+        pytest.skip("this runtime keeps the usual layout on this CPU")
+    assert with_copies == without
 
 
 def _lone_inputs(layer: Layer) -> tuple[torch.nn.Module, list[torch.Tensor]]:
