@@ -290,6 +290,106 @@ def test_a_shuffle_is_one_layer_and_what_follows_keeps_its_words(tmp_path: Path)
     run(found, tmp_path)
 
 
+def concatenation(*after: Any, outputs: Sequence[str]) -> Any:
+    """Return a model in which two convolutions are concatenated, and what comes after."""
+    return model_of(
+        [
+            node("Conv", ["x", "w"], ["a"]),
+            node("Conv", ["x", "v"], ["b"]),
+            node("Concat", ["a", "b"], ["c"], axis=1),
+            *after,
+        ],
+        {"x": (FLOAT, (2, 8, 6, 6))},
+        outputs,
+        {
+            "w": floats(4, 8, 1, 1),
+            "v": floats(4, 8, 1, 1) + 1,
+            "u": floats(5, 4, 1, 1),
+            "m": floats(288, 5),
+            "apart": np.array([2, 2, 4, 6, 6], np.int64),
+            "together": np.array([2, 8, 6, 6], np.int64),
+            "flat": np.array([2, 288], np.int64),
+            "halves": np.array([4, 4], np.int64),
+        },
+    )
+
+
+SHUFFLE = (
+    node("Reshape", ["c", "apart"], ["r"]),
+    node("Transpose", ["r"], ["t"], perm=[0, 2, 1, 3, 4]),
+    node("Reshape", ["t", "together"], ["s"]),
+    node("Split", ["s", "halves"], ["p", "q"], axis=1),
+)
+
+
+def test_a_concatenation_that_is_only_moved_on_is_one_layer_with_what_moves_it(tmp_path: Path) -> None:
+    """The runtime leaves its own layout once for all of them; apart, each would pay for that."""
+    after = (*SHUFFLE, node("Conv", ["p", "u"], ["y"]), node("Conv", ["q", "u"], ["z"]))
+    found = traced(concatenation(*after, outputs=["y", "z"]), tmp_path)
+    (shuffle,) = [item for item in found.network.layers if "Concat" in found.kernels[item.name]]
+    assert found.kernels[shuffle.name] == "Concat, Reshape ×2, Transpose, Split"
+    assert shuffle.layer.inputs == ((4, 6, 6), (4, 6, 6))
+    assert len(found.network.layers) == 5
+    run(found, tmp_path)
+
+
+def test_a_concatenation_that_a_sum_alone_reads_is_one_layer_with_it(tmp_path: Path) -> None:
+    found = traced(concatenation(node("Add", ["c", "x"], ["y"]), outputs=["y"]), tmp_path)
+    assert [found.kernels[item.name] for item in found.network.layers][-1] == "Concat, Add"
+    assert len(found.network.layers) == 3
+    run(found, tmp_path)
+
+
+def squeeze(*, value: str = "c", outputs: Sequence[str] = ("y",)) -> Any:
+    """Return a model of a convolution and a squeeze-excite block; ``value`` is what its gate is multiplied with."""
+    return model_of(
+        [
+            node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+            node("GlobalAveragePool", ["c"], ["m"]),
+            node("Conv", ["m", "less"], ["l"]),
+            node("Relu", ["l"], ["r"]),
+            node("Conv", ["r", "more"], ["g"]),
+            node("Sigmoid", ["g"], ["s"]),
+            node("Mul", [value, "s"], ["y"]),
+        ],
+        {"x": (FLOAT, (2, 8, 6, 6))},
+        outputs,
+        {"w": floats(8, 8, 3, 3), "less": floats(2, 8, 1, 1), "more": floats(8, 2, 1, 1)},
+    )
+
+
+def test_a_squeeze_excite_block_is_one_layer(tmp_path: Path) -> None:
+    """Its mean and its product read one tensor, which leaves the runtime's own layout once for both."""
+    found = traced(squeeze(), tmp_path)
+    first, block = found.network.layers
+    assert str(first.layer) == "conv3×3 8→8 @6×6"
+    assert block.layer.inputs == ((8, 6, 6),)
+    assert block.layer.parameters == 32
+    run(found, tmp_path)
+
+
+@pytest.mark.parametrize("model", [squeeze(outputs=["y", "c"]), squeeze(value="x"), squeeze(outputs=["y", "l"])])
+def test_what_is_no_squeeze_excite_block_stays_apart(model: Any, tmp_path: Path) -> None:
+    """Others read the tensor, or a step of it; or the product is one with another tensor."""
+    found = traced(model, tmp_path)
+    assert "Mul" in found.kernels.values()
+    run(found, tmp_path)
+
+
+def test_a_concatenation_that_others_read_keeps_its_words(tmp_path: Path) -> None:
+    after = (*SHUFFLE[:3], node("Relu", ["c"], ["y"]))
+    found = traced(concatenation(*after, outputs=["y", "s"]), tmp_path)
+    assert "concat 4×6×6, 4×6×6 @6×6" in {str(item.layer) for item in found.network.layers}
+    run(found, tmp_path)
+
+
+def test_a_concatenation_that_is_multiplied_keeps_its_words(tmp_path: Path) -> None:
+    after = (node("Reshape", ["c", "flat"], ["f"]), node("MatMul", ["f", "m"], ["y"]))
+    found = traced(concatenation(*after, outputs=["y"]), tmp_path)
+    assert "concat 4×6×6, 4×6×6 @6×6" in {str(item.layer) for item in found.network.layers}
+    run(found, tmp_path)
+
+
 def test_resize_keeps_its_scales(tmp_path: Path) -> None:
     model = model_of(
         [node("Conv", ["x", "w"], ["c"]), node("Resize", ["c", "", "scales"], ["y"], mode="nearest")],

@@ -7,18 +7,19 @@ before and after it:
 
 *   a first convolution brings the data into the runtime's layout; a small one of its own before each of ``COPIES``
     copies of the layer, with weights of their own, writes what the copy takes, as networks have it: data that was just
-    written, not what another copy has just read. Of each copy's output a single pixel per channel is picked;
-*   the same without the layer is subtracted, where the layer gives its output in that layout as well;
-*   where it does not, its output has another way out of the program than its input. Then the cost is what ``COPIES``
+    written, not what another copy has just read. Of each copy's output another convolution picks a single pixel per
+    channel. It is a depthwise one, which reads nothing else in whatever layout and number of channels. (A pooling would
+    have the whole image reordered first unless the channels fill blocks);
+*   the same without the layer is subtracted;
+*   a layer that gives no image has another way out of the program than what it takes. Its cost is what ``COPIES``
     copies add to one, with the layer less without it. From the one copy as many pixels are picked: to pick one, and to
     bring it out of the runtime, takes as long as a small layer;
-*   a pixel is picked by a depthwise convolution with a window of one: the runtime computes that in its layout whatever
-    the number of channels. A pooling it would not, but reorder the whole image first unless the channels fill blocks.
-    Where the image is in the usual layout already, a pooling picks, since a convolution would reorder;
 *   the runtime folds a norm into the convolution before it. One that a layer begins with stands behind something else
     in its network: of what it reads, a pixel is picked as well, with the layer and without it, and nothing is folded;
 *   of an image, a vector or tokens the program has an input for each copy. Operators without weights would otherwise be
     computed once: the runtime merges what is equal.
+
+So a layer is measured between convolutions. One that leaves the runtime's layout pays for the way out and back.
 """
 
 from __future__ import annotations
@@ -27,11 +28,8 @@ from typing import NamedTuple
 
 from lut import Layer, chain, conv_norm_act
 from lut.primitives import (
-    Activation,
-    Add,
     BatchNorm2d,
     Conv2d,
-    MaxPool2d,
     Shape,
     Subgraph,
 )
@@ -42,8 +40,6 @@ __all__ = ["COPIES", "Weighted", "lone", "marginal"]
 COPIES = 4
 # Channels of the image that feeds the first convolution, and of the small map that feeds the small ones.
 IMAGE, SMALL = 3, 8
-# What the runtime computes in blocks of channels, and leaves in them; the first two where they find them.
-BLOCKED = (Activation, Add, BatchNorm2d, Conv2d)
 
 
 class Weighted(NamedTuple):
@@ -61,7 +57,7 @@ def lone(layer: Layer, seed: int) -> Program:
 
 def marginal(layer: Layer, seed: int) -> tuple[Weighted, ...]:
     """Return the programs whose weighted latencies sum up to what the layer adds to a network."""
-    if _stays_blocked(layer):
+    if _is_between_convolutions(layer):
         return (
             Weighted(_copies(layer, COPIES, seed), 1.0 / COPIES),
             Weighted(_copies(layer, COPIES, seed, without=True), -1.0 / COPIES),
@@ -74,13 +70,10 @@ def marginal(layer: Layer, seed: int) -> tuple[Weighted, ...]:
     return tuple(found)
 
 
-def _stays_blocked(layer: Layer) -> bool:
-    """Whether a layer takes its input from a convolution, and gives an image, in the runtime's own layout."""
-    return (
-        all(_fed_by_convolution(layer, i) for i in range(len(layer.inputs)))
-        and len(layer.output_shape) == 3
-        and all(isinstance(node.op, BLOCKED) for node in layer.nodes)
-    )
+def _is_between_convolutions(layer: Layer) -> bool:
+    """Whether a layer takes images from convolutions and gives one to a convolution."""
+    fed = all(_fed_by_convolution(layer, i) for i in range(len(layer.inputs)))
+    return fed and len(layer.output_shape) == 3 and _gives_floats(layer)
 
 
 class _Builder:
@@ -102,24 +95,15 @@ class _Builder:
         self.steps.append(Step(layer, self.seed, args))
         return len(self.inputs) + len(self.steps) - 1
 
-    def picks(self, value: int, shape: Shape, count: int, *, blocked: bool) -> list[int]:
-        """Take one pixel of each channel of an image, ``count`` times, without a look at any other.
-
-        Poolings each have another stride, all of them at least the image's size: equal ones would be merged.
-        """
+    def picks(self, value: int, shape: Shape, count: int) -> list[int]:
+        """Take one pixel of each channel of an image, ``count`` times, without a look at any other."""
         if len(shape) != 3:
             return [value]
         channels, height, width = shape
-        found = []
-        for i in range(count):
-            stride = (height, width) if blocked else (height + i, width + i)
-            pick = (
-                Conv2d(out_channels=channels, kernel_size=(1, 1), stride=stride, padding=(0, 0), groups=channels)
-                if blocked
-                else MaxPool2d(kernel_size=(1, 1), stride=stride)
-            )
-            found.append(self.add(chain(shape, pick), value))
-        return found
+        pick = Conv2d(
+            out_channels=channels, kernel_size=(1, 1), stride=(height, width), padding=(0, 0), groups=channels
+        )
+        return [self.add(chain(shape, pick), value) for _ in range(count)]
 
 
 def _copies(layer: Layer, copies: int, seed: int, *, without: bool = False) -> Program:
@@ -144,17 +128,13 @@ def _copies(layer: Layer, copies: int, seed: int, *, without: bool = False) -> P
         ]
         if without:
             for i in fed:
-                outputs += made.picks(args[i], layer.inputs[i], 2 * picks if i in kept else picks, blocked=True)
+                outputs += made.picks(args[i], layer.inputs[i], 2 * picks if i in kept else picks)
         else:
             for i in kept:
-                outputs += made.picks(args[i], layer.inputs[i], picks, blocked=True)
+                outputs += made.picks(args[i], layer.inputs[i], picks)
             value = made.add(layer, *args)
             count = picks * max(1, len(fed))
-            outputs += (
-                made.picks(value, layer.output_shape, count, blocked=_gives_blocks(layer))
-                if _gives_floats(layer)
-                else [value]
-            )
+            outputs += made.picks(value, layer.output_shape, count) if _gives_floats(layer) else [value]
     used = {arg for step in made.steps for arg in step.args}
     return _without_unused(Program(tuple(made.inputs), tuple(made.steps), tuple(outputs)), used)
 
@@ -163,15 +143,6 @@ def _fed_by_convolution(layer: Layer, i: int) -> bool:
     """Whether a network would have a convolution before an input: not before an image, a vector, or indices."""
     shape = layer.inputs[i]
     return len(shape) == 3 and shape[0] > IMAGE and givens_of(layer)[i].dtype.startswith("float")
-
-
-def _gives_blocks(layer: Layer) -> bool:
-    """Whether a layer leaves its output in the runtime's own layout."""
-    blocked = [_fed_by_convolution(layer, i) for i in range(len(layer.inputs))]
-    for node in layer.nodes:
-        found = all(blocked[arg] for arg in node.args)
-        blocked.append(isinstance(node.op, (BatchNorm2d, Conv2d)) or (found and isinstance(node.op, BLOCKED)))
-    return blocked[-1]
 
 
 def _begins_with_a_norm(layer: Layer, i: int) -> bool:

@@ -7,7 +7,10 @@
     original operators between what it takes and what it gives. An activation, a norm or arithmetic with constants that
     the runtime leaves standing joins the operator before, where nothing else reads that: in a program of its own it
     would be fused with whatever stands before it there. What only renames axes joins its reader, or the transposition
-    before it: both are one shuffle, and the reader keeps its words.
+    before it: both are one shuffle, and the reader keeps its words. Where operators that the runtime has no layout of
+    its own for follow each other, they are one layer, which leaves that layout once: a concatenation with what alone
+    reads it and only moves it on (a channel shuffle, a split) or adds to it; a squeeze-excite block, from the mean of a
+    tensor to its product with that tensor.
 3.  *Borders.* A layer takes and gives tensors of floating-point numbers with the batch in front, or takes the network's
     own inputs. Where operators pass on anything else (heads folded into the batch, indices, masks), they are one layer.
 4.  *Words.* Layers whose operators are all primitives are described by these, for any batch, and equal those of any
@@ -19,7 +22,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +56,8 @@ __all__ = ["trace"]
 
 # What a layer's input may have at most, the batch included.
 MOST_AXES = 8
+# Operators of a squeeze-excite block from the mean to the gate, at the most.
+LONGEST_GATE = 16
 # What a table shows of an operator's name.
 LONGEST_NAME = 300
 
@@ -138,6 +143,8 @@ _JOINING = frozenset(
 _ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Pow"})
 _RENAMING = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 _MOVING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Cast", "Identity", "Flatten"})
+# What moves data on that were concatenated just before, a change of shape between.
+_SHUFFLING = frozenset({"Transpose", "Split", "Slice"})
 
 
 class _Found(NamedTuple):
@@ -305,10 +312,18 @@ class _Tracer:
             alone = name not in view.outputs and sorted(view.readers.get(name, ())) == sorted(readers)
             return known if known is not None and known in groups and alone else None
 
-        if len(taken) == 1 and (node.op_type in _JOINING or node.op_type in _ARITHMETIC):
+        if len(taken) == 1 and node.op_type in _SHUFFLING:
+            for mover in self._moved_from_concatenation(taken[0], index, before):
+                groups.unite(mover, index)
+        elif len(taken) == 1 and (node.op_type in _JOINING or node.op_type in _ARITHMETIC):
             giver = before(taken[0], [index])
             if giver is not None:
                 groups.unite(giver, index)
+        elif node.op_type == "Add" and len(taken) == 2:
+            for giver in (before(name, [index]) for name in taken):
+                # It is folded into no convolution.
+                if giver is not None and graph.nodes[giver].op_type == "Concat":
+                    groups.unite(giver, index)
         elif node.op_type == "Mul" and len(taken) == 2:
             for gate, value in (taken, taken[::-1]):
                 # x · sigmoid(x), and the like.
@@ -317,6 +332,8 @@ class _Tracer:
                 if function is not None and giver is not None and graph.nodes[function].op_type in _JOINING:
                     groups.unite(giver, function)
                     groups.unite(function, index)
+                for squeezing in self._squeeze(value, gate, index, varying, before):
+                    groups.unite(squeezing, index)
         elif node.op_type in _RENAMING and node.output[0] not in view.outputs and self._only_renames(index):
             readers = view.readers.get(node.output[0], [])
             giver = before(taken[0], [index]) if taken else None
@@ -326,6 +343,46 @@ class _Tracer:
                 groups.unite(readers[0], index)
             elif giver is not None:
                 groups.unite(giver, index)
+
+    def _moved_from_concatenation(
+        self, name: str, reader: int, before: Callable[[str, Sequence[int]], int | None]
+    ) -> list[int]:
+        """Return the operators from a reader of a tensor back to the concatenation that each only moves on; or none."""
+        found: list[int] = []
+        giver = before(name, [reader])
+        while giver is not None and giver not in found:
+            found.append(giver)
+            node = self.graph.nodes[giver]
+            if node.op_type == "Concat":
+                return found
+            if node.op_type not in _SHUFFLING | _RENAMING or len(node.output) != 1:
+                break
+            giver = before(self.view.reads[giver][0], [giver])
+        return []
+
+    def _squeeze(
+        self,
+        value: str,
+        gate: str,
+        product: int,
+        varying: set[str],
+        before: Callable[[str, Sequence[int]], int | None],
+    ) -> list[int]:
+        """Return the operators that make a gate of the value's own mean, up to the product of both; or none."""
+        found: list[int] = []
+        name, reader = gate, product
+        while name != value and len(found) < LONGEST_GATE:
+            shape = self.view.shape(name)
+            giver = before(name, [reader])
+            if giver is None or shape is None or prod(shape[2:]) != 1:
+                return []
+            found.append(giver)
+            taken = [each for each in dict.fromkeys(self.view.reads[giver]) if each in varying]
+            if len(taken) != 1:
+                return []
+            (name,), reader = taken, giver
+        alone = value not in self.view.outputs and sorted(self.view.readers.get(value, ())) == sorted((reader, product))
+        return found if name == value and alone else []
 
     def _only_renames(self, index: int) -> bool:
         """Return whether the runtime's operator is a renaming too, not a Gemm, say, that gives its result by it."""
