@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from shutil import which
 from statistics import fmean, median
@@ -146,10 +147,13 @@ def main() -> None:
     made.add_argument("--instructions", nargs="+", default=["all", "AVX2"], choices=["all", "AVX2"])
     made.add_argument("--threads", type=int, default=None)
     made.add_argument("--quick", action="store_true", help="the quick run instead")
+    made.add_argument("--folder", type=Path, default=None, help="the runs' tables are kept there")
     given = made.parse_args()
     results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    if given.folder is not None:
+        given.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() if given.folder is None else nullcontext(given.folder) as name:
+        folder = Path(name).resolve()
         versions = {"now": HERE}
         if given.against is not None:
             versions["before"] = folder / "before"

@@ -115,12 +115,14 @@ def main() -> None:
         print_table(condition, header, [[rule, *row.values()] for rule, row in by_rule.items()])
     verdict = {}
     for condition, by_rule in figures.items():
-        for key in ("absolute_median_percent", "relative_median_percent"):
-            best = min((row[key], rule) for rule, row in by_rule.items() if rule != "ours")
-            ratio = by_rule["ours"][key] / best[0]
-            verdict[f"{condition}_{key.removesuffix('_percent')}_ratio_to_best_peer"] = ratio
+        own = [rule for rule in by_rule if rule.startswith("ours")]
+        for key, ours in itertools.product(("absolute_median_percent", "relative_median_percent"), own):
+            best = min((row[key], rule) for rule, row in by_rule.items() if rule not in own)
+            ratio = by_rule[ours][key] / best[0]
+            name_of = f"{condition}_{key.removesuffix('_percent')}_ratio_to_best_peer"
+            verdict[name_of if ours == "ours" else f"{ours}_{name_of}"] = ratio
             print(
-                f"{condition}, {key}: ours {by_rule['ours'][key]:.2f}, best peer {best[1]} {best[0]:.2f}: × {ratio:.2f}"
+                f"{condition}, {key}: {ours} {by_rule[ours][key]:.2f}, best peer {best[1]} {best[0]:.2f}: × {ratio:.2f}"
             )
     write_results(
         arguments.results,
