@@ -1,9 +1,10 @@
-"""Networks that nobody tuned on: what their layers add up to, against what they take as a whole.
+"""Networks that others wrote: what their layers add up to, against what they take as a whole.
 
 Ten networks of pytorchcv, written by others, go through the tool as a user's would: traced, then their layers and
 the whole in one session of some seconds, on each target, batch and number of threads; and again with the libraries kept
-to AVX2 where the CPU has more. Nothing is calibrated. Needs ``pip install --no-deps pytorchcv``, and says so where it
-is missing.
+to AVX2 where the CPU has more. Nothing is calibrated; but faults of the target ``onnx`` were found on these networks,
+so that its figures are no longer those of networks never seen. Needs ``pip install --no-deps pytorchcv``, and says so
+where it is missing.
 """
 
 from __future__ import annotations
