@@ -333,6 +333,15 @@ def test_a_concatenation_that_is_only_moved_on_is_one_layer_with_what_moves_it(t
     run(found, tmp_path)
 
 
+def test_no_endless_chain_is_followed_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file's length must not make its reading quadratic: what is further away is not looked for."""
+    after = (*SHUFFLE, node("Conv", ["p", "u"], ["y"]), node("Conv", ["q", "u"], ["z"]))
+    monkeypatch.setattr("profiler._onnx._trace.LONGEST_BLOCK", 1)
+    found = traced(concatenation(*after, outputs=["y", "z"]), tmp_path)
+    assert "Concat" in found.kernels.values()
+    run(found, tmp_path)
+
+
 def test_a_concatenation_that_a_sum_alone_reads_is_one_layer_with_it(tmp_path: Path) -> None:
     found = traced(concatenation(node("Add", ["c", "x"], ["y"]), outputs=["y"]), tmp_path)
     assert [found.kernels[item.name] for item in found.network.layers][-1] == "Concat, Add"

@@ -56,8 +56,8 @@ __all__ = ["trace"]
 
 # What a layer's input may have at most, the batch included.
 MOST_AXES = 8
-# Operators of a squeeze-excite block from the mean to the gate, at the most.
-LONGEST_GATE = 16
+# Operators that are followed back from one that ends a block, to a concatenation or to what a gate is made of.
+LONGEST_BLOCK = 16
 # What a table shows of an operator's name.
 LONGEST_NAME = 300
 
@@ -350,7 +350,7 @@ class _Tracer:
         """Return the operators from a reader of a tensor back to the concatenation that each only moves on; or none."""
         found: list[int] = []
         giver = before(name, [reader])
-        while giver is not None and giver not in found:
+        while giver is not None and len(found) < LONGEST_BLOCK:
             found.append(giver)
             node = self.graph.nodes[giver]
             if node.op_type == "Concat":
@@ -371,7 +371,7 @@ class _Tracer:
         """Return the operators that make a gate of the value's own mean, up to the product of both; or none."""
         found: list[int] = []
         name, reader = gate, product
-        while name != value and len(found) < LONGEST_GATE:
+        while name != value and len(found) < LONGEST_BLOCK:
             shape = self.view.shape(name)
             giver = before(name, [reader])
             if giver is None or shape is None or prod(shape[2:]) != 1:
