@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import comb, log, sqrt
 from statistics import NormalDist, fmean, median, pstdev
 
@@ -131,21 +131,28 @@ def log_standard_error(low: float, high: float, level: float) -> float:
 def bimodal_split(values: Sequence[float]) -> tuple[tuple[float, int], tuple[float, int]] | None:
     """Return the two modes as (mean, count) where eight or more values fall into two groups, else ``None``.
 
-    Two groups: the largest gap between neighbouring sorted values is over 4 times the median gap and over 3 % of the
-    median, each side holds at least a fifth of the values (one stray value is no mode), and the groups' means lie 5
-    of their own standard deviations apart (a wide single mode, cut in two, has less than 3).
+    The values are cut where the groups are tightest (Fisher, J. Am. Stat. Assoc. 53 (1958)), at least a fifth of them
+    on either side: one stray value is no mode. Two groups they are where the cut is a gap of over 4 times the median
+    one, and their means lie apart by over 3 % of the median and by 5 of their own standard deviations; of few values by
+    more, 7 of eight. A normal distribution, cut in two, has 2.7 and a uniform one 3.5.
     """
     ordered = sorted(values)
     n = len(ordered)
     if n < LEAST_FOR_MODES:
         return None
     least = max(2, -(-n // 5))
+    sums = list(accumulate(ordered, initial=0.0))
+    # The groups are tightest where their means are furthest apart, each weighed by its values.
+    cut = max(
+        range(least, n - least + 1),
+        key=lambda k: k * (n - k) * ((sums[n] - sums[k]) / (n - k) - sums[k] / k) ** 2,
+    )
+    low, high = ordered[:cut], ordered[cut:]
+    apart = fmean(high) - fmean(low)
     gaps = [b - a for a, b in pairwise(ordered)]
-    cut = max(range(least - 1, n - least), key=gaps.__getitem__)
-    if gaps[cut] <= max(0.03 * median(ordered), 4 * median(gaps)):
+    if gaps[cut - 1] <= 4 * median(gaps) or apart <= 0.03 * median(ordered):
         return None
-    low, high = ordered[: cut + 1], ordered[cut + 1 :]
     within = sqrt((len(low) * pstdev(low) ** 2 + len(high) * pstdev(high) ** 2) / n)
-    if fmean(high) - fmean(low) < 5 * within:
+    if apart < (5 + 16 / n) * within:
         return None
     return (fmean(low), len(low)), (fmean(high), len(high))

@@ -3,8 +3,8 @@
 A chain is not quite a network: no two of its layers are alike, so code is colder; a sum's operands were written at
 other times. Layers that were visited in both tell by how much, in log(ms): of each kind of work a mean, believed as
 far as its layers agree (empirical Bayes). For one such layer its own difference counts, shrunk towards its kind's; for
-a layer that stood in chains only, its kind's. Where a session holds no networks, what the machine's self-test found
-stands in.
+a layer that stood in chains only, its kind's, and so for one of a channel sweep: two widths that were corrected in
+different ways could not be compared. Where a session holds no networks, what the machine's self-test found stands in.
 """
 
 from __future__ import annotations
@@ -135,6 +135,7 @@ def chain_offsets(
     known: Mapping[str, Offset] = MappingProxyType({}),
     *,
     shared_error: float = 0.0,
+    alike: NDArray[np.bool_] | None = None,
 ) -> Contexts:
     """Return what layers that stand in both contexts tell of all.
 
@@ -146,6 +147,7 @@ def chain_offsets(
         kinds: each layer's kind of work.
         known: what another session on this machine told, for kinds of which this one tells nothing.
         shared_error: standard error of all differences as a whole, beside their own.
+        alike: layers of which their kind's difference is taken off, whatever their own; none by default.
     """
     gaps = chained - placed
     variance = chained_error**2 + placed_error**2
@@ -156,6 +158,7 @@ def chain_offsets(
     }
     by_kind = {**told, **{kind: offset for kind, offset in known.items() if kind not in told}}
     names = np.array(kinds)
+    own = both if alike is None else both & ~alike
     offsets, spreads, unknown = np.zeros((3, len(gaps)))
     for kind in dict.fromkeys(kinds):
         offset = by_kind.get(kind, by_kind.get(ANY_KIND))
@@ -165,7 +168,7 @@ def chain_offsets(
             continue
         offsets[here], spreads[here], unknown[here] = offset.mean, offset.spread, offset.spread + offset.error
         if kind in told:
-            mine = here & both
+            mine = here & own
             weight = offset.spread / (offset.spread + variance[mine])
             offsets[mine] = offset.mean + weight * (gaps[mine] - offset.mean)
     return Contexts(offsets, spreads, unknown, by_kind)

@@ -96,6 +96,7 @@ def judge(
     contaminated: frozenset[int] = frozenset(),
     kinds: Mapping[int, str] = MappingProxyType({}),
     offsets: Mapping[str, Offset] = MappingProxyType({}),
+    swept: frozenset[int] = frozenset(),
 ) -> Judgement:
     """Return medians, intervals and flags of all layers.
 
@@ -107,6 +108,8 @@ def judge(
         contaminated: layers whose rejected visits had to be accepted.
         kinds: of work, by layer: what chains make of one layer's latency they make of others of its kind.
         offsets: that, by kind, where these visits do not tell.
+        swept: layers that are to be compared with each other: what they took in chains counts, less what chains make of
+            their kind, though some stood in networks too. The difference of one is not to come between two of them.
     """
     # Preflight's visits stand by themselves: many in a row, with no other layer to see the drift by.
     rounds = [visit for visit in accepted if visit.entry != PREFLIGHT_ENTRY]
@@ -123,8 +126,14 @@ def judge(
     found = remove_drift(
         logs, sort, process, window=protocol.drift_window, walks=_walks(visits, in_networks=sorts[sort] % 2 == 0)
     )
-    contexts = _contexts(logs, found, sort, sorts, kinds, offsets)
+    contexts = _contexts(logs, found, sort, sorts, kinds, offsets, swept)
     drift = found.total + contexts.offsets[sort]
+    alike = _alike(sorts, swept)
+    if alike:
+        kept = np.flatnonzero(~np.isin(sorts[sort], [2 * entry for entry in alike]))
+        visits = [visits[i] for i in kept]
+        logs, drift, at_s = logs[kept], drift[kept], at_s[kept]
+        sort, groups, process = sort[kept], groups[kept], process[kept]
     levels = grouped_median(logs - drift, groups, len(entries))
 
     sentinels = [i for i, entry in enumerate(entries) if entry < 0]
@@ -196,8 +205,19 @@ def _walks(visits: Sequence[Visit], *, in_networks: NDArray[np.bool_]) -> Ints |
     return np.where(in_networks & (sizes[number] >= LEAST_WALK), number, -1)
 
 
+def _alike(sorts: Ints, swept: frozenset[int]) -> list[int]:
+    """Return those of the swept layers that stood in chains and in networks."""
+    return [entry for entry in sorted(swept) if np.isin([2 * entry, 2 * entry + 1], sorts).all()]
+
+
 def _contexts(
-    logs: Floats, fitted: Drift, sort: Ints, sorts: Ints, kinds: Mapping[int, str], known: Mapping[str, Offset]
+    logs: Floats,
+    fitted: Drift,
+    sort: Ints,
+    sorts: Ints,
+    kinds: Mapping[int, str],
+    known: Mapping[str, Offset],
+    swept: frozenset[int],
 ) -> Contexts:
     """Return what is to be taken off the levels of visits in chains to have them as in networks, shapes ``(S,)``."""
     offsets, spread, unknown = np.zeros((3, len(sorts)))
@@ -222,12 +242,13 @@ def _contexts(
         [kinds.get(int(layer), "") for layer in layers],
         known,
         shared_error=fitted.walk_error,
+        alike=np.isin(layers, list(swept)),
     )
     for i, layer in enumerate(layers):
         at = place.get(2 * int(layer) + 1)
         if at is not None:
             offsets[at], spread[at] = by_layer.offsets[i], by_layer.spread[i]
-            unknown[at] = by_layer.unknown[i] if 2 * int(layer) not in place else 0.0
+            unknown[at] = 0.0 if 2 * int(layer) in place and layer not in swept else by_layer.unknown[i]
     return Contexts(offsets, spread, unknown, by_layer.kinds if np.any(sorts[sorts >= 0] % 2) else {})
 
 

@@ -89,7 +89,8 @@ class Plan(NamedTuple):
     ``entries`` are the layers; a visit names its layer by its number here, and sentinel *i* by −1−i. ``wholes`` are
     networks to measure beside them, numbered after the last layer. ``hosts`` are their layers in their places, empty
     where they are not visited there; a visit to one is one to each of its layers and to the whole. ``sampling`` says
-    how layers are chosen, where not all are measured.
+    how layers are chosen, where not all are measured. ``swept`` are those of channel
+    sweeps, which are to be compared with each other.
     """
 
     target: str
@@ -99,6 +100,7 @@ class Plan(NamedTuple):
     wholes: tuple[Whole, ...] = ()
     sampling: str = ""
     hosts: tuple[Walk, ...] = ()
+    swept: frozenset[int] = frozenset()
 
     @property
     def size(self) -> int:

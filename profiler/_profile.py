@@ -186,7 +186,10 @@ def profile(
     if len(measured) >= MANY_NETWORKS:
         # The others say how well sums hold for networks that gave no layer its value.
         hosts = tuple(walk if number % HOST_EVERY == 0 else () for number, walk in enumerate(hosts))
-    plan = Plan(spec.factory, spec.options, entries, protocol, wholes, sampling, hosts)
+    number = {layer: i for i, layer in enumerate(entries)}
+    curves = tuple(curves)
+    swept = frozenset(number[layer] for curve in curves for layer in curve.layers if layer in number)
+    plan = Plan(spec.factory, spec.options, entries, protocol, wholes, sampling, hosts, swept)
     with contextlib.ExitStack() as stack:
         keep = output is not None
         if output is None:
@@ -194,7 +197,7 @@ def profile(
             output = Path(folder) / "table.json"
         return profile_plan(
             plan,
-            curves=tuple(curves),
+            curves=curves,
             groups=groups,
             networks=[record_of(subject) for subject in subjects],
             sampler=None
@@ -470,6 +473,7 @@ def _assemble(
         "contaminated": sorted_visits.contaminated,
         "kinds": plan.kinds(),
         "offsets": offsets,
+        "swept": plan.swept,
     }
     judgement = judge(sorted_visits.accepted, protocol, references=known, **told)
     warnings = list(result.preflight.warnings)

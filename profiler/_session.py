@@ -285,6 +285,7 @@ class _Course:
             contaminated=known.contaminated,
             kinds=self._kinds,
             offsets=self._told,
+            swept=self._plan.swept,
         )
 
     def _open(self, known: Sorted, failed: Collection[int]) -> list[int]:
@@ -407,7 +408,7 @@ class _Course:
         """Return what the next round visits, in order."""
         plan = self._plan
         hosts = {
-            plan.size + number: {*(step.entry for step in walk), len(plan.entries) + number}
+            plan.size + number: {*(step.entry for step in walk), len(plan.entries) + number} - plan.swept
             for number, walk in enumerate(plan.hosts)
             if walk and worker.ready.walks and failed.isdisjoint(step.entry for step in walk)
         }

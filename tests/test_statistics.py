@@ -72,6 +72,20 @@ def test_two_modes_are_seen_and_one_is_not() -> None:
     assert bimodal_split([*one, 2.0]) is None
 
 
+@pytest.mark.parametrize(("n", "seen"), [(8, 0.75), (12, 0.85), (24, 0.97), (128, 1.0)])
+def test_modes_are_seen_however_many_values_fill_the_gap_between_them(n: int, seen: float) -> None:
+    rng = random.Random(n)
+    two = [[rng.gauss(1.0, 0.012) * (1.1 if rng.random() < 0.5 else 1.0) for _ in range(n)] for _ in range(300)]
+    assert sum(bimodal_split(values) is not None for values in two) >= seen * 300
+    single = {
+        "normal": [[rng.gauss(1.0, 0.05) for _ in range(n)] for _ in range(300)],
+        "uniform": [[rng.uniform(0.9, 1.1) for _ in range(n)] for _ in range(300)],
+        "skewed": [[rng.lognormvariate(0.0, 0.3) for _ in range(n)] for _ in range(300)],
+    }
+    for name, samples in single.items():
+        assert sum(bimodal_split(values) is not None for values in samples) <= 0.1 * 300, name
+
+
 def test_quantile_interpolates() -> None:
     assert quantile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.5
     assert quantile([5.0], 0.9) == 5.0

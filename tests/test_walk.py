@@ -307,6 +307,31 @@ def test_intervals_of_layers_in_both_contexts_hold_what_they_promise() -> None:
     assert np.median(narrow) < 0.02
 
 
+def test_widths_of_a_sweep_are_compared_in_chains_whichever_stood_in_networks() -> None:
+    rng = np.random.default_rng(3)
+    visits, kinds, _ = chained_and_placed(rng, {"sum": 0.1, "convolution": 0.03}, spread=0.06)
+    swept = frozenset(i for i in kinds if kinds[i] == "convolution")
+    found = judge(visits, make_protocol(), references={}, kinds=kinds, swept=swept).layers
+    assert all(visit.chained for i in swept for visit in found[i].visits)
+    assert not any(all(visit.chained for visit in found[i].visits) for i in range(1, 40, 2) if i not in swept)
+    # All of them move by one factor against what they took in chains.
+    chained = {i: np.log(np.median([v.ms for v in visits if v.entry == i and v.chained])) for i in swept}
+    moved = [np.log(found[i].median_ms) - chained[i] for i in swept]
+    assert np.std(moved) < 0.01
+    # One by one, each of those in networks too would be brought to its own truth, away from its neighbours.
+    apart = judge(visits, make_protocol(), references={}, kinds=kinds).layers
+    assert np.std([np.log(apart[i].median_ms) - chained[i] for i in swept]) > 0.02
+    # What is not known of any of them, other sessions are told of all.
+    assert all(
+        found[i].across_runs.high_ms / found[i].median_ms > apart[i].across_runs.high_ms / apart[i].median_ms
+        for i in swept
+        if i % 2
+    )
+    # Where no chain was visited, networks are all there is.
+    placed = [visit for visit in visits if not visit.chained]
+    assert judge(placed, make_protocol(), references={}, kinds=kinds, swept=swept).layers.keys() == set(range(1, 40, 2))
+
+
 def test_kinds_of_work() -> None:
     depthwise = conv_norm_act(8, 8, kernel_size=3, stride=1, activation="relu", input_size=SIZE, groups=8)
     pointwise = conv_norm_act(8, 8, kernel_size=1, stride=1, activation="relu", input_size=SIZE)
