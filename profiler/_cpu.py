@@ -227,10 +227,10 @@ class CpuTarget(Target[_Prepared]):
         """Return a layer, or a network that is one, as ``build`` makes it."""
         torch = self._torch
         self._refuse_too_large(layer)
-        from profiler._modules import example_inputs
+        from profiler._modules import example_inputs, seed_host
 
         with layer_errors(torch.OutOfMemoryError), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            seed_host(seed)
             module = build()
             inputs = example_inputs(layer, self._batch, self._dtype)
             prepared = self._ready(module, inputs)

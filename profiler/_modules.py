@@ -34,7 +34,7 @@ from profiler._subgraph import Traced, example
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-__all__ = ["build_layers", "build_module", "example_inputs"]
+__all__ = ["build_layers", "build_module", "example_inputs", "seed_host"]
 
 # Layers that can overwrite their input.
 _IN_PLACE = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid)
@@ -156,6 +156,15 @@ def build_layers(network: Network, namespaces: Collection[str] = ()) -> nn.Modul
         before = item.name
     operands = [[v + inputs if v >= 0 else -1 - v for v in taken] for taken in operands]
     return _Network(layers, operands).eval()
+
+
+def seed_host(seed: int) -> None:
+    """Seed PyTorch's global generator of the host, which weights and inputs are drawn from.
+
+    ``torch.manual_seed`` does that too, and asks every kind of device that there might be: 1 ms, as long as a layer
+    takes to build.
+    """
+    torch.default_generator.manual_seed(seed)
 
 
 def build_module(layer: Layer, namespaces: Collection[str] = ()) -> nn.Module:

@@ -100,14 +100,14 @@ def module_of(program: Program, dtype: torch.dtype) -> torch.nn.Module | None:
         return None
     import torch
 
-    from profiler._modules import build_module
+    from profiler._modules import build_module, seed_host
 
     class Wired(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.parts = torch.nn.ModuleList()
             for step in program.steps:
-                torch.manual_seed(step.seed)
+                seed_host(step.seed)
                 self.parts.append(build_module(step.layer))
 
         def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -329,7 +329,7 @@ def _tensors(
     """Yield each step's weights, node by node."""
     import torch
 
-    from profiler._modules import build_module
+    from profiler._modules import build_module, seed_host
 
     if module is not None:
         for part in module.get_submodule("parts").children():
@@ -339,7 +339,7 @@ def _tensors(
         return
     with torch.random.fork_rng(devices=[]):
         for step in program.steps:
-            torch.manual_seed(step.seed)
+            seed_host(step.seed)
             found: list[Mapping[str, torch.Tensor]] = []
             for node in step.layer.nodes:
                 tensors: dict[str, torch.Tensor] = {}

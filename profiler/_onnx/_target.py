@@ -328,6 +328,7 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
 
     def _inputs(self, program: Program, seed: int) -> list[torch.Tensor]:
         """Return a program's inputs: standard normal, or integers in the range that the step takes that reads them."""
+        from profiler._modules import seed_host
         from profiler._subgraph import example
 
         found = {
@@ -336,7 +337,7 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
             for arg, given in zip(step.args, givens_of(step.layer), strict=True)
             if not given.dtype.startswith("float")
         }
-        self._torch.manual_seed(seed)
+        seed_host(seed)
         return [
             example(found.get(i, Given(shape=shape)), self._batch, self._dtype)
             for i, shape in enumerate(program.inputs)
