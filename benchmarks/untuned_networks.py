@@ -1,10 +1,10 @@
 """Networks that others wrote: what their layers add up to, against what they take as a whole.
 
-Ten networks of pytorchcv, written by others, go through the tool as a user's would: traced, then their layers and
-the whole in one session of some seconds, on each target, batch and number of threads; and again with the libraries kept
-to AVX2 where the CPU has more. Nothing is calibrated; but faults of the target ``onnx`` were found on these networks,
-so that its figures are no longer those of networks never seen. Needs ``pip install --no-deps pytorchcv``, and says so
-where it is missing.
+Networks of pytorchcv, written by others, go through the tool as a user's would: traced, then their layers and the
+whole in one session of some seconds, on each target, batch and number of threads; and again with the libraries kept to
+AVX2 where the CPU has more. Nothing is calibrated. On ten of them faults of the target ``onnx`` were found
+(*diagnosed*), so that its figures there are no longer those of networks never seen; ten others were named before they
+were first measured (*fresh*). Needs ``pip install --no-deps pytorchcv``, and says so where it is missing.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import msgspec
 from _common import parser, print_table, write_results
 from _isa import AVX2
 
-# By module of pytorchcv.models: the factory, and the image's size.
-NETWORKS = {
+# By factory: the module of pytorchcv.models, and the image's size.
+DIAGNOSED = {
     "resnet20_cifar10": ("resnet_cifar", 32),
     "preresnet20_cifar10": ("preresnet_cifar", 32),
     "densenet40_k12_cifar10": ("densenet_cifar", 32),
@@ -35,6 +35,19 @@ NETWORKS = {
     "mnasnet_small": ("mnasnet", 224),
     "ghostnet": ("ghostnet", 224),
 }
+FRESH = {
+    "seresnet20_cifar10": ("seresnet_cifar", 32),
+    "resnet18_wd4": ("resnet", 224),
+    "regnetx002": ("regnet", 224),
+    "mobilenetv3_small_w1": ("mobilenetv3", 224),
+    "proxylessnas_cpu": ("proxylessnas", 224),
+    "fbnet_cb": ("fbnet", 224),
+    "spnasnet": ("spnasnet", 224),
+    "sqnxt23_w1": ("squeezenext", 224),
+    "peleenet": ("peleenet", 224),
+    "hardnet39ds": ("hardnet", 224),
+}
+NETWORKS = DIAGNOSED | FRESH
 MODELS = "pytorchcv_networks.py"
 
 
@@ -103,7 +116,7 @@ def main() -> None:
     """Measure every network in every setting, one after another, each in a process of its own."""
     made = parser(__doc__)
     made.add_argument("--targets", nargs="+", default=["cpu", "onnx"], choices=["cpu", "onnx"])
-    made.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    made.add_argument("--networks", nargs="+", default=list(FRESH), choices=list(NETWORKS))
     made.add_argument("--batches", nargs="+", type=int, default=[1, 4])
     made.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     made.add_argument("--instructions", nargs="+", default=["all", "AVX2"], choices=["all", "AVX2"])
@@ -128,7 +141,7 @@ def main() -> None:
         if instructions == "AVX2" and target == "onnx":
             # Its kernels heed none of the variables that keep PyTorch's libraries to AVX2.
             continue
-        setting = f"{target}, batch {batch}, {threads} thread{'s' * (threads > 1)}, {instructions}"
+        of = f"{target}, batch {batch}, {threads} thread{'s' * (threads > 1)}, {instructions}"
         for name in given.networks:
             kept = given.folder / f"{instructions}-{target}-{batch}-{threads}-{name}.json"
             if not kept.exists():
@@ -136,8 +149,10 @@ def main() -> None:
                 command += ["--one", name, target, str(batch), str(threads), str(kept)]
                 environment = AVX2 if instructions == "AVX2" else {}
                 subprocess.run(command, check=True, env={**os.environ, **environment})
+            setting = f"{of}, {'fresh' if name in FRESH else 'diagnosed'}"
             settings.setdefault(setting, []).append(msgspec.json.decode(kept.read_bytes()))
-        print(setting, summary(settings[setting]), flush=True)
+        for setting in (kept for kept in settings if kept.startswith(of)):
+            print(setting, summary(settings[setting]), flush=True)
     summaries = {setting: summary(found) for setting, found in settings.items()}
     rows = [
         (
