@@ -2,7 +2,7 @@
 
 Networks of pytorchcv, written by others, go through the tool as a user's would: traced, then their layers and the
 whole in one session of some seconds, on each target, batch and number of threads; and again with the libraries kept to
-AVX2 where the CPU has more. Nothing is calibrated. On ten of them faults of the target ``onnx`` were found
+AVX2 where the CPU has more. Nothing is calibrated. On twenty of them faults of the target ``onnx`` were found
 (*diagnosed*), so that its figures there are no longer those of networks never seen; ten others were named before they
 were first measured (*fresh*). Needs ``pip install --no-deps pytorchcv``, and says so where it is missing.
 """
@@ -34,8 +34,6 @@ DIAGNOSED = {
     "efficientnet_b0": ("efficientnet", 224),
     "mnasnet_small": ("mnasnet", 224),
     "ghostnet": ("ghostnet", 224),
-}
-FRESH = {
     "seresnet20_cifar10": ("seresnet_cifar", 32),
     "resnet18_wd4": ("resnet", 224),
     "regnetx002": ("regnet", 224),
@@ -46,6 +44,18 @@ FRESH = {
     "sqnxt23_w1": ("squeezenext", 224),
     "peleenet": ("peleenet", 224),
     "hardnet39ds": ("hardnet", 224),
+}
+FRESH = {
+    "sepreresnet20_cifar10": ("sepreresnet_cifar", 32),
+    "resneta10": ("resneta", 224),
+    "igcv3_wd4": ("igcv3", 224),
+    "fdmobilenet_w1": ("fdmobilenet", 224),
+    "shufflenet_g3_w1": ("shufflenet", 224),
+    "menet108_8x1_g3": ("menet", 224),
+    "darknet_tiny": ("darknet", 224),
+    "squeezeresnet_v1_1": ("squeezenet", 224),
+    "vovnet27s": ("vovnet", 224),
+    "mixnet_s": ("mixnet", 224),
 }
 NETWORKS = DIAGNOSED | FRESH
 MODELS = "pytorchcv_networks.py"

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lut._printable import printable, printable_json, shortened
-from lut.errors import LatencyLutError, StaleTableError, UnauditedTableWarning
+from lut.errors import AdditivityError, LatencyLutError, StaleTableError, UnauditedTableWarning
 
 if TYPE_CHECKING:
     import typer
@@ -147,6 +147,8 @@ def _flushed(code: int) -> int:
 def _kind(error: LatencyLutError) -> str:
     if isinstance(error, StaleTableError):
         return "stale"
+    if isinstance(error, AdditivityError):
+        return "error"
     return {3: "incomplete", INTERRUPTED: "stopped"}.get(error.exit_code, "error")
 
 

@@ -24,6 +24,7 @@
     │   └── CheckpointError (ValueError)    a checkpoint is damaged, or belongs to another run
     ├── IncompleteError                     exit code 3: not everything asked for was measured
     │   └── BudgetError                     no network is within the budget; says how far away the closest is
+    ├── AdditivityError                     exit code 3: sums of layers do not hold on this machine
     ├── StaleTableError                     exit code 3: a table no longer says what its device takes
     └── InterruptedRunError                 exit code 130: stopped by the user; says how to go on
 
@@ -34,6 +35,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "AdditivityError",
     "BudgetError",
     "CheckpointError",
     "DataError",
@@ -168,6 +170,12 @@ class IncompleteError(LatencyLutError):
 
 class BudgetError(IncompleteError):
     """No network is within the budget; the message says how far away the closest one is."""
+
+
+class AdditivityError(LatencyLutError):
+    """A machine was tested, and layers do not add up to networks on it; the message says by how much not."""
+
+    exit_code = 3
 
 
 class StaleTableError(LatencyLutError):

@@ -3,13 +3,15 @@
 A chain is not quite a network: no two of its layers are alike, so code is colder; a sum's operands were written at
 other times. Layers that were visited in both tell by how much, in log(ms): of each kind of work a mean, believed as
 far as its layers agree (empirical Bayes). For one such layer its own difference counts, shrunk towards its kind's; for
-a layer that stood in chains only, its kind's, and so for one of a channel sweep: two widths that were corrected in
-different ways could not be compared. Where a session holds no networks, what the machine's self-test found stands in.
+a layer that stood in chains only, its kind's. Widths of a channel sweep that were corrected in different ways could not
+be compared: they are all corrected by their kind's, or, where the network is the user's own, by the difference of the
+width that stands there. Where a session holds no networks, what the machine's self-test found stands in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -136,6 +138,7 @@ def chain_offsets(
     *,
     shared_error: float = 0.0,
     alike: NDArray[np.bool_] | None = None,
+    curves: Sequence[Sequence[int]] = (),
 ) -> Contexts:
     """Return what layers that stand in both contexts tell of all.
 
@@ -148,6 +151,7 @@ def chain_offsets(
         known: what another session on this machine told, for kinds of which this one tells nothing.
         shared_error: standard error of all differences as a whole, beside their own.
         alike: layers of which their kind's difference is taken off, whatever their own; none by default.
+        curves: of layers that all differ by what those do that stand in both contexts.
     """
     gaps = chained - placed
     variance = chained_error**2 + placed_error**2
@@ -171,6 +175,11 @@ def chain_offsets(
             mine = here & own
             weight = offset.spread / (offset.spread + variance[mine])
             offsets[mine] = offset.mean + weight * (gaps[mine] - offset.mean)
+    for curve in curves:
+        shifts = [offsets[i] - by_kind[kinds[i]].mean for i in curve if own[i] and kinds[i] in told]
+        for i in curve:
+            if shifts and not both[i]:
+                offsets[i] += fmean(shifts)
     return Contexts(offsets, spreads, unknown, by_kind)
 
 

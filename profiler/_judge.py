@@ -96,7 +96,8 @@ def judge(
     contaminated: frozenset[int] = frozenset(),
     kinds: Mapping[int, str] = MappingProxyType({}),
     offsets: Mapping[str, Offset] = MappingProxyType({}),
-    swept: frozenset[int] = frozenset(),
+    curves: Sequence[Sequence[int]] = (),
+    of_samples: bool = True,
 ) -> Judgement:
     """Return medians, intervals and flags of all layers.
 
@@ -108,8 +109,11 @@ def judge(
         contaminated: layers whose rejected visits had to be accepted.
         kinds: of work, by layer: what chains make of one layer's latency they make of others of its kind.
         offsets: that, by kind, where these visits do not tell.
-        swept: layers that are to be compared with each other: what they took in chains counts, less what chains make of
-            their kind, though some stood in networks too. The difference of one is not to come between two of them.
+        curves: layers that are to be compared with each other, though only some of them stood in networks. What chains
+            made of one alone is not to come between two of them.
+        of_samples: whether those networks are samples of a space: then what a curve's layers took in chains counts, but
+            for what chains make of their kind. Otherwise they are the user's own, and a curve is brought to that layer
+            of it that stands there.
     """
     # Preflight's visits stand by themselves: many in a row, with no other layer to see the drift by.
     rounds = [visit for visit in accepted if visit.entry != PREFLIGHT_ENTRY]
@@ -126,11 +130,11 @@ def judge(
     found = remove_drift(
         logs, sort, process, window=protocol.drift_window, walks=_walks(visits, in_networks=sorts[sort] % 2 == 0)
     )
-    contexts = _contexts(logs, found, sort, sorts, kinds, offsets, swept)
+    contexts = _contexts(logs, found, sort, sorts, kinds, offsets, curves, of_samples=of_samples)
     drift = found.total + contexts.offsets[sort]
-    alike = _alike(sorts, swept)
-    if alike:
-        kept = np.flatnonzero(~np.isin(sorts[sort], [2 * entry for entry in alike]))
+    aside = [2 * entry for entry in _in_both(sorts, curves)] if of_samples else []
+    if aside:
+        kept = np.flatnonzero(~np.isin(sorts[sort], aside))
         visits = [visits[i] for i in kept]
         logs, drift, at_s = logs[kept], drift[kept], at_s[kept]
         sort, groups, process = sort[kept], groups[kept], process[kept]
@@ -205,9 +209,10 @@ def _walks(visits: Sequence[Visit], *, in_networks: NDArray[np.bool_]) -> Ints |
     return np.where(in_networks & (sizes[number] >= LEAST_WALK), number, -1)
 
 
-def _alike(sorts: Ints, swept: frozenset[int]) -> list[int]:
-    """Return those of the swept layers that stood in chains and in networks."""
-    return [entry for entry in sorted(swept) if np.isin([2 * entry, 2 * entry + 1], sorts).all()]
+def _in_both(sorts: Ints, curves: Sequence[Sequence[int]]) -> list[int]:
+    """Return those of the curves' layers that stood in chains and in networks."""
+    known = set(sorts.tolist())
+    return [entry for curve in curves for entry in curve if {2 * entry, 2 * entry + 1} <= known]
 
 
 def _contexts(
@@ -217,7 +222,9 @@ def _contexts(
     sorts: Ints,
     kinds: Mapping[int, str],
     known: Mapping[str, Offset],
-    swept: frozenset[int],
+    curves: Sequence[Sequence[int]],
+    *,
+    of_samples: bool,
 ) -> Contexts:
     """Return what is to be taken off the levels of visits in chains to have them as in networks, shapes ``(S,)``."""
     offsets, spread, unknown = np.zeros((3, len(sorts)))
@@ -234,6 +241,9 @@ def _contexts(
             if at is not None and counts[at] >= LEAST_VISITS:
                 found[:, chained, i] = levels[at], MEDIAN_EFFICIENCY * max(sigma, 1e-9) / sqrt(counts[at])
     (chained, chained_error), (placed, placed_error) = found[:, 1], found[:, 0]
+    number = {int(layer): i for i, layer in enumerate(layers)}
+    members = [[number[entry] for entry in curve if entry in number] for curve in curves]
+    swept = frozenset(i for curve in members for i in curve) if of_samples else frozenset[int]()
     by_layer = chain_offsets(
         chained,
         placed,
@@ -242,13 +252,14 @@ def _contexts(
         [kinds.get(int(layer), "") for layer in layers],
         known,
         shared_error=fitted.walk_error,
-        alike=np.isin(layers, list(swept)),
+        alike=np.isin(np.arange(len(layers)), list(swept)),
+        curves=() if of_samples else members,
     )
     for i, layer in enumerate(layers):
         at = place.get(2 * int(layer) + 1)
         if at is not None:
             offsets[at], spread[at] = by_layer.offsets[i], by_layer.spread[i]
-            unknown[at] = 0.0 if 2 * int(layer) in place and layer not in swept else by_layer.unknown[i]
+            unknown[at] = 0.0 if 2 * int(layer) in place and i not in swept else by_layer.unknown[i]
     return Contexts(offsets, spread, unknown, by_layer.kinds if np.any(sorts[sorts >= 0] % 2) else {})
 
 

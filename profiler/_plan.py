@@ -74,6 +74,8 @@ COMPANIONS: tuple[Layer, ...] = (
     linear(320, 10, bias=True),
 )
 COMPANION_ENTRIES = tuple(range(PREFLIGHT_ENTRY - 1, PREFLIGHT_ENTRY - 1 - len(COMPANIONS), -1))
+# So many networks are not somebody's own, but samples of a space.
+MANY_NETWORKS = 4
 # Visits in a round, beside its own, to a layer that may be the best of its group of widths.
 RACING_VISITS = 2
 # Entry numbers that stand for something lie between this one and the plan's size.
@@ -89,8 +91,8 @@ class Plan(NamedTuple):
     ``entries`` are the layers; a visit names its layer by its number here, and sentinel *i* by −1−i. ``wholes`` are
     networks to measure beside them, numbered after the last layer. ``hosts`` are their layers in their places, empty
     where they are not visited there; a visit to one is one to each of its layers and to the whole. ``sampling`` says
-    how layers are chosen, where not all are measured. ``swept`` are those of channel
-    sweeps, which are to be compared with each other.
+    how layers are chosen, where not all are measured. ``curves`` are channel sweeps
+    among them, whose layers are to be compared with each other.
     """
 
     target: str
@@ -100,7 +102,7 @@ class Plan(NamedTuple):
     wholes: tuple[Whole, ...] = ()
     sampling: str = ""
     hosts: tuple[Walk, ...] = ()
-    swept: frozenset[int] = frozenset()
+    curves: tuple[tuple[int, ...], ...] = ()
 
     @property
     def size(self) -> int:
@@ -117,6 +119,16 @@ class Plan(NamedTuple):
         if self.hosts:
             described = (*described, self.hosts)
         return hashlib.sha256(msgspec.json.encode(described, order="sorted")).hexdigest()[:16]
+
+    @property
+    def swept(self) -> frozenset[int]:
+        """The layers of channel sweeps."""
+        return frozenset(entry for curve in self.curves for entry in curve)
+
+    @property
+    def is_audited(self) -> bool:
+        """Whether the networks are samples of a space, and not the user's own few."""
+        return len(self.wholes) >= MANY_NETWORKS
 
     def kinds(self) -> dict[int, str]:
         """Return each layer's kind of work, by its number."""

@@ -16,7 +16,7 @@ from math import exp, log
 from pathlib import Path
 from statistics import fmean, median
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -50,10 +50,10 @@ from profiler._contexts import Offset, as_parameters
 from profiler._journal import FORMAT, VERSION, Journal, JournalContent, JournalHeader, journal_path
 from profiler._judge import Judgement, LayerJudgement, judge
 from profiler._lock import device_lock
-from profiler._plan import LEAST_ENTRY, LEAST_SENTINEL_VISITS, LOOKS, SENTINELS, Plan, make_protocol
+from profiler._plan import LEAST_ENTRY, LEAST_SENTINEL_VISITS, LOOKS, MANY_NETWORKS, SENTINELS, Plan, make_protocol
 from profiler._racing import GROUPS, races_of
 from profiler._reference import agrees, check_references, load_references, reference_path, save_references
-from profiler._session import MANY_NETWORKS, Progress, SessionResult, Sorted, run_session, sort_visits
+from profiler._session import Progress, SessionResult, Sorted, run_session, sort_visits
 from profiler._target import TargetSpec, target_factory, target_spec
 from profiler._tested import kept_self_test, self_test_path
 from profiler._visit import Implementation, LayerFailure, Visit
@@ -106,6 +106,7 @@ def profile(
     options: Mapping[str, Any] = MappingProxyType({}),
     curves: Iterable[ChannelCurve] = (),
     groups: int = GROUPS,
+    alpha: float | Literal["auto"] = 1.0,
     networks: Iterable[Network | Subject] = (),
     adaptive: Adaptive | None = None,
     precision: float | None = None,
@@ -132,6 +133,7 @@ def profile(
         curves: channel sweeps among the layers, to be named in the table.
         groups: of each sweep's widths, from each of which one is to be chosen; layers between which that choice is
             open are measured longer. 0: nothing is to be chosen.
+        alpha: the exponent of the law that they are chosen by, ``"auto"`` to fit it; see :class:`predictors.PowerLaw`.
         networks: networks to measure whole, in the same rounds as the layers, so that the table carries an audit of
             its sums; their layers are measured too.
         adaptive: measure only those of the layers that tell most of the latencies of networks, until ``networks`` are
@@ -188,7 +190,7 @@ def profile(
         hosts = tuple(walk if number % HOST_EVERY == 0 else () for number, walk in enumerate(hosts))
     number = {layer: i for i, layer in enumerate(entries)}
     curves = tuple(curves)
-    swept = frozenset(number[layer] for curve in curves for layer in curve.layers if layer in number)
+    swept = tuple(tuple(number[layer] for layer in curve.layers if layer in number) for curve in curves)
     plan = Plan(spec.factory, spec.options, entries, protocol, wholes, sampling, hosts, swept)
     with contextlib.ExitStack() as stack:
         keep = output is not None
@@ -199,6 +201,7 @@ def profile(
             plan,
             curves=curves,
             groups=groups,
+            alpha=alpha,
             networks=[record_of(subject) for subject in subjects],
             sampler=None
             if adaptive is None
@@ -261,6 +264,7 @@ def profile_plan(
     *,
     curves: Sequence[ChannelCurve],
     groups: int = GROUPS,
+    alpha: float | Literal["auto"] = 1.0,
     networks: Sequence[NetworkRecord] = (),
     sampler: Sampler | None = None,
     output: Path,
@@ -279,6 +283,7 @@ def profile_plan(
         plan: what to measure; it may be whole networks and no layer.
         curves: channel sweeps among the layers.
         groups: of each sweep's widths.
+        alpha: the exponent of the law that they are chosen by.
         networks: the table's; the plan's wholes come first, in order.
         sampler: chooses which layers are measured.
         output: where the table is written.
@@ -340,7 +345,7 @@ def profile_plan(
                 sampler=sampler,
                 as_one=as_one,
                 offsets=told,
-                races=races_of(curves, {layer: i for i, layer in enumerate(plan.entries)}, groups),
+                races=races_of(curves, {layer: i for i, layer in enumerate(plan.entries)}, groups, alpha),
                 repeats=_repeats(plan, networks),
                 progress=progress,
             )
@@ -473,7 +478,8 @@ def _assemble(
         "contaminated": sorted_visits.contaminated,
         "kinds": plan.kinds(),
         "offsets": offsets,
-        "swept": plan.swept,
+        "curves": plan.curves,
+        "of_samples": plan.is_audited,
     }
     judgement = judge(sorted_visits.accepted, protocol, references=known, **told)
     warnings = list(result.preflight.warnings)

@@ -1,6 +1,6 @@
 """Racing: of a sweep's widths, those that may be the best of their group are measured more often than the others.
 
-HTAS takes from each group of widths the one that lies furthest below a straight line through all of them (eq. 1–3).
+HTAS takes from each group of widths the one that lies furthest below a law through all of them (eq. 1–3).
 Most widths are out of that race after a few visits; those that are not get the visits that decide it (optimal computing
 budget allocation, Chen et al., Discrete Event Dyn. Syst. 10 (2000): the closer two alternatives, the more visits).
 """
@@ -8,7 +8,7 @@ budget allocation, Chen et al., Discrete Event Dyn. Syst. 10 (2000): the closer 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -27,24 +27,33 @@ LEAST_WIDTHS = 3
 
 
 class Race(NamedTuple):
-    """A channel sweep: its layers' entries with their widths, and into how many groups these fall."""
+    """A channel sweep: its layers' entries and widths, into how many groups these fall, and the law's exponent."""
 
     entries: tuple[int, ...]
     channels: tuple[int, ...]
     groups: int
+    alpha: float | Literal["auto"] = 1.0
 
 
-def races_of(curves: Iterable[ChannelCurve], number: Mapping[Layer, int], groups: int) -> tuple[Race, ...]:
+def races_of(
+    curves: Iterable[ChannelCurve], number: Mapping[Layer, int], groups: int, alpha: float | Literal["auto"] = 1.0
+) -> tuple[Race, ...]:
     """Return the races of sweeps from which widths can be chosen.
 
     Args:
         curves: the sweeps.
         number: their layers' entries.
         groups: of each sweep; 0 where none is to be chosen from.
+        alpha: the exponent of the law k·x^α + b that widths are chosen by, or ``"auto"`` where it is fitted.
     """
+    from predictors import PowerLaw  # noqa: F401 - loaded now, and not while the session's time runs
+
     return tuple(
         Race(
-            tuple(number[layer] for layer in curve.layers), tuple(layer.out_channels for layer in curve.layers), groups
+            tuple(number[layer] for layer in curve.layers),
+            tuple(layer.out_channels for layer in curve.layers),
+            groups,
+            alpha,
         )
         for curve in curves
         # One with layers that are not measured is no curve of the table's either.
@@ -61,6 +70,8 @@ def contenders(races: Iterable[Race], known: Mapping[int, tuple[float, float]]) 
         races: the sweeps.
         known: median and standard error in ms, by entry.
     """
+    from predictors import PowerLaw  # races_of has loaded it
+
     found: set[int] = set()
     for race in races:
         channels = np.array(race.channels, dtype=float)
@@ -68,7 +79,8 @@ def contenders(races: Iterable[Race], known: Mapping[int, tuple[float, float]]) 
         measured = np.isfinite(ms) & np.isfinite(error)
         if np.unique(channels[measured]).size < LEAST_WIDTHS:
             continue
-        scores = np.polyval(np.polyfit(channels[measured], ms[measured], 1), channels) - ms
+        law = PowerLaw(alpha=race.alpha).fit(channels[measured, None], ms[measured])
+        scores = law.k_ * channels**law.alpha_ + law.b_ - ms
         for group in np.array_split(np.arange(len(channels)), race.groups):
             here = group[measured[group]]
             if here.size < 2:

@@ -47,6 +47,8 @@ class _Store(msgspec.Struct, forbid_unknown_fields=True):
 # A setting takes 200 bytes.
 LARGEST = 8 << 20
 MOST_APART = 100.0
+# What a target says in its software's details of what passes through the caches between two calls of a layer.
+BETWEEN = "between calls"
 
 FORMAT = "latency-lut-references-1"
 
@@ -64,7 +66,10 @@ def machine_key(device: Device, setting: Setting, software: Software) -> str:
     fields = (*Device.IDENTITY, "governor", "turbo", "microcode", "instructions")
     identity = [str(getattr(device, field)) for field in fields]
     packages = {name: version for name, version in software.packages.items() if name != "latency-lut"}
-    described = (PROTOCOL_NAME, identity, setting, packages)
+    described: tuple[object, ...] = (PROTOCOL_NAME, identity, setting, packages)
+    if BETWEEN in software.details:
+        # Sentinels are as cold as what passes between their calls makes them.
+        described = (*described, software.details[BETWEEN])
     return hashlib.sha256(msgspec.json.encode(described, order="sorted")).hexdigest()[:16]
 
 

@@ -38,7 +38,7 @@ WORTH_STARTING = 2.0
 # Otherwise a process measures so many times as long as it took to start, at the least.
 MEASURING_PER_START = 9.0
 # Visits that say of one network of many what its sum is held against, spread over the session.
-AUDIT_VISITS, MANY_NETWORKS = 12, 4
+AUDIT_VISITS = 12
 # Of many networks so large a part is visited in a round: one in two.
 WHOLES_SHARE = 2
 # Beside its calls, a visit compiles kernels and moves data; as long as a call of so many milliseconds more would take.
@@ -171,7 +171,7 @@ class _Course:
         self._plan, self._make_worker, self._journal, self._resumed = plan, make_worker, journal, resumed
         self._sampler, self._races, self._repeats, self._as_one = sampler, races, repeats, as_one
         self._clock, self._progress = clock, progress
-        self._many = len(plan.wholes) >= MANY_NETWORKS and not as_one
+        self._many = plan.is_audited and not as_one
         # A sampler learns from networks as from layers, and waits for both.
         self._in_turn = self._many and sampler is None
         self._kinds = plan.kinds()
@@ -285,7 +285,8 @@ class _Course:
             contaminated=known.contaminated,
             kinds=self._kinds,
             offsets=self._told,
-            swept=self._plan.swept,
+            curves=self._plan.curves,
+            of_samples=self._plan.is_audited,
         )
 
     def _open(self, known: Sorted, failed: Collection[int]) -> list[int]:

@@ -16,6 +16,7 @@ pytest.importorskip("onnx", reason="needs onnx: the extra onnx")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime: the extra onnx")
 
 import onnx
+import onnxruntime
 import torch
 from _targets import process_settings
 from onnx import TensorProto, helper, numpy_helper
@@ -23,9 +24,12 @@ from torch import nn
 
 from lut import Layer, UsageError, chain, conv_norm_act
 from lut.errors import LayerFailedError
-from lut.primitives import Activation, Conv2d, Flatten, GlobalAvgPool2d, LayerNorm, Linear, Subgraph
+from lut.primitives import Activation, Add, Conv2d, Flatten, GlobalAvgPool2d, LayerNorm, Linear, Subgraph
 from profiler._onnx import OnnxTarget
 from profiler._onnx._file import example_feed, export_model, load_onnx, save_onnx, trace_onnx
+from profiler._onnx._graph import module_of, to_onnx
+from profiler._onnx._programs import COPIES, marginal
+from profiler._onnx._target import has_shared_pool
 from profiler._traced import TracedNetwork
 from profiler._whole import Whole
 
@@ -43,6 +47,17 @@ def _own_process_settings() -> Iterator[None]:
 def node(kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> Any:
     """Return a node that is named after its first output."""
     return helper.make_node(kind, inputs, outputs, name=f"make {outputs[0]}", **attributes)
+
+
+def operators_left(content: bytes, folder: Path) -> Counter[str]:
+    """Return how often the runtime runs each of its operators."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    if has_shared_pool():
+        options.use_per_session_threads = False
+    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
 
 
 def floats(*shape: int) -> Any:
@@ -252,7 +267,7 @@ def test_what_would_be_fused_joins_the_operator_before_it(tmp_path: Path) -> Non
     )
     found = traced(model, tmp_path)
     assert {name: str(layer) for name, layer in named(found).items() if name in ("make s", "make c", "make u")} == {
-        "make s": "add 8×6×6 +relu @6×6",
+        "make s": "Add +Relu 8×6×6→8×6×6",
         "make c": "conv1×1 8→8 +hardswish @6×6",
         "make u": "relu @6×6",
     }
@@ -262,6 +277,51 @@ def test_what_would_be_fused_joins_the_operator_before_it(tmp_path: Path) -> Non
     assert len(found.network.layers) == 6
     assert (found.operators, found.idle) == (10, {})
     run(found, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sum_is_folded"),
+    [
+        ([node("Conv", ["h", "w"], ["c"]), node("Add", ["c", "h"], ["s"])], True),
+        ([node("Conv", ["h", "w"], ["c"]), node("Add", ["h", "c"], ["s"])], True),
+        ([node("Conv", ["h", "w"], ["c"]), node("Add", ["c", "x"], ["s"])], False),
+        ([node("Conv", ["h", "w"], ["c"]), node("Relu", ["c"], ["r"]), node("Add", ["r", "h"], ["s"])], False),
+        ([node("Conv", ["h", "w"], ["c"]), node("Add", ["c", "h"], ["s"]), node("Mul", ["s", "c"], ["t"])], False),
+        (
+            [
+                node("Conv", ["h", "w"], ["c"]),
+                node("MaxPool", ["c"], ["p"], kernel_shape=[1, 1]),
+                node("Add", ["p", "h"], ["s"]),
+            ],
+            False,
+        ),
+    ],
+    ids=["behind", "before", "of an input", "activated", "read twice", "of a pooling"],
+)
+def test_a_sum_has_the_word_for_one_only_where_a_convolution_takes_it_in(
+    nodes: list[Any], sum_is_folded: bool, tmp_path: Path
+) -> None:
+    last = nodes[-1].output[0]
+    first = [node("Conv", ["x", "w"], ["g"]), node("Relu", ["g"], ["h"])]
+    model = model_of(
+        [*first, *nodes, node("Relu", [last], ["a"]), node("Conv", ["a", "w"], ["y"])],
+        {"x": (FLOAT, (1, 16, 6, 6))},
+        ["y"],
+        {"w": floats(16, 16, 1, 1)},
+    )
+    found = traced(model, tmp_path)
+    worded = [layer for layer in named(found).values() if any(isinstance(n.op, Add) for n in layer.nodes)]
+    own = [layer for layer in named(found).values() if str(layer).startswith("Add")]
+    assert (len(worded), len(own)) == ((1, 0) if sum_is_folded else (0, 1))
+    run(found, tmp_path)
+    # The runtime says whether it folds the sum: in the network, and in the program that tells what the layer takes.
+    program = marginal((worded or own)[0], 0)[0].program
+    inputs = [torch.randn(1, *shape) for shape in program.inputs]
+    written = to_onnx(program, module_of(program, torch.float32), inputs, "direct")
+    runs = [operators_left(content, tmp_path) for content in (model.SerializeToString(), written)]
+    if not any("Reorder" in name for names in runs for name in names):
+        pytest.skip("this runtime keeps the usual layout on this CPU")
+    assert [names["Add"] for names in runs] == ([0, 0] if sum_is_folded else [1, COPIES])
 
 
 def test_a_shuffle_is_one_layer_and_what_follows_keeps_its_words(tmp_path: Path) -> None:

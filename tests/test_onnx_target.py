@@ -24,9 +24,10 @@ from _targets import process_settings
 from conftest import conv
 from test_onnx_programs import LAYERS, WEIGHTLESS
 
-from lut import Layer, Node, UsageError, chain, conv_norm_act, residual_add
+from lut import Layer, Network, NetworkLayer, Node, UsageError, chain, conv_norm_act, residual_add
 from lut.errors import LayerFailedError, TargetUnavailableError
-from lut.primitives import Activation, ActivationKind, Add, AvgPool2d, BatchNorm2d, Conv2d, MaxPool2d, Mul
+from lut.primitives import Activation, ActivationKind, Add, AvgPool2d, BatchNorm2d, Conv2d, MaxPool2d, Mul, Subgraph
+from lut.subgraph import Call, Given, Ref
 from profiler import _target as targets
 from profiler import build_module
 from profiler._onnx import OnnxTarget
@@ -34,8 +35,10 @@ from profiler._onnx import _target as module
 from profiler._onnx import _target as onnx_target
 from profiler._onnx._graph import EXPORTERS, Program, Step, module_of, to_onnx
 from profiler._onnx._programs import COPIES, lone, marginal
-from profiler._onnx._target import attribution
+from profiler._onnx._target import attribution, passing_bytes
+from profiler._reference import machine_key
 from profiler._target import target_spec
+from profiler._whole import Whole
 from search import ResNetCifar
 
 CPU = ["CPUExecutionProvider"]
@@ -205,6 +208,83 @@ def test_a_sum_disappears_in_the_convolution_before_it(tmp_path: Path) -> None:
     assert with_copies == without
 
 
+def test_a_sum_by_itself_stays_one(tmp_path: Path) -> None:
+    """The primitive's word is for sums that are folded; an ONNX operator's sum is not, in no program."""
+    plus = Subgraph(
+        framework="onnx",
+        batch=2,
+        inputs=(Given(shape=(32, 12, 12)), Given(shape=(32, 12, 12))),
+        weights=(),
+        calls=(Call(op="Add", args=(Ref(kind="value", of=0), Ref(kind="value", of=1))),),
+        output=(32, 12, 12),
+        opset=20,
+    )
+    layer = Layer((*[given.shape for given in plus.inputs],), (Node(plus, (0, 1)),))
+    with_copies, without = (optimised_nodes(each.program, tmp_path) for each in marginal(layer, 2))
+    assert with_copies - without == Counter({"Add": COPIES})
+    assert not without - with_copies
+
+
+@pytest.mark.parametrize(
+    ("parameters", "passing"),
+    [(0, 0), (65_535, 0), (65_536, 1 << 18), (270_000, 1 << 20), (3_500_000, 1 << 24), (10**9, 1 << 25)],
+)
+def test_as_many_weights_pass_as_a_network_has_in_steps(parameters: int, passing: int) -> None:
+    assert passing_bytes(4 * parameters) == passing
+    details = OnnxTarget(batch=1, threads=1, network_parameters=parameters).describe()[2].details
+    assert details["between calls"] == f"{passing / 2**20:g} MiB of other weights"
+    alone = OnnxTarget(batch=1, threads=1, network_parameters=parameters, context="isolated").describe()[2].details
+    assert "between calls" not in alone
+
+
+def test_the_weights_are_those_of_the_networks_that_are_measured() -> None:
+    small, large = conv(8), conv(256)
+    networks = [
+        Network("a", (NetworkLayer("one", small),)),
+        Network("b", (NetworkLayer("one", small), NetworkLayer("more", conv(8), count=3))),
+        Network("c", (NetworkLayer("one", large),)),
+    ]
+    assert OnnxTarget.defaults([small, large], networks)["network_parameters"] == 4 * small.parameters
+    # Without a network: those of as many layers as a small one has.
+    mean = (small.parameters + large.parameters) / 2
+    assert OnnxTarget.defaults([small, large])["network_parameters"] == 24 * mean
+    assert OnnxTarget.defaults([])["network_parameters"] == 0
+    # What follows from the layers is no option of a command.
+    with pytest.raises(UsageError) as caught:
+        target_spec("onnx", [small], colour=1)
+    assert "network" not in str(caught.value)
+
+
+def test_they_pass_before_every_call_of_a_layer_and_of_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = OnnxTarget(batch=1, threads=1, network_parameters=1 << 18)
+    passed = []
+    original = target._passed
+    monkeypatch.setattr(target, "_passed", lambda: passed.append(1) or original())
+    prepared = target.prepare(conv(8), 0)
+    for part in target.parts(prepared):
+        target.run(part.prepared, 2)
+    assert len(passed) == len(target.parts(prepared))
+    weights = target._passing
+    assert weights is not None
+    # A vector of ones times a matrix of a thousandth each, all rows of it read.
+    assert weights.outputs[0].numpy() == pytest.approx(256 * 1e-3, rel=1e-4)
+    passed.clear()
+    network = Network("a", (NetworkLayer("one", conv(8)),))
+    target.run(target.prepare_network(Whole("a", network=network), 0), 1)
+    alone = OnnxTarget(batch=1, threads=1, network_parameters=1 << 18, context="isolated")
+    monkeypatch.setattr(alone, "_passed", lambda: passed.append(1))
+    alone.run(alone.parts(alone.prepare(conv(8), 0))[0].prepared, 1)
+    assert not passed
+
+
+def test_a_reference_speed_is_of_sentinels_between_whose_calls_as_much_passed() -> None:
+    keys = {
+        machine_key(*OnnxTarget(batch=1, threads=1, network_parameters=count).describe())
+        for count in (0, 1 << 18, 1 << 22)
+    }
+    assert len(keys) == 3
+
+
 def _lone_inputs(layer: Layer) -> tuple[torch.nn.Module, list[torch.Tensor]]:
     return module_of(lone(layer, 2), torch.float32), [torch.randn(2, *shape) for shape in layer.inputs]
 
@@ -253,6 +333,7 @@ def test_a_provider_that_this_build_lacks_is_unavailable() -> None:
         {"context": "alone"},
         {"spinning": "yes"},
         {"exporter": "paper"},
+        {"network_parameters": -1},
     ],
     ids=str,
 )

@@ -44,6 +44,17 @@ def test_neighbours_on_a_stair_are_one_choice() -> None:
     assert contenders([every_fourth], known(stairs(low={3: 0.5, 4: 0.49, 12: 0.5}), 0.05)) == {3, 4}
 
 
+def test_the_law_that_is_asked_for_says_what_is_open() -> None:
+    ms = [1.0 + 0.1 * width**0.5 for width in RACE.channels]
+    # By the law that they follow, all widths are equally good; by a straight line, the curve's ends are best.
+    assert contenders([RACE], known(ms, 1e-4)) == frozenset()
+    assert len(contenders([RACE._replace(alpha=0.5)], known(ms, 1e-4))) == 12
+    assert len(contenders([RACE._replace(alpha="auto")], known(ms, 1e-4))) == 12
+    curve = curve_of(range(1, 9))
+    number = {layer: i for i, layer in enumerate(curve.layers)}
+    assert races_of([curve], number, 4, "auto")[0].alpha == "auto"
+
+
 def test_few_of_many_are_raced() -> None:
     found = contenders([RACE], known(stairs(low={}), 0.5))
     assert 2 < len(found) <= 12

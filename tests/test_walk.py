@@ -310,8 +310,9 @@ def test_intervals_of_layers_in_both_contexts_hold_what_they_promise() -> None:
 def test_widths_of_a_sweep_are_compared_in_chains_whichever_stood_in_networks() -> None:
     rng = np.random.default_rng(3)
     visits, kinds, _ = chained_and_placed(rng, {"sum": 0.1, "convolution": 0.03}, spread=0.06)
-    swept = frozenset(i for i in kinds if kinds[i] == "convolution")
-    found = judge(visits, make_protocol(), references={}, kinds=kinds, swept=swept).layers
+    swept = [i for i in kinds if kinds[i] == "convolution"]
+    curves = [swept[:10], swept[10:]]
+    found = judge(visits, make_protocol(), references={}, kinds=kinds, curves=curves).layers
     assert all(visit.chained for i in swept for visit in found[i].visits)
     assert not any(all(visit.chained for visit in found[i].visits) for i in range(1, 40, 2) if i not in swept)
     # All of them move by one factor against what they took in chains.
@@ -329,7 +330,30 @@ def test_widths_of_a_sweep_are_compared_in_chains_whichever_stood_in_networks() 
     )
     # Where no chain was visited, networks are all there is.
     placed = [visit for visit in visits if not visit.chained]
-    assert judge(placed, make_protocol(), references={}, kinds=kinds, swept=swept).layers.keys() == set(range(1, 40, 2))
+    found = judge(placed, make_protocol(), references={}, kinds=kinds, curves=curves).layers
+    assert found.keys() == set(range(1, 40, 2))
+
+
+def test_a_sweep_of_ones_own_network_is_brought_to_the_width_that_stands_there() -> None:
+    rng = np.random.default_rng(4)
+    made, kinds, _ = chained_and_placed(rng, {"sum": 0.1, "convolution": 0.03}, spread=0.1)
+    swept = [i for i in kinds if kinds[i] == "convolution"]
+    curves = [swept[0:4], swept[4:8]]
+    own = [next(i for i in curve if i % 2) for curve in curves]
+    # Of each curve one layer is the network's.
+    others = {i for curve in curves for i in curve} - set(own)
+    visits = [visit for visit in made if visit.chained or visit.entry not in others]
+    found = judge(visits, make_protocol(), references={}, kinds=kinds, curves=curves, of_samples=False).layers
+    plain = judge(visits, make_protocol(), references={}, kinds=kinds).layers
+    chained = {i: np.log(np.median([v.ms for v in visits if v.entry == i and v.chained])) for i in swept}
+    for curve, mine in zip(curves, own, strict=True):
+        # What the network's own layer takes there is known from there, and the others differ from it as in chains.
+        assert found[mine].median_ms == plain[mine].median_ms
+        assert any(not visit.chained for visit in found[mine].visits)
+        moved = [np.log(found[i].median_ms) - chained[i] for i in curve]
+        assert np.std(moved) < 0.015
+    apart = [np.std([np.log(plain[i].median_ms) - chained[i] for i in curve]) for curve in curves]
+    assert max(apart) > 0.02
 
 
 def test_kinds_of_work() -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from profiler._session import Progress
     from profiler._tested import SelfTest
 
-__all__ = ["is_first_profile", "print_self_test", "takes_a_minute", "test_this_machine"]
+__all__ = ["is_first_profile", "print_self_test", "refuse_unless_held", "takes_a_minute", "test_this_machine"]
 
 SELF_TEST_S = 36.0
 # A shorter run is no time to test the machine first.
@@ -140,6 +140,23 @@ def print_self_test(console: Console, found: SelfTest, *, json: bool) -> None:
         console.print(
             f"settings: chains of {found.chain_length} layers, as long as such networks, for layers of no network at "
             "hand" + _chains(found)
+        )
+
+
+def refuse_unless_held(found: SelfTest) -> None:
+    """Raise where sums do not hold: what asked for the test is to see that without reading.
+
+    Raises:
+        AdditivityError: sums of layers are not what networks take.
+        IncompleteError: no network could be measured whole.
+    """
+    from lut.errors import AdditivityError, IncompleteError
+
+    if not found.sums:
+        raise IncompleteError("not one of the self-test's networks could be measured whole")
+    if found.verdict == "do not hold":
+        raise AdditivityError(
+            f"sums of layers do not hold on this machine: {found.bias:+.1%} on average, {found.worst:+.1%} at worst"
         )
 
 

@@ -385,7 +385,13 @@ def profile_device(
         _finish(table, output, console, groups=groups, alpha=alpha, json=json, verbose=verbose)
         return
     from profiler._busy import PATIENCE_S
-    from profiler._cli._self_test import is_first_profile, print_self_test, takes_a_minute, test_this_machine
+    from profiler._cli._self_test import (
+        is_first_profile,
+        print_self_test,
+        refuse_unless_held,
+        takes_a_minute,
+        test_this_machine,
+    )
 
     if when_busy not in PATIENCE_S:
         from lut import UsageError
@@ -401,7 +407,9 @@ def profile_device(
             names = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)
             raise UsageError(f"--self-test measures networks of its own, and nothing is written: leave out {names}")
         _settle(options, target, when_busy, console)
-        print_self_test(console, test_this_machine(target, options, seed=seed, console=console), json=json)
+        found = test_this_machine(target, options, seed=seed, console=console)
+        print_self_test(console, found, json=json)
+        refuse_unless_held(found)
         return
     from profiler._plan import make_protocol
     from profiler._profile import check_output
@@ -481,6 +489,7 @@ def profile_device(
             curves=work.curves,
             # A network's own sweeps have no groups of widths to choose from.
             groups=0 if sweep else groups,
+            alpha=parse_alpha(alpha),
             networks=work.subjects,
             adaptive=work.adaptive,
             precision=precision,
@@ -513,8 +522,8 @@ def _hosts(target: str, options: Mapping[str, Any], audit: int) -> int:
     """Return how many networks are measured beside those of an audit for their layers' sake: one for two of these."""
     from importlib.metadata import entry_points
 
+    from profiler._plan import MANY_NETWORKS
     from profiler._profile import HOST_EVERY, goes_along
-    from profiler._session import MANY_NETWORKS
 
     factories = {point.name: point.value for point in entry_points(group="latency_lut.targets")}
     hosts = -(-audit // (HOST_EVERY - 1))

@@ -14,8 +14,9 @@ before and after it:
 *   a layer that gives no image has another way out of the program than what it takes. Its cost is what ``COPIES``
     copies add to one, with the layer less without it. From the one copy as many pixels are picked: to pick one, and to
     bring it out of the runtime, takes as long as a small layer;
-*   the runtime folds a norm into the convolution before it. One that a layer begins with stands behind something else
-    in its network: of what it reads, a pixel is picked as well, with the layer and without it, and nothing is folded;
+*   the runtime folds a norm into the convolution before it, and a sum. One that a layer begins with stands behind
+    something else in its network (a sum: if it is an ONNX operator, and not the primitive): of what it reads, a pixel
+    is picked as well, with the layer and without it, and nothing is folded;
 *   of an image, a vector or tokens the program has an input for each copy. Operators without weights would otherwise be
     computed once: the runtime merges what is equal.
 
@@ -116,7 +117,7 @@ def _copies(layer: Layer, copies: int, seed: int, *, without: bool = False) -> P
         [made.enter((IMAGE, *shape[1:]) if i in fed else shape) for _ in range(1 if i in fed else copies)]
         for i, shape in enumerate(layer.inputs)
     ]
-    kept = [i for i in fed if _begins_with_a_norm(layer, i)]
+    kept = [i for i in fed if _begins_with_a_norm(layer, i) or _begins_with_a_sum_by_itself(layer)]
     maps = {i: made.add(_pointwise(IMAGE, SMALL, layer.inputs[i]), entrances[i][0]) for i in fed}
     # As many in every program.
     picks = COPIES // copies
@@ -148,6 +149,12 @@ def _fed_by_convolution(layer: Layer, i: int) -> bool:
 def _begins_with_a_norm(layer: Layer, i: int) -> bool:
     """Whether a norm reads an input: one that no convolution before it can absorb, or it were part of its layer."""
     return any(isinstance(node.op, BatchNorm2d) and i in node.args for node in layer.nodes)
+
+
+def _begins_with_a_sum_by_itself(layer: Layer) -> bool:
+    """Whether a layer is a sum that its network's runtime folds into no convolution; it has no word of primitives."""
+    op = layer.nodes[0].op
+    return isinstance(op, Subgraph) and op.calls[0].op == "Add"
 
 
 def _gives_floats(layer: Layer) -> bool:

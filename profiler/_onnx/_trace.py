@@ -14,7 +14,8 @@
 3.  *Borders.* A layer takes and gives tensors of floating-point numbers with the batch in front, or takes the network's
     own inputs. Where operators pass on anything else (heads folded into the batch, indices, masks), they are one layer.
 4.  *Words.* Layers whose operators are all primitives are described by these, for any batch, and equal those of any
-    other network; the rest are subgraphs of ONNX operators, for the batch of the file.
+    other network; the rest are subgraphs of ONNX operators, for the batch of the file. So are sums that run by
+    themselves: the sum that primitives have a word for is folded into the convolution before it.
 """
 
 from __future__ import annotations
@@ -147,6 +148,25 @@ _MOVING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Cast", "Id
 _SHUFFLING = frozenset({"Transpose", "Split", "Slice"})
 
 
+# What gives images in the runtime's layout of channels in blocks where it takes such, beside sums and products of two.
+_KEEPING_BLOCKS = frozenset(
+    {
+        "AveragePool",
+        "BatchNormalization",
+        "Clip",
+        "Concat",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "HardSigmoid",
+        "LeakyRelu",
+        "MaxPool",
+        "Relu",
+        "Sigmoid",
+        "Tanh",
+    }
+)
+
+
 class _Found(NamedTuple):
     """A layer with where it comes from; ``taken`` is in the order of its inputs, the last of ``outputs`` its output."""
 
@@ -177,6 +197,7 @@ class _Tracer:
         self.kernels = self._kernels(_optimised(model, "ENABLE_EXTENDED", provider, what, external=True).graph)
         self.live = sorted({index for kernel in self.kernels for index in kernel.members})
         self.view = self._view()
+        self.laid_out = self._in_blocks()
 
     def _kernels(self, optimised: Any) -> list[Kernel]:
         """Return what the runtime runs, with the original operators that each stands for."""
@@ -406,7 +427,8 @@ class _Tracer:
         taken = [name for name in dict.fromkeys(read) if name not in self.fixed and not self._is_constant_input(name)]
         weights = [name for name in dict.fromkeys(read) if name in self.fixed or self._is_constant_input(name)]
         own = [kernel for kernel in self.kernels if kernel.members and kernel.members[0] in inside]
-        in_words = in_primitives(view, members, own, taken, outputs[0]) if len(outputs) == 1 else None
+        worded = len(outputs) == 1 and not self._is_sum_by_itself(members[0])
+        in_words = in_primitives(view, members, own, taken, outputs[0]) if worded else None
         if in_words is not None:
             layer, order = in_words
             taken = [taken[i] for i in order]
@@ -416,6 +438,42 @@ class _Tracer:
         return _Found(
             layer, shortened(anchor.name, LONGEST_NAME) or anchor.op_type, self._described(own), taken, outputs
         )
+
+    def _is_sum_by_itself(self, index: int) -> bool:
+        """Return whether an operator is a sum of images that the runtime folds into no convolution.
+
+        It folds one where all of them are in its layout of channels in blocks, and one is what a convolution gives to
+        nothing else, no activation between.
+        """
+        graph, view = self.graph, self.view
+        taken = [name for name in dict.fromkeys(view.reads[index]) if name and name not in self.fixed]
+        shapes = [view.shape(name) for name in taken]
+        if graph.nodes[index].op_type != "Add" or len(taken) < 2 or any(len(shape or ()) != 4 for shape in shapes):
+            return False
+        return not self.laid_out.issuperset(taken) or not any(
+            self._is_convolved(name) and name not in view.outputs and view.readers.get(name) == [index]
+            for name in taken
+        )
+
+    def _in_blocks(self) -> set[str]:
+        """Return the tensors that the runtime lays out in blocks of channels, where it has such a layout."""
+        found: set[str] = set()
+        for index in self.live:
+            node = self.graph.nodes[index]
+            taken = [name for name in self.view.reads[index] if name and name not in self.fixed]
+            shapes = {self.view.shape(name) for name in taken}
+            keeps = node.op_type in _KEEPING_BLOCKS or (node.op_type in ("Add", "Mul") and len(shapes) == 1)
+            if node.op_type == "Conv" or (keeps and found.issuperset(taken)):
+                found.update(name for name in node.output if len(self.view.shape(name) or ()) == 4)
+        return found
+
+    def _is_convolved(self, name: str) -> bool:
+        """Return whether a tensor comes from a convolution, or the norm that is folded into it, and nothing else."""
+        giver = self.graph.producer.get(name)
+        if giver is None or self.graph.nodes[giver].op_type not in ("Conv", "BatchNormalization"):
+            return False
+        own = next((kernel for kernel in self.kernels if giver in kernel.members), None)
+        return own is not None and own.node.op_type in ("Conv", "FusedConv")
 
     def _is_constant_input(self, name: str) -> bool:
         return name in self.graph.givens and not self._is_batched(name)
