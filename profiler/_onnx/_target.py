@@ -39,10 +39,6 @@ CPU_PROVIDER = "CPUExecutionProvider"
 DEVICE_MEMORY = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda", "ROCMExecutionProvider": "rocm"}
 DTYPES = ("float32", "float16")
 
-# Layers that are visited together, as networks interleave them. Chosen by the sums over random networks
-# (benchmarks/additivity.py, --seed 0): one by one they fell short of the whole, with more they exceeded it.
-TOGETHER = 2
-
 # A network's weights pass through the caches between two calls of one of its layers. As many of others' pass between
 # two calls of a layer's programs: without, sums fell short by 10 % of a mobile network's latency, and by 4 % of a small
 # ResNet's. In steps, so that a machine's reference speed serves networks of like size. Fewer than the least all stay in
@@ -227,10 +223,6 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
             parameters = NETWORK_LAYERS * sum(layer.parameters for layer in layers) // max(1, len(layers))
         return {"batch": 1, "network_parameters": parameters}
 
-    @property
-    def together(self) -> int:
-        return TOGETHER if self._context == "network" else 1
-
     def describe(self) -> tuple[Device, Setting, Software]:
         setting = Setting(
             target="onnx",
@@ -246,8 +238,8 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
             with contextlib.suppress(PackageNotFoundError):
                 packages[name] = version(name)
         marginal_text = (
-            f"what {COPIES} copies add to a program, each after a small convolution of its own; programs of {TOGETHER} "
-            "layers in turns, inputs just written; the median of a visit's calls"
+            f"what {COPIES} copies add to a program, each after a small convolution of its own; inputs just written; "
+            "the fastest of a visit's blocks of calls"
         )
         alone = "the layer alone, reorders at its borders included; the fastest of a visit's blocks of calls"
         details = {
