@@ -45,6 +45,7 @@ from lut._records import (
     WholeMeasurement,
 )
 from lut.errors import FileAccessError, InterruptedRunError, JournalError, TargetUnavailableError
+from predictors._show import parse_alpha
 from profiler._adaptive import Adaptive, Sampler
 from profiler._contexts import Offset, as_parameters
 from profiler._journal import FORMAT, VERSION, Journal, JournalContent, JournalHeader, journal_path
@@ -159,6 +160,7 @@ def profile(
         FileAccessError: the output or the machine's reference speed cannot be written, or the latter's file is damaged.
         InterruptedRunError: stopped by the user; the visits so far are kept.
     """
+    parse_alpha(str(alpha))
     subjects = sorted(
         (subject_of(network) if isinstance(network, Network) else network for network in networks),
         key=lambda subject: subject.whole is None,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from typing import Any
 
 import numpy as np
+import pytest
 from conftest import conv, curve_of
 
-from lut import ChannelCurve, Layer
-from profiler import FakeTarget
+from lut import ChannelCurve, Layer, UsageError
+from profiler import FakeTarget, profile
 from profiler._plan import RACING_VISITS, Plan, make_protocol, next_round
 from profiler._racing import Race, contenders, races_of
 from profiler._session import run_session
@@ -53,6 +55,12 @@ def test_the_law_that_is_asked_for_says_what_is_open() -> None:
     curve = curve_of(range(1, 9))
     number = {layer: i for i, layer in enumerate(curve.layers)}
     assert races_of([curve], number, 4, "auto")[0].alpha == "auto"
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), "best"])
+def test_a_law_that_is_none_is_refused_before_anything_is_measured(alpha: Any) -> None:
+    with pytest.raises(UsageError, match="alpha is a positive number or 'auto'"):
+        profile([conv(8)], target="fake", alpha=alpha)
 
 
 def test_few_of_many_are_raced() -> None:

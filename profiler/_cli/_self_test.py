@@ -153,10 +153,13 @@ def refuse_unless_held(found: SelfTest) -> None:
     from lut.errors import AdditivityError, IncompleteError
 
     if not found.sums:
-        raise IncompleteError("not one of the self-test's networks could be measured whole")
+        raise IncompleteError(
+            "not one of the self-test's networks could be measured whole; profile-device --audit 4 says of each why"
+        )
     if found.verdict == "do not hold":
         raise AdditivityError(
-            f"sums of layers do not hold on this machine: {found.bias:+.1%} on average, {found.worst:+.1%} at worst"
+            f"sums of layers do not hold on this machine: {found.bias:+.1%} on average, {found.worst:+.1%} at worst; "
+            "calibrate by whole networks (profile-device --audit 20, then fit-predictor)"
         )
 
 

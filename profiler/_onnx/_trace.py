@@ -196,6 +196,8 @@ class _Tracer:
         self.dtype = float_type(model)
         self.kernels = self._kernels(_optimised(model, "ENABLE_EXTENDED", provider, what, external=True).graph)
         self.live = sorted({index for kernel in self.kernels for index in kernel.members})
+        # A later kernel does not take an operator from an earlier one.
+        self.kernel_of = {index: kernel for kernel in reversed(self.kernels) for index in kernel.members}
         self.view = self._view()
         self.laid_out = self._in_blocks()
 
@@ -472,7 +474,7 @@ class _Tracer:
         giver = self.graph.producer.get(name)
         if giver is None or self.graph.nodes[giver].op_type not in ("Conv", "BatchNormalization"):
             return False
-        own = next((kernel for kernel in self.kernels if giver in kernel.members), None)
+        own = self.kernel_of.get(giver)
         return own is not None and own.node.op_type in ("Conv", "FusedConv")
 
     def _is_constant_input(self, name: str) -> bool:
