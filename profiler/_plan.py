@@ -78,6 +78,8 @@ COMPANION_ENTRIES = tuple(range(PREFLIGHT_ENTRY - 1, PREFLIGHT_ENTRY - 1 - len(C
 MANY_NETWORKS = 4
 # Visits in a round, beside its own, to a layer that may be the best of its group of widths.
 RACING_VISITS = 2
+# A sum has all of its layers' visits, and what it is held against is to be known as well.
+LAYERS_PER_WHOLE = 8
 # Entry numbers that stand for something lie between this one and the plan's size.
 LEAST_ENTRY = COMPANION_ENTRIES[-1]
 
@@ -210,6 +212,7 @@ def next_round(
     failed: Collection[int] = (),
     hosts: Mapping[int, Collection[int]] = MappingProxyType({}),
     racing: Sequence[int] = (),
+    often: Sequence[int] = (),
 ) -> list[int]:
     """Return the order of the next round, sentinels in between.
 
@@ -227,6 +230,7 @@ def next_round(
         hosts: numbers of networks in whose places their layers are visited, each with these and its own as a whole,
             which is the highest.
         racing: layers that are visited more often than the others, as far as that is no more than half of the round.
+        often: few networks, of which one is visited with every ``LAYERS_PER_WHOLE`` layers.
     """
     chosen = list(open_entries)
     inside_any: set[int] = set().union(*hosts.values())
@@ -250,6 +254,8 @@ def next_round(
         chosen = [*along, *(entry for entry in chosen if entry not in {max(inside) for inside in hosts.values()})]
     more = list(racing) * RACING_VISITS
     chosen += rng.sample(more, min(len(more), len(chosen)))
+    still = [entry for entry in often if entry in chosen]
+    chosen += list(itertools.islice(itertools.cycle(still), max(0, len(chosen) // LAYERS_PER_WHOLE - len(still))))
     rng.shuffle(chosen)
     # A sentinel that the target cannot run, or dies of, is done without.
     sentinels = [-1 - i for i in range(len(SENTINELS)) if -1 - i not in failed]

@@ -428,6 +428,9 @@ class _Course:
             wholes=wholes,
             failed=failed,
             hosts=hosts,
+            often=[]
+            if hosts or self._many or self._as_one
+            else [e for e in layers if e >= len(plan.entries) and e not in failed],
             racing=sorted(
                 e for e in self._racing.difference(failed) if known.counts.get(e, 0) < plan.protocol.most_visits
             ),

@@ -35,7 +35,7 @@ from profiler._onnx import _target as module
 from profiler._onnx import _target as onnx_target
 from profiler._onnx._graph import EXPORTERS, Program, Step, module_of, to_onnx
 from profiler._onnx._programs import COPIES, lone, marginal
-from profiler._onnx._target import attribution, passing_bytes
+from profiler._onnx._target import attribution, matrices_beside, passing_bytes
 from profiler._reference import machine_key
 from profiler._target import target_spec
 from profiler._whole import Whole
@@ -257,24 +257,40 @@ def test_the_weights_are_those_of_the_networks_that_are_measured() -> None:
 
 def test_they_pass_before_every_call_of_a_layer_and_of_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     target = OnnxTarget(batch=1, threads=1, network_parameters=1 << 18)
-    passed = []
-    original = target._passed
-    monkeypatch.setattr(target, "_passed", lambda: passed.append(1) or original())
+    read = []
+    original = target._reader
+    monkeypatch.setattr(target, "_reader", lambda size: read.append(size) or original(size))
     prepared = target.prepare(conv(8), 0)
     for part in target.parts(prepared):
         target.run(part.prepared, 2)
-    assert len(passed) == len(target.parts(prepared))
-    weights = target._passing
-    assert weights is not None
+    # A program's own weights are among those that pass: a few kilobytes, so that not quite the whole is read beside.
+    assert read == [1 << 19, 1 << 18] * len(target.parts(prepared))
+    weights = original(1 << 19)
     # A vector of ones times a matrix of a thousandth each, all rows of it read.
-    assert weights.outputs[0].numpy() == pytest.approx(256 * 1e-3, rel=1e-4)
-    passed.clear()
+    assert weights.outputs[0].numpy() == pytest.approx(128 * 1e-3, rel=1e-4)
+    read.clear()
     network = Network("a", (NetworkLayer("one", conv(8)),))
     target.run(target.prepare_network(Whole("a", network=network), 0), 1)
     alone = OnnxTarget(batch=1, threads=1, network_parameters=1 << 18, context="isolated")
-    monkeypatch.setattr(alone, "_passed", lambda: passed.append(1))
+    monkeypatch.setattr(alone, "_reader", read.append)
     alone.run(alone.parts(alone.prepare(conv(8), 0))[0].prepared, 1)
-    assert not passed
+    assert not read
+
+
+@pytest.mark.parametrize(
+    ("own", "passing", "matrices"),
+    [
+        (0, 0, []),
+        (1, 0, []),
+        (0, 1 << 20, [1 << 20]),
+        (1, 1 << 20, [1 << 19, 1 << 18]),
+        (3 << 18, 1 << 20, [1 << 18]),
+        (1 << 20, 1 << 20, []),
+        (1 << 30, 1 << 20, []),
+    ],
+)
+def test_a_program_s_own_weights_are_among_those_that_pass(own: int, passing: int, matrices: list[int]) -> None:
+    assert matrices_beside(own, passing) == matrices
 
 
 def test_a_reference_speed_is_of_sentinels_between_whose_calls_as_much_passed() -> None:

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from conftest import conv, curve_of, simulate, table_of
 
-from lut import LatencyTable, Network, NetworkLayer, UsageError
+from lut import LatencyTable, Network, NetworkLayer, UsageError, conv_norm_act
 from profiler._drift import remove_drift
 from profiler._fake import FakeTarget
 from profiler._judge import judge
-from profiler._plan import LEAST_SENTINEL_VISITS, LOOKS, SENTINELS, Plan, make_protocol, next_round
+from profiler._plan import LAYERS_PER_WHOLE, LEAST_SENTINEL_VISITS, LOOKS, SENTINELS, Plan, make_protocol, next_round
 from profiler._session import AUDIT_VISITS, MEASURING_PER_START, run_session, sort_visits
 from profiler._target import Target
 from profiler._visit import Visit, Visitor
@@ -246,6 +246,23 @@ def test_time_goes_where_the_error_is_largest() -> None:
     assert {e for e in order if e >= 0} == set(range(50, 100))
 
 
+def test_a_network_is_visited_with_every_few_layers() -> None:
+    """A sum has the visits of all its layers; what it is held against had as many as one of them."""
+    import random
+
+    protocol = make_protocol()
+    order = next_round(range(65), {}, {}, protocol, random.Random(0), often=[64])
+    assert order.count(64) == 65 // LAYERS_PER_WHOLE
+    assert all(order.count(entry) == 1 for entry in range(64))
+    # Of two, each as often as the other; one that is known well enough is not taken up again.
+    both = next_round(range(66), {}, {}, protocol, random.Random(0), often=[64, 65])
+    assert both.count(64) == both.count(65) == 66 // LAYERS_PER_WHOLE // 2
+    known = next_round(range(64), {}, {}, protocol, random.Random(0), often=[64])
+    assert 64 not in known
+    few = next_round(range(5), {}, {}, protocol, random.Random(0), often=[4])
+    assert few.count(4) == 1
+
+
 def test_an_empty_session_judges_to_nothing() -> None:
     assert judge([], make_protocol(), references=None).layers == {}
 
@@ -411,6 +428,24 @@ def test_few_networks_are_measured_as_often_as_their_layers() -> None:
     )
     counts = Counter(visit.entry for visit in result.visits)
     assert counts[plan.size - 1] > AUDIT_VISITS
+
+
+def test_one_network_is_known_as_well_as_the_sum_of_its_layers() -> None:
+    widths = [*range(8, 72), 8]
+    layers = [
+        conv_norm_act(one, other, kernel_size=1, stride=1, activation="relu", input_size=(8, 8))
+        for one, other in itertools.pairwise(widths)
+    ]
+    network = Network("mine", tuple(NetworkLayer(f"layer {i}", layer) for i, layer in enumerate(layers)))
+    plan, result, _ = simulate(
+        layers,
+        networks=[subject_of(network)],
+        protocol={"precision": 0.001, "time_budget_s": 60.0},
+        target=FakeTarget(sigma=0.1, floor_ms=1.0),
+    )
+    counts = Counter(visit.entry for visit in result.visits)
+    per_layer = np.mean([counts[entry] for entry in range(len(layers))])
+    assert counts[plan.size - 1] > 4 * per_layer
 
 
 def test_the_noise_floor_ends_nothing() -> None:

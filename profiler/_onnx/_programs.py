@@ -5,15 +5,17 @@ and ends: a lone convolution pays for two reorders that a network pays once. It 
 activation disappears in the convolution before it. So a layer's cost is what it *adds* to a program that goes on
 before and after it:
 
-*   a first convolution brings the data into the runtime's layout; a small one of its own before each of ``COPIES``
-    copies of the layer, with weights of their own, writes what the copy takes, as networks have it: data that was just
-    written, not what another copy has just read. Of each copy's output another convolution picks a single pixel per
-    channel. It is a depthwise one, which reads nothing else in whatever layout and number of channels. (A pooling would
-    have the whole image reordered first unless the channels fill blocks);
-*   the same without the layer is subtracted;
+*   a first convolution brings the data into the runtime's layout; a small one of its own before each copy of the layer,
+    with weights of their own, writes what the copy takes, as networks have it: data that was just written, not what
+    another copy has just read. Of each copy's output another convolution picks a single pixel per channel. It is a
+    depthwise one, which reads nothing else in whatever layout and number of channels. (A pooling would have the whole
+    image reordered first unless the channels fill blocks);
+*   the same with the first copy only is subtracted: the others' places are bare. The first one writes to memory that
+    weights which passed have driven out of the caches, and runs code that has not run since; in a network, layers
+    before it have used both. That is the same in both programs, and ``COPIES`` copies are left;
 *   a layer that gives no image has another way out of the program than what it takes. Its cost is what ``COPIES``
-    copies add to one, with the layer less without it. From the one copy as many pixels are picked: to pick one, and to
-    bring it out of the runtime, takes as long as a small layer;
+    copies are more than one, with the layer less without it. From the one copy as many pixels are picked: to pick one,
+    and to bring it out of the runtime, takes as long as a small layer;
 *   the runtime folds a norm into the convolution before it, and a sum. One that a layer begins with stands behind
     something else in its network (a sum: if it is an ONNX operator, and not the primitive): of what it reads, a pixel
     is picked as well, with the layer and without it, and nothing is folded;
@@ -60,14 +62,14 @@ def marginal(layer: Layer, seed: int) -> tuple[Weighted, ...]:
     """Return the programs whose weighted latencies sum up to what the layer adds to a network."""
     if _is_between_convolutions(layer):
         return (
-            Weighted(_copies(layer, COPIES, seed), 1.0 / COPIES),
-            Weighted(_copies(layer, COPIES, seed, without=True), -1.0 / COPIES),
+            Weighted(_copies(layer, COPIES + 1, seed), 1.0 / COPIES),
+            Weighted(_copies(layer, COPIES + 1, seed, bare=COPIES), -1.0 / COPIES),
         )
     share = 1.0 / (COPIES - 1)
     found = [Weighted(_copies(layer, COPIES, seed), share), Weighted(_copies(layer, 1, seed), -share)]
     if any(_fed_by_convolution(layer, i) for i in range(len(layer.inputs))):
-        found.append(Weighted(_copies(layer, COPIES, seed, without=True), -share))
-        found.append(Weighted(_copies(layer, 1, seed, without=True), share))
+        found.append(Weighted(_copies(layer, COPIES, seed, bare=COPIES), -share))
+        found.append(Weighted(_copies(layer, 1, seed, bare=1), share))
     return tuple(found)
 
 
@@ -107,8 +109,8 @@ class _Builder:
         return [self.add(chain(shape, pick), value) for _ in range(count)]
 
 
-def _copies(layer: Layer, copies: int, seed: int, *, without: bool = False) -> Program:
-    """Return the program with ``copies`` copies of the layer, or ``without`` it, and all that stands around them."""
+def _copies(layer: Layer, copies: int, seed: int, *, bare: int = 0) -> Program:
+    """Return the program with places for ``copies`` of the layer, the last ``bare`` of them without it."""
     made = _Builder()
     made.seed = 1000 * seed
     fed = [i for i in range(len(layer.inputs)) if _fed_by_convolution(layer, i)]
@@ -120,14 +122,14 @@ def _copies(layer: Layer, copies: int, seed: int, *, without: bool = False) -> P
     kept = [i for i in fed if _begins_with_a_norm(layer, i) or _begins_with_a_sum_by_itself(layer)]
     maps = {i: made.add(_pointwise(IMAGE, SMALL, layer.inputs[i]), entrances[i][0]) for i in fed}
     # As many in every program.
-    picks = COPIES // copies
+    picks = max(1, COPIES // copies)
     outputs: list[int] = []
     for copy in range(copies):
         args = [
             made.add(_pointwise(SMALL, shape[0], shape), maps[i]) if i in fed else entrances[i][copy]
             for i, shape in enumerate(layer.inputs)
         ]
-        if without:
+        if copy >= copies - bare:
             for i in fed:
                 outputs += made.picks(args[i], layer.inputs[i], 2 * picks if i in kept else picks)
         else:

@@ -53,6 +53,9 @@ TOLERANCE = {"float32": 1e-3, "float16": 3e-2}
 
 PROFILED_CALLS = 5
 
+# Copies of a layer in its programs, the lone one included.
+ALL_COPIES = COPIES + 3
+
 # What the runtime's bookkeeping takes for one session, whatever its size.
 SESSION_BYTES = 1 << 19
 
@@ -62,6 +65,22 @@ def passing_bytes(weights: int) -> int:
     if weights < LEAST_PASSING_BYTES:
         return 0
     return int(min(2 ** round(log2(weights)), LARGEST_PASSING_BYTES))
+
+
+def matrices_beside(own_bytes: int, passing: int) -> list[int]:
+    """Return the sizes of the matrices that pass before a call of a program with so many bytes of weights of its own.
+
+    Between two reads of a weight in a network, all of the network's are read; what the program reads itself counts.
+    """
+    left = passing - own_bytes
+    found = []
+    size = passing
+    while size >= LEAST_PASSING_BYTES:
+        if size <= left:
+            found.append(size)
+            left -= size
+        size //= 2
+    return found
 
 
 # The size of the pool that all sessions of this process share, once there is one. It is the runtime's state and cannot
@@ -107,8 +126,9 @@ class _Timed:
         self.inputs = inputs
         self.outputs = outputs
         self.model = b""
-        # A layer's, and not a network: other weights pass before each call.
+        # A layer's, and not a network: other weights than these pass before each call.
         self.is_part = False
+        self.weight_bytes = 0
         # Whose numbers its outputs are compared with.
         self.reference = "PyTorch"
 
@@ -189,7 +209,7 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
         self._passing_bytes = 0
         if self._context == "network":
             self._passing_bytes = passing_bytes(network_parameters * self._dtype.itemsize)
-        self._passing: _Timed | None = None
+        self._readers: dict[int, _Timed] = {}
 
     @classmethod
     def check_options(cls, **options: Any) -> None:
@@ -238,8 +258,8 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
             with contextlib.suppress(PackageNotFoundError):
                 packages[name] = version(name)
         marginal_text = (
-            f"what {COPIES} copies add to a program, each after a small convolution of its own; inputs just written; "
-            "the fastest of a visit's blocks of calls"
+            f"what {COPIES} copies add to a program with one, each after a small convolution of its own; inputs just "
+            "written; the fastest of a visit's blocks of calls"
         )
         alone = "the layer alone, reorders at its borders included; the fastest of a visit's blocks of calls"
         details = {
@@ -258,7 +278,7 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
 
     def prepare(self, layer: Layer, seed: int) -> _Prepared | _Timed:
         size = {"float32": 4}.get(self._dtype_name, 2)
-        copies = COPIES + 1 if self._context == "network" else 1
+        copies = ALL_COPIES if self._context == "network" else 1
         constants = sum(
             prod(weight.shape)
             for node in layer.nodes
@@ -283,6 +303,7 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
                     part, _, wanted = self._session(program, seed)
                     self._check(part, wanted)
                     part.is_part = True
+                    part.weight_bytes = self._dtype.itemsize * sum(step.layer.parameters for step in program.steps)
                     parts.append((part, weight))
             return _Prepared(parts, timed.model, feed)
 
@@ -455,7 +476,7 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
         return self._exporter != "direct"
 
     def prepared_bytes(self, layer: Layer, batch: int) -> int:
-        copies = (COPIES + 2) if self._context == "network" else 1
+        copies = ALL_COPIES if self._context == "network" else 1
         # A model, its weights as the runtime packs them, and its arena, for each program.
         return copies * 3 * layer.bytes_moved(batch=batch, bytes_per_element=4) + 3 * SESSION_BYTES
 
@@ -480,9 +501,11 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
                 if synchronise:
                     binding.synchronize_outputs()
                 return clock() - start
-            passing = self._passed() if prepared.is_part and self._passing_bytes else None
+            others: list[_Timed] = []
+            if prepared.is_part:
+                others = [self._reader(size) for size in matrices_beside(prepared.weight_bytes, self._passing_bytes)]
             for _ in range(calls):
-                if passing is not None:
+                for passing in others:
                     passing.session.run_with_iobinding(passing.binding)
                 for value, master in prepared.inputs:
                     value.update_inplace(master)
@@ -493,13 +516,13 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
                 elapsed += clock() - start
         return elapsed
 
-    def _passed(self) -> _Timed:
-        """Return a program that reads as many weights as a network has: a vector times a matrix, on all threads."""
-        if self._passing is None:
+    def _reader(self, size: int) -> _Timed:
+        """Return a program that reads so many bytes of weights: a vector times a matrix, on all threads."""
+        if size not in self._readers:
             import numpy as np
             from onnx import TensorProto, helper, numpy_helper
 
-            rows = self._passing_bytes // (4 * PASSING_COLUMNS)
+            rows = size // (4 * PASSING_COLUMNS)
             weights = np.full((rows, PASSING_COLUMNS), 1e-3, dtype=np.float32)
             graph = helper.make_graph(
                 [helper.make_node("MatMul", ["x", "w"], ["y"])],
@@ -512,8 +535,8 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
             open_pool(self._ort, self._threads if self._one_pool else 0)
             feed = {"x": np.ones((1, rows), dtype=np.float32)}
             expected = [np.zeros((1, PASSING_COLUMNS), dtype=np.float32)]
-            self._passing = self._bound(self._open(model.SerializeToString()), feed, expected)
-        return self._passing
+            self._readers[size] = self._bound(self._open(model.SerializeToString()), feed, expected)
+        return self._readers[size]
 
     def implementation(self, prepared: _Prepared | _Timed) -> str | None:
         """Return the nodes that the layer alone becomes, and each one's share of its time by the runtime's profiler.
