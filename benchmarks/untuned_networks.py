@@ -2,9 +2,9 @@
 
 Networks of pytorchcv, written by others, go through the tool as a user's would: traced, then their layers and the
 whole in one session of some seconds, on each target, batch and number of threads; and again with the libraries kept to
-AVX2 where the CPU has more. Nothing is calibrated. On twenty of them faults of the target ``onnx`` were found
-(*diagnosed*), so that its figures there are no longer those of networks never seen; ten others were named before they
-were first measured (*fresh*). Needs ``pip install --no-deps pytorchcv``, and says so where it is missing.
+AVX2 where the CPU has more, one thread. Nothing is calibrated. On thirty of them faults of the target ``onnx`` were
+found (*diagnosed*), so that its figures there are no longer those of networks never seen; ten others were named before
+they were first measured (*fresh*). Needs ``pip install --no-deps pytorchcv``, and says so where it is missing.
 """
 
 from __future__ import annotations
@@ -44,8 +44,6 @@ DIAGNOSED = {
     "sqnxt23_w1": ("squeezenext", 224),
     "peleenet": ("peleenet", 224),
     "hardnet39ds": ("hardnet", 224),
-}
-FRESH = {
     "sepreresnet20_cifar10": ("sepreresnet_cifar", 32),
     "resneta10": ("resneta", 224),
     "igcv3_wd4": ("igcv3", 224),
@@ -56,6 +54,18 @@ FRESH = {
     "squeezeresnet_v1_1": ("squeezenet", 224),
     "vovnet27s": ("vovnet", 224),
     "mixnet_s": ("mixnet", 224),
+}
+FRESH = {
+    "nin_cifar10": ("nin_cifar", 32),
+    "rir_cifar10": ("rir_cifar", 32),
+    "xdensenet40_2_k24_bc_cifar10": ("xdensenet_cifar", 32),
+    "mobilenetb_wd2": ("mobilenetb", 224),
+    "mobilenetv3_large_w1": ("mobilenetv3", 224),
+    "regnety002": ("regnet", 224),
+    "shufflenetv2b_wd2": ("shufflenetv2b", 224),
+    "seresnet10": ("seresnet", 224),
+    "preresnet10": ("preresnet", 224),
+    "efficientnet_edge_small_b": ("efficientnetedge", 224),
 }
 NETWORKS = DIAGNOSED | FRESH
 MODELS = "pytorchcv_networks.py"
@@ -148,8 +158,8 @@ def main() -> None:
     for instructions, target, batch, threads in itertools.product(
         given.instructions, given.targets, given.batches, given.threads
     ):
-        if instructions == "AVX2" and target == "onnx":
-            # Its kernels heed none of the variables that keep PyTorch's libraries to AVX2.
+        if instructions == "AVX2" and (target == "onnx" or threads > 1):
+            # The runtime's kernels heed none of the variables that keep PyTorch's libraries to AVX2.
             continue
         of = f"{target}, batch {batch}, {threads} thread{'s' * (threads > 1)}, {instructions}"
         for name in given.networks:
