@@ -11,7 +11,7 @@ import msgspec
 from lut._op import show_shapes
 from lut._printable import shortened
 from lut.errors import LayerError
-from lut.primitives import LARGEST_SIZE, Add, Conv2d, Linear, Primitive, Shape, Subgraph
+from lut.primitives import LARGEST_SIZE, Add, Conv2d, Linear, Plain, Primitive, Shape, Subgraph
 
 __all__ = ["Layer", "Node"]
 
@@ -125,6 +125,8 @@ def _without_channels(op: Primitive, shapes: tuple[Shape, ...]) -> Primitive:
 def _check(inputs: tuple[Shape, ...], nodes: tuple[Node, ...]) -> None:
     if not inputs or not nodes:
         raise LayerError("a layer needs at least one input and one node")
+    if all(isinstance(node.op, Plain) for node in nodes):
+        raise LayerError("a layer needs an operator; plain only says in which layout an image is")
     if len(inputs) + len(nodes) > MOST_NODES:
         raise LayerError(f"a layer has at most {MOST_NODES} inputs and nodes, got {len(inputs) + len(nodes)}")
     arguments = sum(len(node.args) for node in nodes)

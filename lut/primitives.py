@@ -31,6 +31,7 @@ __all__ = [
     "MaxPool2d",
     "Mul",
     "Pair",
+    "Plain",
     "Primitive",
     "Shape",
     "Subgraph",
@@ -287,6 +288,21 @@ class Flatten(_Free, frozen=True, tag="flatten"):
         return "flatten"
 
 
+class Plain(_Free, frozen=True, tag="plain"):
+    """No operator, but a border: here a network has the image in the usual layout.
+
+    Some runtimes keep images in blocks of channels. A layer that computes without blocks pays for the way out of them,
+    and for the way back, unless what stands before it, or behind it, has none either: then the layer begins with this,
+    or ends with it.
+    """
+
+    def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
+        return _image(shapes, "plain")
+
+    def label(self, shapes: tuple[Shape, ...]) -> str:  # noqa: ARG002
+        return "plain"
+
+
 class LayerNorm(_Elementwise, frozen=True, tag="layer_norm"):
     """Layer normalisation over the last axis (the features of each token), with a scale, and a shift if ``bias``."""
 
@@ -339,6 +355,7 @@ Primitive: TypeAlias = (
     | AvgPool2d
     | GlobalAvgPool2d
     | Flatten
+    | Plain
     | Linear
     | LayerNorm
     | Subgraph

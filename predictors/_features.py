@@ -22,6 +22,7 @@ from lut.primitives import (
     Linear,
     MaxPool2d,
     Mul,
+    Plain,
     Primitive,
     Shape,
     Subgraph,
@@ -142,7 +143,7 @@ def describe(layer: Layer) -> Described:
         operators.update(names)
         words.append(word)
         madds = _add_work(work, node.op, taken, output)
-        if not isinstance(node.op, Flatten):
+        if not isinstance(node.op, Flatten | Plain):
             work[1] += 1
         group = _group(node.op)
         seen[group] = seen.get(group, 0.0) + 1.0
@@ -242,7 +243,7 @@ def _add_work(work: list[float], op: Primitive, taken: Sequence[Shape], output: 
     elif isinstance(op, Subgraph):
         work[_COLUMN["other madds"]] += madds / 1e6
         work[_COLUMN["other elements"]] += elements * len(op.calls)
-    elif not isinstance(op, Flatten):
+    elif not isinstance(op, Flatten | Plain):
         work[_COLUMN["other elements"]] += elements
     return madds
 
@@ -267,7 +268,7 @@ def _words(op: Primitive, taken: tuple[Shape, ...]) -> tuple[list[str], str]:
 
 
 def _group(op: Primitive) -> str:
-    if isinstance(op, Conv2d | Flatten):
+    if isinstance(op, Conv2d | Flatten | Plain):
         return "conv"
     if isinstance(op, Activation):
         return "activation" if op.kind in CHEAP_ACTIVATIONS else "costly activation"

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lut import Layer
-from lut.primitives import Conv2d, Linear, Subgraph
+from lut.primitives import Conv2d, Linear, Plain, Subgraph
 
 __all__ = [
     "ANY_KIND",
@@ -45,7 +45,7 @@ LEAST_VARIANCE = 1e-8
 
 def kind_of(layer: Layer) -> str:
     """Return what kind of work a layer is: its first convolution or product, or else its first operator."""
-    ops = [node.op for node in layer.nodes]
+    ops = [node.op for node in layer.nodes if not isinstance(node.op, Plain)]
     for op in ops:
         if isinstance(op, Conv2d):
             shape = "depthwise" if op.groups > 1 else "pointwise" if op.kernel_size == (1, 1) else "dense"

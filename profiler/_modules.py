@@ -24,6 +24,7 @@ from lut.primitives import (
     Linear,
     MaxPool2d,
     Mul,
+    Plain,
     Primitive,
     Shape,
     Subgraph,
@@ -258,6 +259,8 @@ def _build(op: Primitive, shapes: tuple[Shape, ...], namespaces: Collection[str]
             return nn.AdaptiveAvgPool2d(1)
         case Flatten():
             return nn.Flatten()
+        case Plain():
+            return nn.Identity()
         case Linear():
             return nn.Linear(shapes[0][-1], op.out_features, bias=op.bias)
         case LayerNorm():

@@ -21,6 +21,7 @@ from lut.primitives import (
     Linear,
     MaxPool2d,
     Mul,
+    Plain,
 )
 
 
@@ -35,6 +36,20 @@ def test_conv_norm_act_counts_are_exact() -> None:
     assert layer.parameters == 16 * 32 * 9 + 2 * 32
     assert layer.bytes_moved(batch=4, bytes_per_element=4) == 4 * (4 * (16 * 32 * 32 + 32 * 16 * 16) + layer.parameters)
     assert str(layer) == "conv3×3 16→32 /2 +bn +relu @32×32"
+
+
+def test_a_layout_is_no_operator() -> None:
+    shape = (6, 4, 4)
+    grouped = Conv2d(out_channels=6, kernel_size=(1, 1), stride=(1, 1), padding=(0, 0), groups=3)
+    layer = chain(shape, Plain(), grouped, Plain())
+    bare = chain(shape, grouped)
+    assert (layer.madds, layer.parameters, layer.output_shape) == (bare.madds, bare.parameters, bare.output_shape)
+    assert layer != bare
+    assert str(layer) == "plain +conv1×1 6→6 g3 +plain @4×4"
+    with pytest.raises(LayerError, match="needs an operator"):
+        chain(shape, Plain(), Plain())
+    with pytest.raises(LayerError, match="plain"):
+        chain((6,), Plain(), Linear(out_features=2, bias=False))
 
 
 def test_depthwise_and_linear_counts() -> None:

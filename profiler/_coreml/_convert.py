@@ -35,6 +35,7 @@ from lut.primitives import (
     Linear,
     MaxPool2d,
     Mul,
+    Plain,
     Primitive,
     Shape,
     Subgraph,
@@ -417,6 +418,8 @@ def _operators(op: Primitive) -> list[tuple[str, int, int]]:
             return [("reduce_mean", 1, 1)]
         case LayerNorm():
             return [("layer_norm", 1, 1)]
+        case Plain():
+            return []
         case Flatten():
             return [("reshape", 0, 1), ("flatten2d", 0, 1), ("squeeze", 0, 1)]
     raise LayerFailedError(f"no operator of Core ML is known for {type(op).__name__}")

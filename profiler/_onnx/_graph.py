@@ -25,6 +25,7 @@ from lut.primitives import (
     Linear,
     MaxPool2d,
     Mul,
+    Plain,
     Primitive,
     Shape,
     Subgraph,
@@ -451,6 +452,8 @@ def _write(
             return writer.node("GlobalAveragePool", args)
         case Flatten():
             return writer.node("Flatten", args, axis=1)
+        case Plain():
+            return args[0]
         case Linear():
             return _linear(writer, len(shapes[0]), tensors, args[0])
         case LayerNorm():

@@ -22,7 +22,9 @@ before and after it:
 *   of an image, a vector or tokens the program has an input for each copy. Operators without weights would otherwise be
     computed once: the runtime merges what is equal.
 
-So a layer is measured between convolutions. One that leaves the runtime's layout pays for the way out and back.
+So a layer is measured between convolutions. One that leaves the runtime's layout pays for the way out, and for the way
+back if what reads it is in the layout again. Where its input comes plain, or its output stays so (:class:`Plain`),
+convolutions in two or three groups feed it and pick, which the runtime has no blocks for.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ from lut import Layer, chain, conv_norm_act
 from lut.primitives import (
     BatchNorm2d,
     Conv2d,
+    Plain,
+    Primitive,
     Shape,
     Subgraph,
 )
@@ -41,8 +45,8 @@ from profiler._onnx._graph import Program, Step, givens_of
 __all__ = ["COPIES", "Weighted", "lone", "marginal"]
 
 COPIES = 4
-# Channels of the image that feeds the first convolution, and of the small map that feeds the small ones.
-IMAGE, SMALL = 3, 8
+# Channels of the image that feeds the first convolution, of the small map that feeds the small ones, and of a block.
+IMAGE, SMALL, BLOCK = 3, 8, 16
 
 
 class Weighted(NamedTuple):
@@ -98,14 +102,20 @@ class _Builder:
         self.steps.append(Step(layer, self.seed, args))
         return len(self.inputs) + len(self.steps) - 1
 
-    def picks(self, value: int, shape: Shape, count: int) -> list[int]:
-        """Take one pixel of each channel of an image, ``count`` times, without a look at any other."""
+    def picks(self, value: int, shape: Shape, count: int, *, plain: bool = False) -> list[int]:
+        """Take one pixel of each channel of an image, ``count`` times, without a look at any other.
+
+        Args:
+            value: the image's number.
+            shape: its shape.
+            count: how often.
+            plain: without blocks of channels.
+        """
         if len(shape) != 3:
             return [value]
         channels, height, width = shape
-        pick = Conv2d(
-            out_channels=channels, kernel_size=(1, 1), stride=(height, width), padding=(0, 0), groups=channels
-        )
+        groups = _plain_groups(channels) if plain else channels
+        pick = Conv2d(out_channels=groups, kernel_size=(1, 1), stride=(height, width), padding=(0, 0), groups=groups)
         return [self.add(chain(shape, pick), value) for _ in range(count)]
 
 
@@ -119,27 +129,65 @@ def _copies(layer: Layer, copies: int, seed: int, *, bare: int = 0) -> Program:
         [made.enter((IMAGE, *shape[1:]) if i in fed else shape) for _ in range(1 if i in fed else copies)]
         for i, shape in enumerate(layer.inputs)
     ]
-    kept = [i for i in fed if _begins_with_a_norm(layer, i) or _begins_with_a_sum_by_itself(layer)]
-    maps = {i: made.add(_pointwise(IMAGE, SMALL, layer.inputs[i]), entrances[i][0]) for i in fed}
+    plain = {i: _plain_groups(layer.inputs[i][0]) for i in fed if _comes_plain(layer, i)}
+    # What is not folded into a convolution before it there, is not to be folded into one here.
+    by_itself = _begins_with_a_sum_by_itself(layer)
+    kept = [i for i in fed if i in plain or by_itself or _begins_with_a_norm(layer, i)]
+    maps = {i: made.add(_pointwise(IMAGE, plain.get(i, SMALL), layer.inputs[i]), entrances[i][0]) for i in fed}
     # As many in every program.
     picks = max(1, COPIES // copies)
+    stays = isinstance(layer.nodes[-1].op, Plain)
     outputs: list[int] = []
     for copy in range(copies):
         args = [
-            made.add(_pointwise(SMALL, shape[0], shape), maps[i]) if i in fed else entrances[i][copy]
+            made.add(_feeding(shape, plain.get(i)), maps[i]) if i in fed else entrances[i][copy]
             for i, shape in enumerate(layer.inputs)
         ]
         if copy >= copies - bare:
             for i in fed:
-                outputs += made.picks(args[i], layer.inputs[i], 2 * picks if i in kept else picks)
+                count = 2 * picks if i in kept else picks
+                outputs += made.picks(args[i], layer.inputs[i], count, plain=i in plain)
         else:
             for i in kept:
-                outputs += made.picks(args[i], layer.inputs[i], picks)
+                outputs += made.picks(args[i], layer.inputs[i], picks, plain=i in plain)
             value = made.add(layer, *args)
             count = picks * max(1, len(fed))
-            outputs += made.picks(value, layer.output_shape, count) if _gives_floats(layer) else [value]
+            outputs += made.picks(value, layer.output_shape, count, plain=stays) if _gives_floats(layer) else [value]
+    if _is_between_convolutions(layer):
+        in_blocks = sum(i not in plain for i in kept) + (0 if stays else len(fed))
+        in_blocks_bare = sum(1 + (i in kept) for i in fed if i not in plain)
+        # What the fuller of both programs has more, or fewer.
+        surplus = COPIES * (in_blocks - in_blocks_bare)
+        outputs += _balance(made, surplus, layer.inputs[0], is_bare=bare > 0)
     used = {arg for step in made.steps for arg in step.args}
     return _without_unused(Program(tuple(made.inputs), tuple(made.steps), tuple(outputs)), used)
+
+
+def _balance(made: _Builder, surplus: int, shape: Shape, *, is_bare: bool) -> list[int]:
+    """Have as many pixels picked of images in blocks, and as many of plain ones, in both programs.
+
+    What is picked of blocks has to leave them, and a layer that goes into blocks or out of them would otherwise be
+    charged for that.
+
+    Args:
+        made: the program.
+        surplus: how many more picks the program full of copies has in blocks than the one with bare places; as many
+            fewer of plain images.
+        shape: of the layer's first input.
+        is_bare: which of both this is.
+    """
+    if not surplus:
+        return []
+    size = shape[1:]
+    narrow = made.add(_pointwise(IMAGE, 2, shape), 0)
+    maps = {
+        False: (made.add(_pointwise(IMAGE, BLOCK, shape), 0), (BLOCK, *size)),
+        True: (made.add(_feeding((BLOCK, *size), 2), narrow), (BLOCK, *size)),
+    }
+    # The other map, too, has a reader in both.
+    lacking_plain = (surplus > 0) != is_bare
+    counts = {lacking_plain: 1 + abs(surplus), not lacking_plain: 1}
+    return [pick for plain, (value, own) in maps.items() for pick in made.picks(value, own, counts[plain], plain=plain)]
 
 
 def _fed_by_convolution(layer: Layer, i: int) -> bool:
@@ -155,13 +203,38 @@ def _begins_with_a_norm(layer: Layer, i: int) -> bool:
 
 def _begins_with_a_sum_by_itself(layer: Layer) -> bool:
     """Whether a layer is a sum that its network's runtime folds into no convolution; it has no word of primitives."""
-    op = layer.nodes[0].op
+    op = _operators(layer)[0]
     return isinstance(op, Subgraph) and op.calls[0].op == "Add"
 
 
 def _gives_floats(layer: Layer) -> bool:
-    op = layer.nodes[-1].op
+    op = _operators(layer)[-1]
     return not isinstance(op, Subgraph) or op.gives.startswith("float")
+
+
+def _operators(layer: Layer) -> list[Primitive]:
+    return [node.op for node in layer.nodes if not isinstance(node.op, Plain)]
+
+
+def _comes_plain(layer: Layer, i: int) -> bool:
+    """Whether an input comes without blocks of channels, from what has none."""
+    return any(isinstance(node.op, Plain) and node.args == (i,) for node in layer.nodes)
+
+
+def _plain_groups(channels: int) -> int:
+    """Return in how many groups a convolution from or to so many channels is one that the runtime has no blocks for.
+
+    It has them where groups are as wide as a block, and where there is a group for each channel, if they fill blocks.
+    """
+    return next(divisor for divisor in (2, 3, 5, 7, channels) if channels % divisor == 0)
+
+
+def _feeding(shape: Shape, plain: int | None) -> Layer:
+    """Return what writes an input from its small map: in blocks of channels, or without, by groups of one channel."""
+    if plain is None:
+        return _pointwise(SMALL, shape[0], shape)
+    conv = Conv2d(out_channels=shape[0], kernel_size=(1, 1), stride=(1, 1), padding=(0, 0), groups=plain)
+    return chain((plain, *shape[1:]), conv, BatchNorm2d())
 
 
 def _pointwise(in_channels: int, out_channels: int, shape: Shape) -> Layer:

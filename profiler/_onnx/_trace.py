@@ -23,7 +23,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,7 @@ from lut import Layer, LayerError, Network, NetworkLayer, UsageError
 from lut._layer import Node
 from lut._printable import shortened
 from lut._records import NetworkRecord
+from lut.primitives import Plain
 from lut.subgraph import Call, Ref, Subgraph
 from profiler._groups import Groups
 from profiler._onnx._check import check_sizes, quoted
@@ -45,6 +46,7 @@ from profiler._onnx._words import (
     Kernel,
     View,
     call_of,
+    entered,
     given_of,
     in_primitives,
     multiply_adds,
@@ -59,6 +61,8 @@ __all__ = ["trace"]
 MOST_AXES = 8
 # Operators that are followed back from one that ends a block, to a concatenation or to what a gate is made of.
 LONGEST_BLOCK = 16
+# The domain of the runtime's operators on images in blocks of channels.
+BLOCKED = "com.microsoft.nchwc"
 # What a table shows of an operator's name.
 LONGEST_NAME = 300
 
@@ -167,6 +171,29 @@ _KEEPING_BLOCKS = frozenset(
 )
 
 
+class _Plain(NamedTuple):
+    """What is not in the runtime's blocks of channels.
+
+    Tensors that operators give in the usual layout (``given``), or that are reordered into it (``left``); those given
+    that nothing reorders (``stays``); and what is computed straight from a tensor, in order (``readers``).
+    """
+
+    given: frozenset[str]
+    left: frozenset[str]
+    stays: frozenset[str]
+    readers: Mapping[str, Sequence[str]]
+
+    def is_read(self, name: str, made: Collection[str]) -> bool:
+        """Return whether what makes these finds a tensor in the usual layout, and reads it there.
+
+        Of several that read what left the blocks, the first pays for the way out of them.
+        """
+        readers = self.readers.get(name, ())
+        if name in self.given:
+            return not set(made).isdisjoint(readers)
+        return name in self.left and readers[0] not in made and not set(made).isdisjoint(readers)
+
+
 class _Found(NamedTuple):
     """A layer with where it comes from; ``taken`` is in the order of its inputs, the last of ``outputs`` its output."""
 
@@ -200,6 +227,7 @@ class _Tracer:
         self.kernel_of = {index: kernel for kernel in reversed(self.kernels) for index in kernel.members}
         self.view = self._view()
         self.laid_out = self._in_blocks()
+        self.plain = self._in_plain(_optimised(model, "ENABLE_ALL", provider, what, external=True).graph)
 
     def _kernels(self, optimised: Any) -> list[Kernel]:
         """Return what the runtime runs, with the original operators that each stands for."""
@@ -429,13 +457,15 @@ class _Tracer:
         taken = [name for name in dict.fromkeys(read) if name not in self.fixed and not self._is_constant_input(name)]
         weights = [name for name in dict.fromkeys(read) if name in self.fixed or self._is_constant_input(name)]
         own = [kernel for kernel in self.kernels if kernel.members and kernel.members[0] in inside]
+        plain = {name for name in taken if self._is_image(name) and self.plain.is_read(name, made)}
+        stays = self._is_image(outputs[-1]) and outputs[-1] in self.plain.stays
         worded = len(outputs) == 1 and not self._is_sum_by_itself(members[0])
-        in_words = in_primitives(view, members, own, taken, outputs[0]) if worded else None
+        in_words = in_primitives(view, members, own, taken, outputs[0], plain=plain, stays=stays) if worded else None
         if in_words is not None:
             layer, order = in_words
             taken = [taken[i] for i in order]
         else:
-            layer = self._subgraph(members, taken, weights, outputs)
+            layer = self._subgraph(members, taken, weights, outputs, plain=plain, stays=stays)
         anchor = max(own, key=lambda kernel: sum(multiply_adds(view, i) for i in kernel.members)).node
         return _Found(
             layer, shortened(anchor.name, LONGEST_NAME) or anchor.op_type, self._described(own), taken, outputs
@@ -456,6 +486,24 @@ class _Tracer:
             self._is_convolved(name) and name not in view.outputs and view.readers.get(name) == [index]
             for name in taken
         )
+
+    def _in_plain(self, optimised: Any) -> _Plain:
+        """Return what is said of layouts by the graph that the runtime runs; nothing where it has no blocks."""
+        root = self.graph.root
+        if not any(node.domain == BLOCKED for node in optimised.node):
+            return _Plain(frozenset(), frozenset(), frozenset(), {})
+        readers: dict[str, list[str]] = {}
+        given: set[str] = set()
+        for node in optimised.node:
+            if node.domain != BLOCKED:
+                made = [root(name) for name in node.output if name]
+                given.update(made)
+                for name in node.input:
+                    if name:
+                        readers.setdefault(root(name), []).extend(made)
+        left = {root(node.output[0]) for node in optimised.node if node.op_type == "ReorderOutput"}
+        reordered = {root(node.input[0]) for node in optimised.node if node.op_type == "ReorderInput"}
+        return _Plain(frozenset(given), frozenset(left.intersection(readers)), frozenset(given - reordered), readers)
 
     def _in_blocks(self) -> set[str]:
         """Return the tensors that the runtime lays out in blocks of channels, where it has such a layout."""
@@ -491,8 +539,20 @@ class _Tracer:
         counts = Counter(texts)
         return shortened(", ".join(text + (f" ×{count}" if count > 1 else "") for text, count in counts.items()), 2000)
 
+    def _is_image(self, name: str) -> bool:
+        """Return whether a tensor has several pixels: to lay out a single one otherwise is no work."""
+        shape = self.view.shape(name) or ()
+        return len(shape) == 4 and prod(shape[2:]) > 1
+
     def _subgraph(
-        self, members: Sequence[int], taken: Sequence[str], weights: Sequence[str], outputs: Sequence[str]
+        self,
+        members: Sequence[int],
+        taken: Sequence[str],
+        weights: Sequence[str],
+        outputs: Sequence[str],
+        *,
+        plain: Collection[str],
+        stays: bool,
     ) -> Layer:
         graph, view = self.graph, self.view
         last = outputs[-1]
@@ -542,10 +602,11 @@ class _Tracer:
                 gives=gives,
                 also=tuple(numbers[name] for name in outputs[:-1]),
             )
-            return Layer(
-                inputs=tuple(given.shape for given in op.inputs),
-                nodes=(Node(op=op, args=tuple(range(len(taken)))),),
-            )
+            nodes, entrances = entered(taken, plain)
+            nodes.append(Node(op=op, args=tuple(entrances[name] for name in taken)))
+            if stays:
+                nodes.append(Node(op=Plain(), args=(len(taken) + len(nodes) - 1,)))
+            return Layer(inputs=tuple(given.shape for given in op.inputs), nodes=tuple(nodes))
         except LayerError as error:
             kinds = ", ".join(dict.fromkeys(graph.nodes[index].op_type for index in members))
             raise UsageError(

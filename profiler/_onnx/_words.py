@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import isfinite, isnan, prod
 from typing import Any, NamedTuple, cast
 
@@ -25,13 +25,14 @@ from lut.primitives import (
     Linear,
     MaxPool2d,
     Mul,
+    Plain,
     Primitive,
 )
 from lut.subgraph import Argument, Call, Given, Ref, Scalar, Weight
 from profiler._onnx._graph import OUTPUTS, TENSOR
 from profiler._onnx._original import Original, TensorType, attributes, domain_name
 
-__all__ = ["Kernel", "View", "call_of", "given_of", "in_primitives", "multiply_adds", "weight_of"]
+__all__ = ["Kernel", "View", "call_of", "entered", "given_of", "in_primitives", "multiply_adds", "weight_of"]
 
 # Weights of integers or booleans that are written out: an index or a mask, not a vocabulary.
 MOST_WRITTEN = 1 << 16
@@ -101,7 +102,14 @@ class _Word(NamedTuple):
 
 
 def in_primitives(
-    view: View, members: Sequence[int], kernels: Sequence[Kernel], taken: Sequence[str], output: str
+    view: View,
+    members: Sequence[int],
+    kernels: Sequence[Kernel],
+    taken: Sequence[str],
+    output: str,
+    *,
+    plain: Collection[str] = (),
+    stays: bool = False,
 ) -> tuple[Layer, list[int]] | None:
     """Return a group as a layer of primitives, if these have words for all of it.
 
@@ -111,6 +119,8 @@ def in_primitives(
         kernels: what the runtime makes of them.
         taken: what the group takes from outside.
         output: its one output.
+        plain: which of ``taken`` come in the usual layout, where others come in blocks of channels.
+        stays: whether the output stays in it.
 
     Returns:
         the layer, and which of ``taken`` each of its inputs is.
@@ -128,8 +138,7 @@ def in_primitives(
             return None
         words.append(word)
         done.update(word.members)
-    numbers = {name: i for i, name in enumerate(taken)}
-    nodes: list[Node] = []
+    nodes, numbers = entered(taken, plain)
     for word in words:
         if any(arg not in numbers for arg in word.args):
             return None
@@ -137,6 +146,8 @@ def in_primitives(
         numbers[word.output] = len(taken) + len(nodes) - 1
     if not words or words[-1].output != output:
         return None
+    if stays:
+        nodes.append(Node(op=Plain(), args=(numbers[output],)))
     shapes = [view.shape(name) for name in taken]
     wanted = view.shape(output)
     if wanted is None or any(shape is None for shape in shapes):
@@ -151,6 +162,17 @@ def in_primitives(
         return None
     order = [next(i for i, own in enumerate(objects) if own is given) for given in layer.inputs]
     return layer, order
+
+
+def entered(taken: Sequence[str], plain: Collection[str]) -> tuple[list[Node], dict[str, int]]:
+    """Return the nodes that mark which of a layer's inputs are plain, and each input's number behind them."""
+    nodes: list[Node] = []
+    numbers = {name: i for i, name in enumerate(taken)}
+    for name in taken:
+        if name in plain:
+            nodes.append(Node(op=Plain(), args=(numbers[name],)))
+            numbers[name] = len(taken) + len(nodes) - 1
+    return nodes, numbers
 
 
 def _is_word(kernel: Kernel) -> bool:
