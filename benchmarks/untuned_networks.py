@@ -4,7 +4,8 @@ Networks of pytorchcv, written by others, go through the tool as a user's would:
 whole in one session of some seconds, on each target, batch and number of threads; and again with the libraries kept to
 AVX2 where the CPU has more, one thread. Nothing is calibrated. On thirty of them faults of the target ``onnx`` were
 found (*diagnosed*), so that its figures there are no longer those of networks never seen; ten others were named before
-they were first measured (*fresh*). Needs ``pip install --no-deps pytorchcv``, and says so where it is missing.
+they were first measured (*fresh*), of which two showed one more fault. Needs ``pip install --no-deps pytorchcv``, and
+says so where it is missing.
 """
 
 from __future__ import annotations

@@ -428,13 +428,17 @@ class _Course:
             wholes=wholes,
             failed=failed,
             hosts=hosts,
-            often=[]
-            if hosts or self._many or self._as_one
-            else [e for e in layers if e >= len(plan.entries) and e not in failed],
+            often=[] if hosts else self._often(layers, known.counts),
             racing=sorted(
                 e for e in self._racing.difference(failed) if known.counts.get(e, 0) < plan.protocol.most_visits
             ),
         )
+
+    def _often(self, entries: Sequence[int], counts: Mapping[int, int]) -> list[int]:
+        """Return which of few networks are visited more often than each layer, once all layers have a number."""
+        if self._many or self._as_one or not all(counts.get(e, 0) for e in entries):
+            return []
+        return [e for e in entries if e >= len(self._plan.entries)]
 
     def _due(self, wholes: Sequence[int], counts: Mapping[int, int]) -> list[int]:
         """Return which of many networks are visited next: by and by all are, and layers get most of the time."""

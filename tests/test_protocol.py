@@ -446,6 +446,10 @@ def test_one_network_is_known_as_well_as_the_sum_of_its_layers() -> None:
     counts = Counter(visit.entry for visit in result.visits)
     per_layer = np.mean([counts[entry] for entry in range(len(layers))])
     assert counts[plan.size - 1] > 4 * per_layer
+    # A short session is to reach every layer first.
+    order = [visit.entry for visit in result.visits if visit.entry >= 0]
+    reached = max(order.index(entry) for entry in range(plan.size))
+    assert order[:reached].count(plan.size - 1) <= 1
 
 
 def test_the_noise_floor_ends_nothing() -> None:

@@ -72,7 +72,8 @@ def matrices_beside(own_bytes: int, passing: int) -> list[int]:
 
     Between two reads of a weight in a network, all of the network's are read; what the program reads itself counts.
     """
-    left = passing - own_bytes
+    # To the nearest of the least steps: a small program's few bytes take none away.
+    left = LEAST_PASSING_BYTES * round((passing - own_bytes) / LEAST_PASSING_BYTES)
     found = []
     size = passing
     while size >= LEAST_PASSING_BYTES:
@@ -273,7 +274,7 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
             "data": "weights He-normal, inputs standard normal; denormals are zero",
         }
         if self._context == "network":
-            details[BETWEEN] = f"{self._passing_bytes / 2**20:g} MiB of other weights"
+            details[BETWEEN] = f"{self._passing_bytes / 2**20:g} MiB of weights, a program's own among them"
         return self._device, setting, Software(python=platform.python_version(), packages=packages, details=details)
 
     def prepare(self, layer: Layer, seed: int) -> _Prepared | _Timed:
