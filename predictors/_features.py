@@ -138,12 +138,16 @@ def describe(layer: Layer) -> Described:
     operators: set[str] = set()
     main: tuple[int, Primitive, tuple[Shape, ...], Shape] | None = None
     for node, output in zip(layer.nodes, shapes[len(layer.inputs) :], strict=True):
+        if isinstance(node.op, Plain):
+            # No operator and no work, but layers that differ in it are of two kinds.
+            words.append("plain")
+            continue
         taken = tuple(shapes[i] for i in node.args)
         names, word = _words(node.op, taken)
         operators.update(names)
         words.append(word)
         madds = _add_work(work, node.op, taken, output)
-        if not isinstance(node.op, Flatten | Plain):
+        if not isinstance(node.op, Flatten):
             work[1] += 1
         group = _group(node.op)
         seen[group] = seen.get(group, 0.0) + 1.0
@@ -192,7 +196,7 @@ def _features(
         log2(stride),
         log2(groups),
         float(depthwise),
-        float(len(layer.nodes)),
+        float(sum(not isinstance(node.op, Plain) for node in layer.nodes)),
         float(len(layer.inputs)),
         *(
             seen.get(name, 0.0)
@@ -243,7 +247,7 @@ def _add_work(work: list[float], op: Primitive, taken: Sequence[Shape], output: 
     elif isinstance(op, Subgraph):
         work[_COLUMN["other madds"]] += madds / 1e6
         work[_COLUMN["other elements"]] += elements * len(op.calls)
-    elif not isinstance(op, Flatten | Plain):
+    elif not isinstance(op, Flatten):
         work[_COLUMN["other elements"]] += elements
     return madds
 
@@ -268,7 +272,7 @@ def _words(op: Primitive, taken: tuple[Shape, ...]) -> tuple[list[str], str]:
 
 
 def _group(op: Primitive) -> str:
-    if isinstance(op, Conv2d | Flatten | Plain):
+    if isinstance(op, Conv2d | Flatten):
         return "conv"
     if isinstance(op, Activation):
         return "activation" if op.kind in CHEAP_ACTIVATIONS else "costly activation"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lut import Layer, chain, conv_norm_act, global_pool, linear, pooled_shortcut, residual_add
-from lut.primitives import Activation, ChannelShuffle, Conv2d
+from lut.primitives import Activation, ChannelShuffle, Conv2d, MaxPool2d, Plain, Primitive
 from predictors._features import FEATURES, TILES, WORK, feature_matrix, kind_of, operators_of, work_matrix
 
 
@@ -27,6 +27,22 @@ def features(layer: Layer) -> dict[str, float]:
 
 def work(layer: Layer) -> dict[str, float]:
     return dict(zip(WORK, work_matrix([layer])[0].tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        MaxPool2d(kernel_size=(3, 3), stride=(2, 2), padding=(1, 1)),
+        ChannelShuffle(groups=4),
+        Conv2d(out_channels=24, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), groups=4),
+    ],
+)
+def test_a_layout_is_no_work_and_no_operator_but_a_kind_of_its_own(op: Primitive) -> None:
+    bare, between = chain((16, 8, 8), op), chain((16, 8, 8), Plain(), op, Plain())
+    assert features(between) == features(bare)
+    assert work(between) == work(bare)
+    assert operators_of(between) == operators_of(bare)
+    assert kind_of(between) != kind_of(bare)
 
 
 def test_sizes_of_a_convolution() -> None:
