@@ -160,7 +160,8 @@ def main() -> None:
         given.instructions, given.targets, given.batches, given.threads
     ):
         if instructions == "AVX2" and (target == "onnx" or threads > 1):
-            # The runtime's kernels heed none of the variables that keep PyTorch's libraries to AVX2.
+            # The runtime's kernels heed none of the variables that keep PyTorch's libraries to AVX2; and one thread
+            # tells how others of PyTorch's kernels add up.
             continue
         of = f"{target}, batch {batch}, {threads} thread{'s' * (threads > 1)}, {instructions}"
         for name in given.networks:

@@ -8,8 +8,8 @@ before and after it:
 *   a first convolution brings the data into the runtime's layout; a small one of its own before each copy of the layer,
     with weights of their own, writes what the copy takes, as networks have it: data that was just written, not what
     another copy has just read. Of each copy's output another convolution picks a single pixel per channel. It is a
-    depthwise one, which reads nothing else in whatever layout and number of channels. (A pooling would have the whole
-    image reordered first unless the channels fill blocks);
+    depthwise one, which reads nothing else. (A pooling would have the whole image reordered first unless the channels
+    fill blocks);
 *   the same with the first copy only is subtracted: the others' places are bare. The first one writes to memory that
     weights which passed have driven out of the caches, and runs code that has not run since; in a network, layers
     before it have used both. That is the same in both programs, and ``COPIES`` copies are left;
@@ -24,7 +24,7 @@ before and after it:
 
 So a layer is measured between convolutions. One that leaves the runtime's layout pays for the way out, and for the way
 back if what reads it is in the layout again. Where its input comes plain, or its output stays so (:class:`Plain`),
-convolutions in two or three groups feed it and pick, which the runtime has no blocks for.
+convolutions in a few groups feed it and pick, which the runtime has no blocks for.
 """
 
 from __future__ import annotations
