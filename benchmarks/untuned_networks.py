@@ -2,10 +2,10 @@
 
 Networks of pytorchcv, written by others, go through the tool as a user's would: traced, then their layers and the
 whole in one session of some seconds, on each target, batch and number of threads; and again with the libraries kept to
-AVX2 where the CPU has more, one thread. Nothing is calibrated. On thirty of them faults of the target ``onnx`` were
-found (*diagnosed*), so that its figures there are no longer those of networks never seen; ten others were named before
-they were first measured (*fresh*), of which two showed one more fault. Needs ``pip install --no-deps pytorchcv``, and
-says so where it is missing.
+AVX2 where the CPU has more, one thread. Nothing is calibrated. Each set was named before it was first measured. On the
+first thirty, and on two of the fourth ten, faults of the target ``onnx`` were found, so that its figures there are no
+longer those of networks never seen; the fifth ten came after. Needs ``pip install --no-deps pytorchcv``, and says so
+where it is missing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from _common import parser, print_table, write_results
 from _isa import AVX2
 
 # By factory: the module of pytorchcv.models, and the image's size.
-DIAGNOSED = {
+FIRST = {
     "resnet20_cifar10": ("resnet_cifar", 32),
     "preresnet20_cifar10": ("preresnet_cifar", 32),
     "densenet40_k12_cifar10": ("densenet_cifar", 32),
@@ -56,7 +56,7 @@ DIAGNOSED = {
     "vovnet27s": ("vovnet", 224),
     "mixnet_s": ("mixnet", 224),
 }
-FRESH = {
+FOURTH = {
     "nin_cifar10": ("nin_cifar", 32),
     "rir_cifar10": ("rir_cifar", 32),
     "xdensenet40_2_k24_bc_cifar10": ("xdensenet_cifar", 32),
@@ -68,7 +68,20 @@ FRESH = {
     "preresnet10": ("preresnet", 224),
     "efficientnet_edge_small_b": ("efficientnetedge", 224),
 }
-NETWORKS = DIAGNOSED | FRESH
+FIFTH = {
+    "dla46c": ("dla", 224),
+    "bninception": ("bninception", 224),
+    "resnext14_16x4d": ("resnext", 224),
+    "selecsls42": ("selecsls", 224),
+    "nasnet_4a1056": ("nasnet", 224),
+    "condensenet74_c8_g8": ("condensenet", 224),
+    "diracnet18v2": ("diracnetv2", 224),
+    "espnetv2_wd2": ("espnetv2", 224),
+    "diaresnet20_cifar10": ("diaresnet_cifar", 32),
+    "octresnet10_ad2": ("octresnet", 224),
+}
+SETS = {"first thirty": FIRST, "fourth ten": FOURTH, "fifth ten": FIFTH}
+NETWORKS = FIRST | FOURTH | FIFTH
 MODELS = "pytorchcv_networks.py"
 
 
@@ -133,16 +146,38 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def show(result: dict[str, Any]) -> str:
+    """Return one network's outcome."""
+    if not result.get("sum_ms"):
+        return str(result.get("reason"))
+    return f"{result['sum_ms'] / result['whole_ms'] - 1:+.1%} of {result['whole_ms']:.2f} ms"
+
+
+def kept_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return what a folder holds, by setting and set of networks."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for instructions, target, batch, threads, (of, names) in itertools.product(
+        ("all", "AVX2"), ("cpu", "onnx"), (1, 4), (1, 2), SETS.items()
+    ):
+        files = [folder / f"{instructions}-{target}-{batch}-{threads}-{name}.json" for name in names]
+        results = [msgspec.json.decode(file.read_bytes()) for file in files if file.exists()]
+        if results:
+            found[f"{target}, batch {batch}, {threads} thread{'s' * (threads > 1)}, {instructions}, {of}"] = results
+    return found
+
+
 def main() -> None:
     """Measure every network in every setting, one after another, each in a process of its own."""
     made = parser(__doc__)
     made.add_argument("--targets", nargs="+", default=["cpu", "onnx"], choices=["cpu", "onnx"])
-    made.add_argument("--networks", nargs="+", default=list(FRESH), choices=list(NETWORKS))
+    made.add_argument("--networks", nargs="+", default=list(FIFTH), choices=list(NETWORKS))
     made.add_argument("--batches", nargs="+", type=int, default=[1, 4])
     made.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     made.add_argument("--instructions", nargs="+", default=["all", "AVX2"], choices=["all", "AVX2"])
     made.add_argument("--seconds", type=float, default=10.0, help="to measure a network in one setting")
-    made.add_argument("--folder", type=Path, default=Path("untuned_networks"), help="what was measured is kept there")
+    made.add_argument(
+        "--folder", type=Path, default=Path("untuned_networks"), help="what was measured is kept there, and counts"
+    )
     made.add_argument("--one", nargs=5, metavar=("NAME", "TARGET", "BATCH", "THREADS", "FILE"), help="used by itself")
     given = made.parse_args()
     if find_spec("pytorchcv") is None:
@@ -155,7 +190,6 @@ def main() -> None:
         Path(file).write_bytes(msgspec.json.encode(found))
         return
     write_models(given.folder)
-    settings: dict[str, list[dict[str, Any]]] = {}
     for instructions, target, batch, threads in itertools.product(
         given.instructions, given.targets, given.batches, given.threads
     ):
@@ -163,7 +197,6 @@ def main() -> None:
             # The runtime's kernels heed none of the variables that keep PyTorch's libraries to AVX2; and one thread
             # tells how others of PyTorch's kernels add up.
             continue
-        of = f"{target}, batch {batch}, {threads} thread{'s' * (threads > 1)}, {instructions}"
         for name in given.networks:
             kept = given.folder / f"{instructions}-{target}-{batch}-{threads}-{name}.json"
             if not kept.exists():
@@ -171,10 +204,8 @@ def main() -> None:
                 command += ["--one", name, target, str(batch), str(threads), str(kept)]
                 environment = AVX2 if instructions == "AVX2" else {}
                 subprocess.run(command, check=True, env={**os.environ, **environment})
-            setting = f"{of}, {'fresh' if name in FRESH else 'diagnosed'}"
-            settings.setdefault(setting, []).append(msgspec.json.decode(kept.read_bytes()))
-        for setting in (kept for kept in settings if kept.startswith(of)):
-            print(setting, summary(settings[setting]), flush=True)
+            print(kept.stem, show(msgspec.json.decode(kept.read_bytes())), flush=True)
+    settings = kept_results(given.folder)
     summaries = {setting: summary(found) for setting, found in settings.items()}
     rows = [
         (

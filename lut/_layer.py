@@ -12,6 +12,7 @@ from lut._op import show_shapes
 from lut._printable import shortened
 from lut.errors import LayerError
 from lut.primitives import LARGEST_SIZE, Add, Conv2d, Linear, Plain, Primitive, Shape, Subgraph
+from lut.subgraph import Given
 
 __all__ = ["Layer", "Node"]
 
@@ -70,6 +71,41 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True, 
     def out_channels(self) -> int:
         """Width of the output: its channels, or the features of each token."""
         return self.output_shape[0] if len(self.output_shape) in (1, 3) else self.output_shape[-1]
+
+    @cached_property
+    def bare(self) -> Layer:
+        """The layer as runtimes with a single layout have it: without the nodes that only say in which one an image is.
+
+        The layer itself where it has none of these.
+        """
+        if not any(isinstance(node.op, Plain) for node in self.nodes):
+            return self
+        numbers = list(range(len(self.inputs)))
+        nodes: list[Node] = []
+        for node in self.nodes:
+            args = tuple(numbers[arg] for arg in node.args)
+            if isinstance(node.op, Plain):
+                numbers += args
+            else:
+                nodes.append(Node(node.op, args))
+                numbers.append(len(self.inputs) + len(nodes) - 1)
+        return Layer(self.inputs, tuple(nodes))
+
+    @property
+    def operators(self) -> tuple[Primitive, ...]:
+        """What it computes with, in order."""
+        return tuple(node.op for node in self.bare.nodes)
+
+    @property
+    def givens(self) -> tuple[Given, ...]:
+        """What each input takes, one sample: floating-point numbers, or what its subgraphs say."""
+        found = [Given(shape=shape) for shape in self.inputs]
+        for node in self.bare.nodes:
+            if isinstance(node.op, Subgraph):
+                for arg, given in zip(node.args, node.op.inputs, strict=True):
+                    if arg < len(found):
+                        found[arg] = given
+        return tuple(found)
 
     @cached_property
     def madds(self) -> int:
@@ -138,11 +174,17 @@ def _check(inputs: tuple[Shape, ...], nodes: tuple[Node, ...]) -> None:
         if not shape or len(shape) > MOST_AXES or any(not 1 <= size <= LARGEST_SIZE for size in shape):
             raise LayerError(f"an input's shape has one to {MOST_AXES} positive sizes, got {show_shapes((shape,))}")
     used: set[int] = set()
+    last = len(inputs) + len(nodes) - 1
     for position, node in enumerate(nodes, start=len(inputs)):
         if any(not 0 <= arg < position for arg in node.args):
             found = shortened(str(node.args), 80)
             raise LayerError(f"node {position - len(inputs)} takes {found}: only inputs and earlier nodes exist")
         used.update(node.args)
+        if isinstance(node.op, Plain) and position < last and node.args[0] >= len(inputs):
+            raise LayerError(
+                f"node {position - len(inputs)} is plain, which is of an input or the last of a layer: between a "
+                "layer's operators a runtime has what layout it likes"
+            )
     unused = set(range(len(inputs) + len(nodes) - 1)) - used
     if unused:
         raise LayerError(f"value {min(unused)} is never used (values are numbered inputs first, then nodes)")

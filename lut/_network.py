@@ -59,12 +59,14 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def as_layer(self) -> Layer:
         """Return the whole network as one layer, which a target runs, times and exports like any other.
 
+        Within it a runtime has what layout of images it likes: notes on that are left out (:attr:`Layer.bare`).
+
         Raises:
             LayerError: the layers do not fit together.
         """
         if not self.layers:
             raise LayerError(f"network {self.name!r} has no layers")
-        operators = sum(item.count * len(item.layer.nodes) for item in self.layers)
+        operators = sum(item.count * len(item.layer.bare.nodes) for item in self.layers)
         if operators > MOST_NODES:
             raise LayerError(f"network {self.name!r} has {operators} operators, and a layer at most {MOST_NODES}")
         shapes: list[Shape] = []
@@ -90,8 +92,9 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     if given[source] != shape:
                         raise LayerError(f"{item.name} takes {shape}, and {source!r} gives {given[source]}")
                     values.append(outputs[source])
-                values += range(len(nodes), len(nodes) + len(item.layer.nodes))
-                nodes += [Node(op=node.op, args=tuple(values[a] for a in node.args)) for node in item.layer.nodes]
+                own = item.layer.bare.nodes
+                values += range(len(nodes), len(nodes) + len(own))
+                nodes += [Node(op=node.op, args=tuple(values[a] for a in node.args)) for node in own]
                 outputs[item.name], given[item.name] = len(nodes) - 1, item.layer.output_shape
             before = item.name
         shifted = tuple(

@@ -196,7 +196,7 @@ def _features(
         log2(stride),
         log2(groups),
         float(depthwise),
-        float(sum(not isinstance(node.op, Plain) for node in layer.nodes)),
+        float(len(layer.operators)),
         float(len(layer.inputs)),
         *(
             seen.get(name, 0.0)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lut import Layer
-from lut.primitives import Conv2d, Linear, Plain, Subgraph
+from lut.primitives import Conv2d, Linear, Subgraph
 
 __all__ = [
     "ANY_KIND",
@@ -45,14 +45,13 @@ LEAST_VARIANCE = 1e-8
 
 def kind_of(layer: Layer) -> str:
     """Return what kind of work a layer is: its first convolution or product, or else its first operator."""
-    ops = [node.op for node in layer.nodes if not isinstance(node.op, Plain)]
-    for op in ops:
+    for op in layer.operators:
         if isinstance(op, Conv2d):
             shape = "depthwise" if op.groups > 1 else "pointwise" if op.kernel_size == (1, 1) else "dense"
             return f"{shape} convolution"
         if isinstance(op, Linear):
             return "linear"
-    first = ops[0]
+    first = layer.operators[0]
     return first.calls[0].op if isinstance(first, Subgraph) else type(first).__name__
 
 

@@ -243,7 +243,7 @@ class CpuTarget(Target[_Prepared]):
         return prepared
 
     def _output_type(self, layer: Layer) -> torch.dtype:
-        last = layer.nodes[-1].op
+        last = layer.operators[-1]
         if isinstance(last, Subgraph) and not last.gives.startswith("float"):
             return torch_dtype(last.gives)
         return self._dtype

@@ -788,7 +788,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 def _kernels(layer: Layer) -> int:
     """Return a guess of how many kernels a call of a layer launches: one an operator."""
-    return sum(len(node.op.calls) if isinstance(node.op, Subgraph) else 1 for node in layer.nodes)
+    return sum(len(op.calls) if isinstance(op, Subgraph) else 1 for op in layer.operators)
 
 
 def _strides(shape: tuple[int, ...], *, channels_last: bool) -> tuple[int, ...]:

@@ -24,12 +24,10 @@ from lut.primitives import (
     Linear,
     MaxPool2d,
     Mul,
-    Plain,
     Primitive,
     Shape,
     Subgraph,
 )
-from lut.subgraph import Given
 from profiler._subgraph import Traced, example
 
 if TYPE_CHECKING:
@@ -182,6 +180,7 @@ def build_module(layer: Layer, namespaces: Collection[str] = ()) -> nn.Module:
     Raises:
         LayerError: it has operators that this PyTorch does not have, or that are not of these namespaces.
     """
+    layer = layer.bare
     ops = [_build(node.op, tuple(layer.shapes[i] for i in node.args), namespaces) for node in layer.nodes]
     plain = len(layer.inputs) == 1 and all(node.args == (i,) for i, node in enumerate(layer.nodes))
     module = nn.Sequential(*ops) if plain else _Graph(len(layer.inputs), ops, [node.args for node in layer.nodes])
@@ -212,15 +211,10 @@ def example_inputs(layer: Layer, batch: int, dtype: torch.dtype) -> list[torch.T
     Raises:
         LayerError: the layer was traced with another batch.
     """
-    givens: dict[int, Given] = {}
-    for node in layer.nodes:
-        if isinstance(node.op, Subgraph):
-            if node.op.batch != batch:
-                raise LayerError(f"the layer was traced with batch {node.op.batch} and cannot run with batch {batch}")
-            givens.update(zip(node.args, node.op.inputs, strict=True))
-    return [
-        example(givens[i] if i in givens else Given(shape=shape), batch, dtype) for i, shape in enumerate(layer.inputs)
-    ]
+    for op in layer.operators:
+        if isinstance(op, Subgraph) and op.batch != batch:
+            raise LayerError(f"the layer was traced with batch {op.batch} and cannot run with batch {batch}")
+    return [example(given, batch, dtype) for given in layer.givens]
 
 
 def _build(op: Primitive, shapes: tuple[Shape, ...], namespaces: Collection[str]) -> nn.Module:
@@ -259,8 +253,6 @@ def _build(op: Primitive, shapes: tuple[Shape, ...], namespaces: Collection[str]
             return nn.AdaptiveAvgPool2d(1)
         case Flatten():
             return nn.Flatten()
-        case Plain():
-            return nn.Identity()
         case Linear():
             return nn.Linear(shapes[0][-1], op.out_features, bias=op.bias)
         case LayerNorm():

@@ -78,8 +78,9 @@ COMPANION_ENTRIES = tuple(range(PREFLIGHT_ENTRY - 1, PREFLIGHT_ENTRY - 1 - len(C
 MANY_NETWORKS = 4
 # Visits in a round, beside its own, to a layer that may be the best of its group of widths.
 RACING_VISITS = 2
-# A sum has all of its layers' visits, and what it is held against is to be known as well.
-LAYERS_PER_WHOLE = 8
+# A sum has all of its layers' visits, and what it is held against is to be known as well; but a whole takes as long as
+# all of its layers, which are to have most of the time however many they are.
+LAYERS_PER_WHOLE, MOST_WHOLES = 8, 8
 # Entry numbers that stand for something lie between this one and the plan's size.
 LEAST_ENTRY = COMPANION_ENTRIES[-1]
 
@@ -230,7 +231,8 @@ def next_round(
         hosts: numbers of networks in whose places their layers are visited, each with these and its own as a whole,
             which is the highest.
         racing: layers that are visited more often than the others, as far as that is no more than half of the round.
-        often: few networks, of which one is visited with every ``LAYERS_PER_WHOLE`` layers.
+        often: few networks, of which one is visited with every ``LAYERS_PER_WHOLE`` layers, as long as that is no more
+            than ``MOST_WHOLES`` times for each time that all layers are.
     """
     chosen = list(open_entries)
     inside_any: set[int] = set().union(*hosts.values())
@@ -255,7 +257,8 @@ def next_round(
     more = list(racing) * RACING_VISITS
     chosen += rng.sample(more, min(len(more), len(chosen)))
     still = [entry for entry in often if entry in chosen]
-    chosen += list(itertools.islice(itertools.cycle(still), max(0, len(chosen) // LAYERS_PER_WHOLE - len(still))))
+    wanted = len(chosen) // max(LAYERS_PER_WHOLE, len(open_entries) // MOST_WHOLES)
+    chosen += list(itertools.islice(itertools.cycle(still), max(0, wanted - len(still))))
     rng.shuffle(chosen)
     # A sentinel that the target cannot run, or dies of, is done without.
     sentinels = [-1 - i for i in range(len(SENTINELS)) if -1 - i not in failed]

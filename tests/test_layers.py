@@ -50,6 +50,13 @@ def test_a_layout_is_no_operator() -> None:
         chain(shape, Plain(), Plain())
     with pytest.raises(LayerError, match="plain"):
         chain((6,), Plain(), Linear(out_features=2, bias=False))
+    with pytest.raises(LayerError, match="node 1 is plain, which is of an input or the last"):
+        chain(shape, grouped, Plain(), grouped)
+    assert layer.bare == bare
+    assert bare.bare is bare
+    assert layer.operators == (grouped,)
+    both = Layer((shape, shape), (Node(Plain(), (1,)), Node(Add(), (0, 2)), Node(Activation(kind="relu"), (3,))))
+    assert both.bare == Layer((shape, shape), (Node(Add(), (0, 1)), Node(Activation(kind="relu"), (2,))))
 
 
 def test_depthwise_and_linear_counts() -> None:

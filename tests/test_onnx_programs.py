@@ -196,7 +196,7 @@ def test_programs_run_and_give_the_shapes_they_promise(layer: Layer) -> None:
 
 def occurrences(program: Program, layer: Layer) -> list[Step]:
     """Return the steps that are the layer; not the convolutions around it, should they look alike."""
-    return [step for step in program.steps if step.layer == layer]
+    return [step for step in program.steps if step.layer == layer.bare]
 
 
 @ALL
@@ -215,7 +215,7 @@ def test_the_layer_stands_in_one_program_copies_times_and_in_another_once(layer:
         weights = [
             next(w for w in part.parameters() if w.numel() > 1).flatten()
             for part, step in zip(module.get_submodule("parts").children(), many.steps, strict=True)
-            if step.layer == layer
+            if step.layer == layer.bare
         ]
         assert all(not torch.equal(one, other) for one, other in pairwise(weights))
 
@@ -245,14 +245,14 @@ def costs(kinds: dict[Layer, float], picks: float, overhead: float) -> Callable[
 @pytest.mark.parametrize("picks", [0.0, 17.5])
 def test_all_but_the_layer_cancels(layer: Layer, picks: float) -> None:
     """Whatever a program's start, the convolutions around the layer, its inputs and the way out of it cost."""
-    kinds = {layer: 1000.0}
+    kinds = {layer.bare: 1000.0}
     cost = costs(kinds, picks, overhead=12345.0)
     value = sum(weighted.weight * cost(weighted.program) for weighted in marginal(layer, 3))
     rest = value - 1000.0
     assert -1e-6 <= rest <= 0.25 * len(layer.inputs) + 1e-6
     if len(kinds) > 1 and layer != LAYERS["conv on 1×1"]:
         assert len(marginal(layer, 3)) == 4 or any(
-            step.layer != layer and not is_pick(step) for step in marginal(layer, 3)[0].program.steps
+            step.layer != layer.bare and not is_pick(step) for step in marginal(layer, 3)[0].program.steps
         )
 
 
@@ -262,7 +262,7 @@ def test_the_first_place_holds_the_layer_in_both_programs(layer: Layer) -> None:
     many, one = (weighted.program for weighted in marginal(layer, 3)[:2])
     if layer == LAYERS["conv on 1×1"] or len(occurrences(many, layer)) != COPIES + 1:
         return
-    first = [next(i for i, step in enumerate(program.steps) if step.layer == layer) for program in (many, one)]
+    first = [next(i for i, step in enumerate(program.steps) if step.layer == layer.bare) for program in (many, one)]
     assert first[0] == first[1]
     assert many.steps[: first[0] + 1] == one.steps[: first[1] + 1]
 
@@ -287,7 +287,7 @@ def test_programs_that_are_subtracted_give_as_much_out(layer: Layer) -> None:
 def test_copies_that_begin_without_weights_take_different_data(layer: Layer) -> None:
     """A runtime merges equal nodes: copies of a pooling of one map would be computed once."""
     program = marginal(layer, 3)[0].program
-    args = [step.args for step in program.steps if step.layer == layer]
+    args = [step.args for step in program.steps if step.layer == layer.bare]
     assert len(args) in {COPIES, COPIES + 1}
     assert len(set(args)) == len(args)
 

@@ -18,7 +18,16 @@ from lut import LatencyTable, Network, NetworkLayer, UsageError, conv_norm_act
 from profiler._drift import remove_drift
 from profiler._fake import FakeTarget
 from profiler._judge import judge
-from profiler._plan import LAYERS_PER_WHOLE, LEAST_SENTINEL_VISITS, LOOKS, SENTINELS, Plan, make_protocol, next_round
+from profiler._plan import (
+    LAYERS_PER_WHOLE,
+    LEAST_SENTINEL_VISITS,
+    LOOKS,
+    MOST_WHOLES,
+    SENTINELS,
+    Plan,
+    make_protocol,
+    next_round,
+)
 from profiler._session import AUDIT_VISITS, MEASURING_PER_START, run_session, sort_visits
 from profiler._target import Target
 from profiler._visit import Visit, Visitor
@@ -254,6 +263,8 @@ def test_a_network_is_visited_with_every_few_layers() -> None:
     order = next_round(range(65), {}, {}, protocol, random.Random(0), often=[64])
     assert order.count(64) == 65 // LAYERS_PER_WHOLE
     assert all(order.count(entry) == 1 for entry in range(64))
+    deep = next_round(range(401), {}, {}, protocol, random.Random(0), often=[400])
+    assert deep.count(400) == MOST_WHOLES, "a network of many layers takes no more of the time"
     # Of two, each as often as the other; one that is known well enough is not taken up again.
     both = next_round(range(66), {}, {}, protocol, random.Random(0), often=[64, 65])
     assert both.count(64) == both.count(65) == 66 // LAYERS_PER_WHOLE // 2

@@ -73,7 +73,7 @@ class NumpyTarget(Target[Prepared]):
         return device, setting, Software(platform.python_version(), {"numpy": version("numpy")}, {"blas": self._blas})
 
     def prepare(self, layer: Layer, seed: int) -> Prepared:
-        functions = [self._function(node.op) for node in layer.nodes]
+        functions = [self._function(op) for op in layer.operators]
         import torch
 
         from profiler import build_module
@@ -85,7 +85,7 @@ class NumpyTarget(Target[Prepared]):
             weights = [p.numpy().T.copy() for p in module.parameters()]
             prepared = Prepared([*(x.numpy() for x in inputs), *weights], [])
             unused = iter(range(len(inputs), len(prepared.data)))
-            for node, function in zip(layer.nodes, functions, strict=True):
+            for node, function in zip(layer.bare.nodes, functions, strict=True):
                 # Values are numbered inputs first, then weights, then what the operators return.
                 args = [i if i < len(inputs) else i + len(weights) for i in node.args]
                 args += [next(unused) for _ in range(1 + node.op.bias if isinstance(node.op, Linear) else 0)]

@@ -25,19 +25,18 @@ from lut.primitives import (
     Linear,
     MaxPool2d,
     Mul,
-    Plain,
     Primitive,
     Shape,
     Subgraph,
 )
-from lut.subgraph import Argument, Call, Given, Ref, Scalar, Weight
+from lut.subgraph import Argument, Call, Ref, Scalar, Weight
 from profiler._onnx._check import REFUSED, quoted
 from profiler._quiet import quiet
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["EXPORTERS", "Program", "Step", "givens_of", "has_onnx", "module_of", "to_onnx"]
+__all__ = ["EXPORTERS", "Program", "Step", "has_onnx", "module_of", "to_onnx"]
 
 EXPORTERS = ("direct", "dynamo", "torchscript")
 
@@ -79,17 +78,6 @@ class Program(NamedTuple):
 def has_onnx(layer: Layer) -> bool:
     """Whether a layer has ONNX operators, for which PyTorch has no module."""
     return any(isinstance(node.op, Subgraph) and node.op.framework == "onnx" for node in layer.nodes)
-
-
-def givens_of(layer: Layer) -> tuple[Given, ...]:
-    """Return the inputs that a layer takes, one sample each: floating-point numbers, or what its subgraphs say."""
-    found = [Given(shape=shape) for shape in layer.inputs]
-    for node in layer.nodes:
-        if isinstance(node.op, Subgraph):
-            for arg, given in zip(node.args, node.op.inputs, strict=True):
-                if arg < len(found):
-                    found[arg] = given
-    return tuple(found)
 
 
 def module_of(program: Program, dtype: torch.dtype) -> torch.nn.Module | None:
@@ -452,8 +440,6 @@ def _write(
             return writer.node("GlobalAveragePool", args)
         case Flatten():
             return writer.node("Flatten", args, axis=1)
-        case Plain():
-            return args[0]
         case Linear():
             return _linear(writer, len(shapes[0]), tensors, args[0])
         case LayerNorm():

@@ -36,11 +36,10 @@ from lut.primitives import (
     BatchNorm2d,
     Conv2d,
     Plain,
-    Primitive,
     Shape,
     Subgraph,
 )
-from profiler._onnx._graph import Program, Step, givens_of
+from profiler._onnx._graph import Program, Step
 
 __all__ = ["COPIES", "Weighted", "lone", "marginal"]
 
@@ -59,7 +58,7 @@ class Weighted(NamedTuple):
 def lone(layer: Layer, seed: int) -> Program:
     """Return the program that is the layer alone."""
     n = len(layer.inputs)
-    return Program(layer.inputs, (Step(layer, seed, tuple(range(n))),), (n,))
+    return Program(layer.inputs, (Step(layer.bare, seed, tuple(range(n))),), (n,))
 
 
 def marginal(layer: Layer, seed: int) -> tuple[Weighted, ...]:
@@ -150,7 +149,7 @@ def _copies(layer: Layer, copies: int, seed: int, *, bare: int = 0) -> Program:
         else:
             for i in kept:
                 outputs += made.picks(args[i], layer.inputs[i], picks, plain=i in plain)
-            value = made.add(layer, *args)
+            value = made.add(layer.bare, *args)
             count = picks * max(1, len(fed))
             outputs += made.picks(value, layer.output_shape, count, plain=stays) if _gives_floats(layer) else [value]
     if _is_between_convolutions(layer):
@@ -193,7 +192,7 @@ def _balance(made: _Builder, surplus: int, shape: Shape, *, is_bare: bool) -> li
 def _fed_by_convolution(layer: Layer, i: int) -> bool:
     """Whether a network would have a convolution before an input: not before an image, a vector, or indices."""
     shape = layer.inputs[i]
-    return len(shape) == 3 and shape[0] > IMAGE and givens_of(layer)[i].dtype.startswith("float")
+    return len(shape) == 3 and shape[0] > IMAGE and layer.givens[i].dtype.startswith("float")
 
 
 def _begins_with_a_norm(layer: Layer, i: int) -> bool:
@@ -203,17 +202,13 @@ def _begins_with_a_norm(layer: Layer, i: int) -> bool:
 
 def _begins_with_a_sum_by_itself(layer: Layer) -> bool:
     """Whether a layer is a sum that its network's runtime folds into no convolution; it has no word of primitives."""
-    op = _operators(layer)[0]
+    op = layer.operators[0]
     return isinstance(op, Subgraph) and op.calls[0].op == "Add"
 
 
 def _gives_floats(layer: Layer) -> bool:
-    op = _operators(layer)[-1]
+    op = layer.operators[-1]
     return not isinstance(op, Subgraph) or op.gives.startswith("float")
-
-
-def _operators(layer: Layer) -> list[Primitive]:
-    return [node.op for node in layer.nodes if not isinstance(node.op, Plain)]
 
 
 def _comes_plain(layer: Layer, i: int) -> bool:

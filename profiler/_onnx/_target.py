@@ -22,7 +22,7 @@ from lut.primitives import Subgraph
 from lut.subgraph import Given
 from profiler._dtypes import torch_dtype
 from profiler._machine import DisturbanceReader, available_memory_bytes, cpu_device, default_threads
-from profiler._onnx._graph import EXPORTERS, IR_VERSION, OPSET, Program, givens_of, module_of, to_onnx
+from profiler._onnx._graph import EXPORTERS, IR_VERSION, OPSET, Program, module_of, to_onnx
 from profiler._onnx._programs import COPIES, lone, marginal
 from profiler._process import keep_freed_memory, layer_errors, pin
 from profiler._reference import BETWEEN
@@ -397,7 +397,7 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
         found = {
             arg: given
             for step in program.steps
-            for arg, given in zip(step.args, givens_of(step.layer), strict=True)
+            for arg, given in zip(step.args, step.layer.givens, strict=True)
             if not given.dtype.startswith("float")
         }
         seed_host(seed)
