@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from functools import cached_property
 from math import prod
 
@@ -72,14 +73,13 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True, 
         """Width of the output: its channels, or the features of each token."""
         return self.output_shape[0] if len(self.output_shape) in (1, 3) else self.output_shape[-1]
 
-    @cached_property
+    @property
     def bare(self) -> Layer:
-        """The layer as runtimes with a single layout have it: without the nodes that only say in which one an image is.
+        """The layer without its ``plain`` nodes, as every runtime is given it: the same inputs, in the same order."""
+        return self._bare if any(isinstance(node.op, Plain) for node in self.nodes) else self
 
-        The layer itself where it has none of these.
-        """
-        if not any(isinstance(node.op, Plain) for node in self.nodes):
-            return self
+    @cached_property
+    def _bare(self) -> Layer:
         numbers = list(range(len(self.inputs)))
         nodes: list[Node] = []
         for node in self.nodes:
@@ -93,7 +93,7 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True, 
 
     @property
     def operators(self) -> tuple[Primitive, ...]:
-        """What it computes with, in order."""
+        """Its primitives in order, without ``plain``."""
         return tuple(node.op for node in self.bare.nodes)
 
     @property
@@ -148,6 +148,17 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True, 
         return " +".join(labels) + (" @" + "×".join(map(str, size)) if size else "")
 
 
+def _check_layouts(inputs: tuple[Shape, ...], nodes: tuple[Node, ...]) -> None:
+    readers = Counter(arg for node in nodes for arg in node.args)
+    for position, node in enumerate(nodes[:-1]):
+        if not isinstance(node.op, Plain) or not node.args:
+            continue
+        if node.args[0] >= len(inputs):
+            raise LayerError(f"node {position} is plain in the middle of the layer; only an input or the output may be")
+        if readers[node.args[0]] > 1:
+            raise LayerError(f"input {node.args[0]} is plain, and is read in another layout as well")
+
+
 def _without_channels(op: Primitive, shapes: tuple[Shape, ...]) -> Primitive:
     if isinstance(op, Linear):
         return msgspec.structs.replace(op, out_features=0)
@@ -165,8 +176,10 @@ def _check(inputs: tuple[Shape, ...], nodes: tuple[Node, ...]) -> None:
         raise LayerError("a layer needs an operator; plain only says in which layout an image is")
     if len(inputs) + len(nodes) > MOST_NODES:
         raise LayerError(f"a layer has at most {MOST_NODES} inputs and nodes, got {len(inputs) + len(nodes)}")
-    arguments = sum(len(node.args) for node in nodes)
-    if arguments > MOST_ARGUMENTS * (len(inputs) + len(nodes)):
+    # Without notes on layouts a layer is one as well.
+    operators = [node for node in nodes if not isinstance(node.op, Plain)]
+    arguments = sum(len(node.args) for node in operators)
+    if arguments > MOST_ARGUMENTS * (len(inputs) + len(operators)):
         raise LayerError(
             f"a layer of {len(nodes)} nodes takes at most {MOST_ARGUMENTS} values for each, got {arguments}"
         )
@@ -174,20 +187,15 @@ def _check(inputs: tuple[Shape, ...], nodes: tuple[Node, ...]) -> None:
         if not shape or len(shape) > MOST_AXES or any(not 1 <= size <= LARGEST_SIZE for size in shape):
             raise LayerError(f"an input's shape has one to {MOST_AXES} positive sizes, got {show_shapes((shape,))}")
     used: set[int] = set()
-    last = len(inputs) + len(nodes) - 1
     for position, node in enumerate(nodes, start=len(inputs)):
         if any(not 0 <= arg < position for arg in node.args):
             found = shortened(str(node.args), 80)
             raise LayerError(f"node {position - len(inputs)} takes {found}: only inputs and earlier nodes exist")
         used.update(node.args)
-        if isinstance(node.op, Plain) and position < last and node.args[0] >= len(inputs):
-            raise LayerError(
-                f"node {position - len(inputs)} is plain, which is of an input or the last of a layer: between a "
-                "layer's operators a runtime has what layout it likes"
-            )
     unused = set(range(len(inputs) + len(nodes) - 1)) - used
     if unused:
         raise LayerError(f"value {min(unused)} is never used (values are numbered inputs first, then nodes)")
+    _check_layouts(inputs, nodes)
     _check_sizes(inputs, nodes)
 
 
@@ -225,15 +233,17 @@ def _canonical(inputs: tuple[Shape, ...], nodes: tuple[Node, ...]) -> tuple[tupl
     """Renumber inputs and nodes in depth-first order from the output, with the arguments of sums sorted by content."""
     if len(nodes) == 1 and len(inputs) == 1:
         return inputs, nodes
-    digests = [hashlib.sha256(repr(shape).encode()).digest() for shape in inputs]
+    # Of each value: as it is without notes on layouts, and with them. So a layer and its bare form are in one order.
+    digests = [(digest := hashlib.sha256(repr(shape).encode()).digest(), digest) for shape in inputs]
     arguments: list[tuple[int, ...]] = [()] * len(inputs)
     for node in nodes:
         args = node.args
         if isinstance(node.op, Add):  # commutative (Mul is not: its second argument may broadcast)
             args = tuple(sorted(args, key=lambda i: digests[i]))
         arguments.append(args)
-        content = msgspec.json.encode(node.op) + b"".join(digests[i] for i in args)
-        digests.append(hashlib.sha256(content).digest())
+        content = msgspec.json.encode(node.op)
+        bare, full = (hashlib.sha256(content + b"".join(digests[i][k] for i in args)).digest() for k in (0, 1))
+        digests.append((digests[args[0]][0] if isinstance(node.op, Plain) and args else bare, full))
 
     last = len(inputs) + len(nodes) - 1
     order: list[int] = []

@@ -214,6 +214,7 @@ def next_round(
     hosts: Mapping[int, Collection[int]] = MappingProxyType({}),
     racing: Sequence[int] = (),
     often: Sequence[int] = (),
+    layers: int = 0,
 ) -> list[int]:
     """Return the order of the next round, sentinels in between.
 
@@ -231,8 +232,9 @@ def next_round(
         hosts: numbers of networks in whose places their layers are visited, each with these and its own as a whole,
             which is the highest.
         racing: layers that are visited more often than the others, as far as that is no more than half of the round.
-        often: few networks, of which one is visited with every ``LAYERS_PER_WHOLE`` layers, as long as that is no more
-            than ``MOST_WHOLES`` times for each time that all layers are.
+        often: few networks, of which one is visited with every ``LAYERS_PER_WHOLE`` layers, but at most ``MOST_WHOLES``
+            times in one pass over all layers.
+        layers: how many there are in all; for ``often``.
     """
     chosen = list(open_entries)
     inside_any: set[int] = set().union(*hosts.values())
@@ -257,7 +259,7 @@ def next_round(
     more = list(racing) * RACING_VISITS
     chosen += rng.sample(more, min(len(more), len(chosen)))
     still = [entry for entry in often if entry in chosen]
-    wanted = len(chosen) // max(LAYERS_PER_WHOLE, len(open_entries) // MOST_WHOLES)
+    wanted = len(chosen) // max(LAYERS_PER_WHOLE, layers // MOST_WHOLES)
     chosen += list(itertools.islice(itertools.cycle(still), max(0, wanted - len(still))))
     rng.shuffle(chosen)
     # A sentinel that the target cannot run, or dies of, is done without.

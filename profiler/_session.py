@@ -429,6 +429,7 @@ class _Course:
             failed=failed,
             hosts=hosts,
             often=[] if hosts else self._often(layers, known.counts),
+            layers=len(plan.entries),
             racing=sorted(
                 e for e in self._racing.difference(failed) if known.counts.get(e, 0) < plan.protocol.most_visits
             ),

@@ -206,8 +206,8 @@ def _as_given(network: Network) -> tuple[list[str], _Graph]:
                     shapes.append(shape)
                     outputs[source] = -len(shapes)
                 values.append(outputs[source])
-            values += range(len(nodes), len(nodes) + len(item.layer.nodes))
-            nodes += [Node(op=node.op, args=tuple(values[a] for a in node.args)) for node in item.layer.nodes]
+            values += range(len(nodes), len(nodes) + len(item.layer.bare.nodes))
+            nodes += [Node(op=node.op, args=tuple(values[a] for a in node.args)) for node in item.layer.bare.nodes]
             outputs[item.name] = len(nodes) - 1
             names += [f"{item.name}.{repeat}.{name}" if item.count > 1 else f"{item.name}.{name}" for name in own]
         before = item.name
@@ -230,7 +230,7 @@ def _digests(graph: _Graph) -> list[bytes]:
 
 
 def _node_names(layer: Layer) -> list[str]:
-    kinds = [_kind(node.op) for node in layer.nodes]
+    kinds = [_kind(op) for op in layer.operators]
     total = Counter(kinds)
     seen: Counter[str] = Counter()
     names = []

@@ -50,13 +50,40 @@ def test_a_layout_is_no_operator() -> None:
         chain(shape, Plain(), Plain())
     with pytest.raises(LayerError, match="plain"):
         chain((6,), Plain(), Linear(out_features=2, bias=False))
-    with pytest.raises(LayerError, match="node 1 is plain, which is of an input or the last"):
+    with pytest.raises(LayerError, match="node 1 is plain in the middle of the layer"):
         chain(shape, grouped, Plain(), grouped)
+    with pytest.raises(LayerError, match="input 0 is plain, and is read in another layout as well"):
+        Layer((shape,), (Node(Plain(), (0,)), Node(Add(), (0, 1))))
+    with pytest.raises(LayerError, match="at most 16 values"):
+        Layer(((1, 1, 1),), (Node(Plain(), (0,)), Node(Concat(), (1,) * 47)))
+    with pytest.raises(LayerError):
+        Layer((shape, shape), (Node(Plain(), ()), Node(Add(), (0, 1, 2))))
     assert layer.bare == bare
     assert bare.bare is bare
     assert layer.operators == (grouped,)
     both = Layer((shape, shape), (Node(Plain(), (1,)), Node(Add(), (0, 2)), Node(Activation(kind="relu"), (3,))))
     assert both.bare == Layer((shape, shape), (Node(Add(), (0, 1)), Node(Activation(kind="relu"), (2,))))
+
+
+@given(st.integers(1, 64), st.integers(1, 64), st.booleans(), st.booleans(), st.booleans())
+def test_a_layer_takes_the_same_inputs_in_the_same_order_without_its_layouts(
+    one: int, other: int, first: bool, second: bool, last: bool
+) -> None:
+    """Inputs are put into an order by what is made of them, which a note on their layout must not change."""
+    shapes = ((one, 4, 4), (other, 4, 4))
+    nodes: list[Node] = []
+    values = [0, 1]
+    for i, plain in enumerate((first, second)):
+        if plain:
+            nodes.append(Node(Plain(), (i,)))
+            values[i] = 1 + len(nodes)
+    nodes.append(Node(conv(other), (values[0],)))
+    nodes.append(Node(Add(), (1 + len(nodes), values[1])))
+    layer = Layer(shapes, (*nodes, Node(Plain(), (1 + len(nodes),))) if last else tuple(nodes))
+    assert layer.bare.inputs == layer.inputs
+    assert layer.bare == Layer(shapes, (Node(conv(other), (0,)), Node(Add(), (2, 1))))
+    assert [given.shape for given in layer.givens] == list(layer.inputs)
+    assert len(layer.operators) == 2
 
 
 def test_depthwise_and_linear_counts() -> None:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
-onnx = pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
 
 from torch import nn  # noqa: E402
 
-from lut import Layer  # noqa: E402
+from lut.primitives import Plain  # noqa: E402
 from profiler._onnx._file import export_model, load_onnx, trace_onnx  # noqa: E402
-from profiler._onnx._graph import module_of, to_onnx  # noqa: E402
-from profiler._onnx._programs import marginal  # noqa: E402
 
-# Renamed by one exporter or the other, at no cost.
-RENAMING = {"Flatten", "Reshape", "Squeeze", "Unsqueeze"}
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+from _onnx_operators import run_operators, sum_of  # noqa: E402
+
 IMAGE = (3, 32, 32)
 
 
@@ -42,7 +43,7 @@ class Residual(nn.Module):
 
 
 class Dense(Residual):
-    """Both one behind the other."""
+    """An image and what its body makes of it, concatenated."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([x, self.body(x)], 1)
@@ -91,69 +92,59 @@ class Halves(nn.Module):
         return self.shuffle(torch.cat([x[:, : self.half], self.body(x[:, self.half :])], 1))
 
 
-def network(*body: nn.Module, channels: int) -> nn.Module:
+class Mixed(nn.Module):
+    """A concatenation of parts of blocks, plus an image in blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow, self.wide, self.whole = conv(16, 12), conv(16, 24), conv(16, 36)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.narrow(x), self.wide(x)], 1) + self.whole(x)
+
+
+def network(*body: nn.Module, channels: int, given: int | None = None) -> nn.Module:
     """Return a stem, the body between convolutions, and a classifier.
 
-    Without a last mean: what it gives is a single pixel, which both lay out otherwise, at no cost.
+    Without a last mean: network and layers lay out the single pixel that it gives otherwise, at no cost.
     """
-    made = nn.Sequential(
-        conv(3, channels, stride=2), *body, conv(channels, 32, 1), nn.Flatten(), nn.LazyLinear(5)
-    ).eval()
-    made(torch.zeros(1, *IMAGE))
-    return made
+    last = conv(given or channels, 32, 1)
+    return nn.Sequential(conv(3, channels, stride=2), *body, last, nn.Flatten(), nn.LazyLinear(5)).eval()
 
 
-NETWORKS: dict[str, nn.Module] = {
-    "residual": network(Residual(nn.Sequential(conv(32, 32), nn.Conv2d(32, 32, 3, padding=1))), nn.ReLU(), channels=32),
-    "inverted, 24 channels": network(
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "residual": lambda: network(
+        Residual(nn.Sequential(conv(32, 32), nn.Conv2d(32, 32, 3, padding=1))), nn.ReLU(), channels=32
+    ),
+    "inverted, 24 channels": lambda: network(
         Residual(nn.Sequential(conv(24, 72, 1), conv(72, 72, groups=72), nn.Conv2d(72, 24, 1))), channels=24
     ),
-    "pooled": network(nn.MaxPool2d(2), conv(16, 16), nn.AvgPool2d(2), channels=16),
-    "dense": network(Dense(conv(32, 16)), conv(48, 32, 1), channels=32),
-    "dense, parts of blocks": network(Dense(conv(24, 12)), conv(36, 24, 1), channels=24),
-    "squeeze and excite": network(conv(32, 32, groups=32), Squeeze(32, nn.Sigmoid()), channels=32),
-    "hard gate": network(Squeeze(32, nn.Hardsigmoid()), nn.Hardswish(), channels=32),
-    "in groups": network(conv(24, 24, groups=4), conv(24, 24, groups=2), channels=24),
-    "in groups, shuffled": network(conv(24, 48, groups=3), Shuffle(3), conv(48, 24, groups=3), channels=24),
-    "halves": network(Halves(32), channels=32),
-    "halves, 48 channels": network(Halves(48), Halves(48), channels=48),
-    "norm first": network(nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), channels=32),
+    "pooled": lambda: network(nn.MaxPool2d(2), conv(16, 16), nn.AvgPool2d(2), channels=16),
+    "dense": lambda: network(Dense(conv(32, 16)), conv(48, 32, 1), channels=32),
+    "dense, parts of blocks": lambda: network(Dense(conv(24, 12)), conv(36, 24, 1), channels=24),
+    "squeeze and excite": lambda: network(conv(32, 32, groups=32), Squeeze(32, nn.Sigmoid()), channels=32),
+    "hard gate": lambda: network(Squeeze(32, nn.Hardsigmoid()), nn.Hardswish(), channels=32),
+    "in groups": lambda: network(conv(24, 24, groups=4), conv(24, 24, groups=2), channels=24),
+    "in groups, shuffled": lambda: network(conv(24, 48, groups=3), Shuffle(3), conv(48, 24, groups=3), channels=24),
+    "halves": lambda: network(Halves(32), channels=32),
+    "halves, 48 channels": lambda: network(Halves(48), Halves(48), channels=48),
+    "norm first": lambda: network(nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), channels=32),
+    "sum of a concatenation": lambda: network(Mixed(), channels=16, given=36),
 }
 
 
-def run_operators(content: bytes | str, folder: Path) -> Counter[str]:
-    """Return how often the runtime runs each operator that takes time; those on blocks of channels have a domain."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
-    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    graph = onnx.load(options.optimized_model_filepath).graph
-    return Counter(
-        f"{node.domain}.{node.op_type}".removeprefix(".") for node in graph.node if node.op_type not in RENAMING
-    )
-
-
-def counted(layer: Layer, folder: Path) -> Counter[str]:
-    """Return what the runtime runs for a layer: that of its programs, with the weights that their latencies have."""
-    found: Counter[str] = Counter()
-    for program, weight in marginal(layer, 1):
-        inputs = [torch.zeros(1, *shape) for shape in program.inputs]
-        content = to_onnx(program, module_of(program, torch.float32), inputs, "direct")
-        for name, count in run_operators(content, folder).items():
-            found[name] += weight * count  # type: ignore[assignment]
-    return found
-
-
-@pytest.mark.parametrize("module", NETWORKS.values(), ids=NETWORKS)
-def test_layers_run_what_their_network_runs(module: nn.Module, tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_layers_run_what_their_network_runs(make: Callable[[], nn.Module], tmp_path: Path) -> None:
     """Each operator as often, and each way out of blocks of channels and into them."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        module = make()
+        module(torch.zeros(1, *IMAGE))
     path = tmp_path / "net.onnx"
     export_model(module, [torch.zeros(1, *IMAGE)], path)
+    wanted = run_operators(str(path))
     layers = trace_onnx(load_onnx(path), name="net").network.layers
-    found: Counter[str] = Counter()
-    for item in layers:
-        for name, count in counted(item.layer, tmp_path).items():
-            found[name] += item.count * count
-    wanted = run_operators(str(path), tmp_path)
-    assert {name: round(count, 6) for name, count in found.items() if abs(count) > 1e-6} == dict(wanted)
+    if not any(name.startswith("nchwc") for name in wanted):
+        assert not any(isinstance(node.op, Plain) for item in layers for node in item.layer.nodes)
+        pytest.skip("this runtime keeps the usual layout on this CPU")
+    assert sum_of(layers, {}) == wanted

@@ -26,7 +26,18 @@ from test_onnx_programs import LAYERS, WEIGHTLESS
 
 from lut import Layer, Network, NetworkLayer, Node, UsageError, chain, conv_norm_act, residual_add
 from lut.errors import LayerFailedError, TargetUnavailableError
-from lut.primitives import Activation, ActivationKind, Add, AvgPool2d, BatchNorm2d, Conv2d, MaxPool2d, Mul, Subgraph
+from lut.primitives import (
+    Activation,
+    ActivationKind,
+    Add,
+    AvgPool2d,
+    BatchNorm2d,
+    Conv2d,
+    MaxPool2d,
+    Mul,
+    Plain,
+    Subgraph,
+)
 from lut.subgraph import Call, Given, Ref
 from profiler import _target as targets
 from profiler import build_module
@@ -223,6 +234,27 @@ def test_a_sum_by_itself_stays_one(tmp_path: Path) -> None:
     with_copies, without = (optimised_nodes(each.program, tmp_path) for each in marginal(layer, 2))
     assert with_copies - without == Counter({"Add": COPIES})
     assert not without - with_copies
+
+
+def test_what_an_operator_takes_is_known_through_a_note_on_its_layout() -> None:
+    """Integers, and images of floating-point numbers; what the layer is fed is drawn by it."""
+    look_up = Subgraph(
+        framework="onnx",
+        batch=2,
+        inputs=(Given(shape=(4, 6, 6)), Given(shape=(4, 6, 6), dtype="int64", below=4)),
+        weights=(),
+        calls=(
+            Call(op="GatherElements", args=(Ref(kind="value", of=0), Ref(kind="value", of=1)), named=(("axis", 1),)),
+        ),
+        output=(4, 6, 6),
+        opset=20,
+    )
+    shapes = tuple(given.shape for given in look_up.inputs)
+    layer = Layer(shapes, (Node(Plain(), (0,)), Node(Plain(), (1,)), Node(look_up, (2, 3)), Node(Plain(), (4,))))
+    assert layer.givens == look_up.inputs
+    target = OnnxTarget(batch=2, threads=1, context="isolated")
+    assert target.run(target.prepare(layer, 1), 1) > 0
+    target.close()
 
 
 @pytest.mark.parametrize(

@@ -263,8 +263,17 @@ def test_a_network_is_visited_with_every_few_layers() -> None:
     order = next_round(range(65), {}, {}, protocol, random.Random(0), often=[64])
     assert order.count(64) == 65 // LAYERS_PER_WHOLE
     assert all(order.count(entry) == 1 for entry in range(64))
-    deep = next_round(range(401), {}, {}, protocol, random.Random(0), often=[400])
-    assert deep.count(400) == MOST_WHOLES, "a network of many layers takes no more of the time"
+    # One of many layers takes no more of the time: not in half a round, and not when few layers are left.
+    deep = next_round(range(401), {}, {}, protocol, random.Random(0), often=[400], layers=400)
+    assert deep.count(400) == MOST_WHOLES
+    visits = dict.fromkeys(range(401), protocol.first_look)
+    worth = {400: 1.0}
+    half = next_round(
+        range(401), visits, worth | dict.fromkeys(range(400), 0.5), protocol, random.Random(0), often=[400], layers=400
+    )
+    assert half.count(400) == MOST_WHOLES // 2
+    late = next_round([*range(31), 400], visits, worth, protocol, random.Random(0), often=[400], layers=400)
+    assert late.count(400) == 1
     # Of two, each as often as the other; one that is known well enough is not taken up again.
     both = next_round(range(66), {}, {}, protocol, random.Random(0), often=[64, 65])
     assert both.count(64) == both.count(65) == 66 // LAYERS_PER_WHOLE // 2

@@ -17,8 +17,9 @@ import pytest
 import torch
 from torch import nn
 
-from lut import Network, NetworkLayer, conv_norm_act, residual_add
+from lut import Network, NetworkLayer, chain, conv_norm_act, residual_add
 from lut.errors import CheckpointError, FileAccessError, SearchError, UsageError
+from lut.primitives import Activation, Conv2d, Plain
 from search import ResNetCifar
 from search._checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from search._data import ImageData, load_data, subset
@@ -471,3 +472,24 @@ def test_repeated_layers_have_numbers() -> None:
     double = Network("n", (NetworkLayer("a", layer), NetworkLayer("a", layer)))
     with pytest.raises(UsageError, match=r"two layers of the same name: a\.conv\.weight"):
         network_weights(double, build_network(double, seed=0))
+
+
+def test_a_note_on_layouts_is_no_module_and_keeps_its_networks_weights(tmp_path: Path) -> None:
+    """A network out of an ONNX file, trained: names and weights are those of its operators."""
+    conv = Conv2d(out_channels=6, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), groups=3)
+    relu = Activation(kind="relu")
+    noted = chain((6, 8, 8), Plain(), conv, relu, Plain()), chain((6, 8, 8), Plain(), conv)
+    bare = chain((6, 8, 8), conv, relu), chain((6, 8, 8), conv)
+    networks = [
+        Network("net", (NetworkLayer("one", layers[0], count=2), NetworkLayer("two", layers[1])))
+        for layers in (noted, bare)
+    ]
+    assert networks[0].as_layer() == networks[1].as_layer()
+    module, other = (build_network(network, seed=3) for network in networks)
+    assert list(network_weights(networks[0], module)) == list(network_weights(networks[1], other))
+    save_weights(tmp_path / "weights.safetensors", networks[0], module)
+    again = load_weights(tmp_path / "weights.safetensors", networks[0])
+    x = torch.randn(1, 6, 8, 8)
+    with torch.inference_mode():
+        assert torch.equal(module.eval()(x), again(x))
+        assert torch.equal(module(x), other.eval()(x))

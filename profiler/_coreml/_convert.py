@@ -35,7 +35,6 @@ from lut.primitives import (
     Linear,
     MaxPool2d,
     Mul,
-    Plain,
     Primitive,
     Shape,
     Subgraph,
@@ -382,8 +381,8 @@ def _expected(layer: Layer) -> tuple[Counter[str], Counter[str]]:
     """Return the MIL operators that a layer must become, at least and at most of each."""
     least: Counter[str] = Counter()
     most: Counter[str] = Counter()
-    for node in layer.nodes:
-        for name, low, high in _operators(node.op):
+    for op in layer.operators:
+        for name, low, high in _operators(op):
             least[name] += low
             most[name] += high
     return least, most
@@ -418,8 +417,6 @@ def _operators(op: Primitive) -> list[tuple[str, int, int]]:
             return [("reduce_mean", 1, 1)]
         case LayerNorm():
             return [("layer_norm", 1, 1)]
-        case Plain():
-            return []
         case Flatten():
             return [("reshape", 0, 1), ("flatten2d", 0, 1), ("squeeze", 0, 1)]
     raise LayerFailedError(f"no operator of Core ML is known for {type(op).__name__}")
@@ -429,7 +426,7 @@ def _check_operators(plan: ProgramPlan, options: ExportOptions, found: dict[str,
     """Return what is wrong with a converted program's operators, ``None`` if nothing is."""
     if options.format == "neuralnetwork":
         return _check_network_layers(plan, found)
-    if plan.layer is not None and any(isinstance(node.op, Subgraph) for node in plan.layer.nodes):
+    if plan.layer is not None and any(isinstance(op, Subgraph) for op in plan.layer.operators):
         # What another framework's operators become is the converter's affair; they are listed in the manifest.
         return None
     least: Counter[str] = Counter()
@@ -437,8 +434,8 @@ def _check_operators(plan: ProgramPlan, options: ExportOptions, found: dict[str,
     if plan.layer is None:
         least["add"] = most["add"] = plan.copies
     else:
-        for node in plan.layer.nodes:
-            names = _ACTIVATIONS[node.op.kind] if isinstance(node.op, Activation) else ()
+        for op in plan.layer.operators:
+            names = _ACTIVATIONS[op.kind] if isinstance(op, Activation) else ()
             if names and not any(name in found for name in names):
                 return f"neither {' nor '.join(names)} is in it" if len(names) > 1 else f"{names[0]} is not in it"
         least, most = _expected(plan.layer)
@@ -461,7 +458,7 @@ def _check_operators(plan: ProgramPlan, options: ExportOptions, found: dict[str,
 
 def _check_network_layers(plan: ProgramPlan, found: dict[str, int]) -> str | None:
     """Check what an old network must hold at least; its layers are named otherwise, and shapes may add some."""
-    ops = [node.op for node in plan.layer.nodes] if plan.layer is not None else []
+    ops = plan.layer.operators if plan.layer is not None else ()
     wanted = {
         "convolution": sum(isinstance(op, Conv2d) for op in ops) * plan.copies,
         "add": (sum(isinstance(op, Add) for op in ops) if ops else 1) * plan.copies,

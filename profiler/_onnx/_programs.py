@@ -98,7 +98,7 @@ class _Builder:
 
     def add(self, layer: Layer, *args: int) -> int:
         self.seed += 1
-        self.steps.append(Step(layer, self.seed, args))
+        self.steps.append(Step(layer.bare, self.seed, args))
         return len(self.inputs) + len(self.steps) - 1
 
     def picks(self, value: int, shape: Shape, count: int, *, plain: bool = False) -> list[int]:
@@ -149,7 +149,7 @@ def _copies(layer: Layer, copies: int, seed: int, *, bare: int = 0) -> Program:
         else:
             for i in kept:
                 outputs += made.picks(args[i], layer.inputs[i], picks, plain=i in plain)
-            value = made.add(layer.bare, *args)
+            value = made.add(layer, *args)
             count = picks * max(1, len(fed))
             outputs += made.picks(value, layer.output_shape, count, plain=stays) if _gives_floats(layer) else [value]
     if _is_between_convolutions(layer):
