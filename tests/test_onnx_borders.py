@@ -103,6 +103,19 @@ class Mixed(nn.Module):
         return torch.cat([self.narrow(x), self.wide(x)], 1) + self.whole(x)
 
 
+class Forked(nn.Module):
+    """An image whose activation one convolution reads, and which another reads as it is (NASNet)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bare = nn.Conv2d(32, 32, 1)
+        self.one, self.other = conv(32, 32), conv(32, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.bare(x)
+        return torch.cat([self.one(torch.relu(y)), self.other(y)], 1)
+
+
 def network(*body: nn.Module, channels: int, given: int | None = None) -> nn.Module:
     """Return a stem, the body between convolutions, and a classifier.
 
@@ -129,6 +142,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "halves": lambda: network(Halves(32), channels=32),
     "halves, 48 channels": lambda: network(Halves(48), Halves(48), channels=48),
     "norm first": lambda: network(nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), channels=32),
+    "activation of what others read": lambda: network(Forked(), channels=32, given=64),
     "sum of a concatenation": lambda: network(Mixed(), channels=16, given=36),
 }
 

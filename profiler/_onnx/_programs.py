@@ -16,9 +16,9 @@ before and after it:
 *   a layer that gives no image has another way out of the program than what it takes. Its cost is what ``COPIES``
     copies are more than one, with the layer less without it. From the one copy as many pixels are picked: to pick one,
     and to bring it out of the runtime, takes as long as a small layer;
-*   the runtime folds a norm into the convolution before it, and a sum. One that a layer begins with stands behind
-    something else in its network (a sum: if it is an ONNX operator, and not the primitive): of what it reads, a pixel
-    is picked as well, with the layer and without it, and nothing is folded;
+*   the runtime folds a norm, an activation and a sum into the convolution before it. One that a layer begins with
+    stands behind something else in its network, or beside other readers (a sum: if it is an ONNX operator, and not the
+    primitive): of what it reads, a pixel is picked as well, with the layer and without it, and nothing is folded;
 *   of an image, a vector or tokens the program has an input for each copy. Operators without weights would otherwise be
     computed once: the runtime merges what is equal.
 
@@ -33,6 +33,7 @@ from typing import NamedTuple
 
 from lut import Layer, chain, conv_norm_act
 from lut.primitives import (
+    Activation,
     BatchNorm2d,
     Conv2d,
     Plain,
@@ -131,7 +132,7 @@ def _copies(layer: Layer, copies: int, seed: int, *, bare: int = 0) -> Program:
     plain = {i: _plain_groups(layer.inputs[i][0]) for i in fed if _comes_plain(layer, i)}
     # What is not folded into a convolution before it there, is not to be folded into one here.
     by_itself = _begins_with_a_sum_by_itself(layer)
-    kept = [i for i in fed if i in plain or by_itself or _begins_with_a_norm(layer, i)]
+    kept = [i for i in fed if i in plain or by_itself or _begins_with_what_would_be_folded(layer, i)]
     maps = {i: made.add(_pointwise(IMAGE, plain.get(i, SMALL), layer.inputs[i]), entrances[i][0]) for i in fed}
     # As many in every program.
     picks = max(1, COPIES // copies)
@@ -195,9 +196,12 @@ def _fed_by_convolution(layer: Layer, i: int) -> bool:
     return len(shape) == 3 and shape[0] > IMAGE and layer.givens[i].dtype.startswith("float")
 
 
-def _begins_with_a_norm(layer: Layer, i: int) -> bool:
-    """Whether a norm reads an input: one that no convolution before it can absorb, or it were part of its layer."""
-    return any(isinstance(node.op, BatchNorm2d) and i in node.args for node in layer.nodes)
+def _begins_with_what_would_be_folded(layer: Layer, i: int) -> bool:
+    """Whether a norm or an activation reads an input: one that no convolution before it absorbs, or it were part of its
+    layer.
+    """
+    nodes = layer.bare.nodes
+    return any(isinstance(node.op, (Activation, BatchNorm2d)) and i in node.args for node in nodes)
 
 
 def _begins_with_a_sum_by_itself(layer: Layer) -> bool:
