@@ -3,7 +3,7 @@
 Each network goes through the tool as a user's would: traced, its layers measured in context and the whole network in
 the same rounds. A second, shorter run measures the layers isolated, and the whole beside them. The calibrated sum is
 a·sum + b·layers, with a and b fitted to all *other* networks (relative least squares, non-negative): nothing of a
-network enters its own prediction, and none is left out.
+network enters its own prediction. One whose layers were not all reached is named and left out, no other.
 """
 
 from __future__ import annotations
