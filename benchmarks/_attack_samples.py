@@ -31,7 +31,7 @@ def simulated_predictor(reference: Path) -> LatencyPredictor:
     from conftest import simulate, table_of
 
     from predictors import LatencyPredictor
-    from profiler._whole import subject_of
+    from profiler._sources import subject_of
     from search import ResNetCifar
 
     space = ResNetCifar(depth=8)

@@ -474,11 +474,10 @@ def three_modes(task: Task) -> list[str]:
 def table(task: Task) -> list[str]:
     """Measure a space's curves as a quick profile does, and choose widths."""
     from predictors import hardware_aware_widths, measured_curves
-    from profiler import profile
-    from profiler._profile import load_space
+    from profiler import load_space, profile
 
     size = task.size
-    space = load_space("resnet-cifar", expand=2.0)
+    space = load_space("resnet-cifar")
     curves = [curve for curve in space.curves() if size.widths is None or curve.name == "stage 1"]
     if size.widths is not None:
         curves = [msgspec.structs.replace(c, layers=c.layers[: size.widths]) for c in curves]
@@ -489,11 +488,10 @@ def table(task: Task) -> list[str]:
     budget = max(1.0, task.left_s() - min(20.0, 0.4 * task.seconds))
     with tempfile.TemporaryDirectory() as folder:
         found = profile(
-            layers,
+            curves,
             target=task.target,
             batch=size.table_batch,
             **size.options,
-            curves=curves,
             quick=True,
             time_budget_s=budget,
             reference=Path(folder) / "references.json",

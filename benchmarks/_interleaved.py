@@ -23,10 +23,10 @@ from profiler._contexts import kind_of
 from profiler._judge import judge
 from profiler._plan import make_protocol
 from profiler._session import sort_visits
+from profiler._sources import LayersSource
 from profiler._target import Target, load_target, target_spec
 from profiler._visit import LayerFailure, Visit, Visitor
 from profiler._walk import walk_of
-from profiler._whole import Whole
 
 __all__ = ["CONTEXTS", "Found", "layers_of", "refusal", "visit_all"]
 
@@ -182,9 +182,9 @@ def visit_all(
     )
 
 
-def wholes_of(networks: Sequence[Network]) -> tuple[Whole, ...]:
+def wholes_of(networks: Sequence[Network]) -> tuple[LayersSource, ...]:
     """Return networks as a target measures them whole."""
-    return tuple(Whole(network.name, network=network) for network in networks)
+    return tuple(LayersSource(network) for network in networks)
 
 
 def _settled(visits: Sequence[Visit], protocol: Protocol, kinds: Mapping[int, str]) -> dict[int, float]:

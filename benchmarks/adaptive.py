@@ -37,7 +37,7 @@ def main() -> None:
             table = LatencyTable.load(path)
         predictor = LatencyPredictor.fit(table)
         session = table.sessions[-1]
-        wholes = [network.whole for network in table.networks if network.whole is not None]
+        wholes = [network.end_to_end for network in table.networks if network.end_to_end is not None]
         repeat = sorted(whole.repeat_error for whole in wholes if whole.repeat_error is not None)
         held = predictor.held_out_networks
         results.append(

@@ -41,7 +41,7 @@ sys.path.insert(0, sys.argv[1])
 from _rules import layers
 from profiler import profile
 table = profile(layers(), batch=4, time_budget_s=float(sys.argv[3]), seed=int(sys.argv[2]), reference=Path(sys.argv[4]),
-                options={"context": sys.argv[5]})
+                context=sys.argv[5])
 s = [x.session_ms / x.reference_ms for x in table.sessions[0].sentinels]
 print(json.dumps([[m.median_ms, m.within_run.low_ms, m.within_run.high_ms, m.across_runs.low_ms,
                    m.across_runs.high_ms, [f for f in m.flags if f != "converged"], s] for m in table.values()]))

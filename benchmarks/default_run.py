@@ -62,9 +62,9 @@ def figures_of(found: dict[str, Any]) -> dict[str, Any]:
     table = LatencyTable.load(found["output"])
     groups = [choice for curve in found["widths"] for choice in curve["choices"]]
     ratios = [
-        total / network.whole.median_ms - 1
+        total / network.end_to_end.median_ms - 1
         for network in table.networks
-        if network.whole is not None and (total := table.sum_ms(network)) is not None
+        if network.end_to_end is not None and (total := table.sum_ms(network)) is not None
     ]
     return {
         "wall_s": round(found["wall_s"], 1),
@@ -92,8 +92,8 @@ def compared(first: LatencyTable, second: LatencyTable) -> dict[str, float]:
     }
     inside = {"layers": [abs(gap[layer]) <= half[layer] for layer in shared]}
     # Audits draw other networks in each run: a layer may stand in a chain here and in a network there.
-    networks = {part.layer for table in (first, second) for network in table.networks for part in network.layers}
-    inside["chains"] = [abs(gap[layer]) <= half[layer] for layer in shared if layer.digest not in networks]
+    networks = {item.layer for table in (first, second) for known in table.networks for item in known.network.layers}
+    inside["chains"] = [abs(gap[layer]) <= half[layer] for layer in shared if layer not in networks]
     for name, share in (("neighbours", 0.0), ("range", 0.5)):
         inside[name] = []
         for curve in first.curves:

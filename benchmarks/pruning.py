@@ -31,10 +31,10 @@ from lut._statistics import log_standard_error
 from lut.errors import LatencyLutError
 from predictors import WidthGain, width_gains
 from profiler import profile
-from profiler._cli._subjects import LAYERS_A_SECOND
+from profiler._sources import Subject
 from profiler._sweep import sweep_curves
 from profiler._trace import trace
-from profiler._whole import Subject
+from profiler._workload import LAYERS_A_SECOND, Workload
 
 NETWORKS = ("resnet18", "mobilenet_v1", "mobilenet_v2")
 VERSIONS = ("pruned", "friendly", "unfriendly")
@@ -237,25 +237,23 @@ def _swept(
     sweep = sweep_curves(pruned, expand=expand, most_layers=max(0, int(LAYERS_A_SECOND * time_budget_s) - own))
     return _kept_or_measured(
         output,
-        layers=sweep.layers,
-        curves=sweep.curves,
-        networks=[Subject(pruned, None)],
+        Workload(sweep.layers, sweep.curves, (Subject(pruned, None),), swept=True),
         time_budget_s=time_budget_s,
         **shared,
     )
 
 
-def _kept_or_measured(output: Path, *, layers: Sequence[Any] = (), **asked: Any) -> LatencyTable:
+def _kept_or_measured(output: Path, what: Any, **asked: Any) -> LatencyTable:
     if output.exists():
         return LatencyTable.from_json(read_bytes(output), source=str(output))
-    return profile(layers, output=output, **asked)
+    return profile(what, output=output, **asked)
 
 
 def _version(table: LatencyTable, network: Network) -> dict[str, Any]:
     record = next(record for record in table.networks if record.name == network.name)
-    if record.whole is None:
+    if record.end_to_end is None:
         raise SystemExit(f"{network.name}: {record.reason}; a longer --whole-budget goes on from the sweep")
-    whole = record.whole
+    whole = record.end_to_end
     return {
         "madds": network.madds,
         "parameters": network.parameters,

@@ -11,6 +11,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from statistics import median
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from _common import parser, print_table, write_results
 from _sessions import SESSIONS, read_sessions, table_of
 
-from lut import Decision, Layer, Network, NetworkLayer, SpaceLayer, conv_norm_act, global_pool, linear
+from lut import Decision, Layer, LayerSlot, Network, NetworkLayer, SearchSpace, conv_norm_act, global_pool, linear
 from predictors import LatencyPredictor
 from predictors._compiled import CompiledLatency
 from profiler._machine import cpu_device
@@ -32,7 +33,7 @@ REPEATS = 7
 CLASSES = 10
 
 
-class Chain:
+class Chain(SearchSpace):
     """Twenty layers one after another, eight widths each: ResNet-20's sizes without its shortcuts."""
 
     name = "chain"
@@ -40,8 +41,12 @@ class Chain:
     def __init__(self) -> None:
         stages = ((32, 16), (16, 32), (8, 64))
         self._sizes = [size for size, _ in stages for _ in range(6)]
-        widths = [tuple(base * step // 4 for step in range(1, 9)) for _, base in stages for _ in range(6)]
-        self.choices = tuple(Decision(f"conv{i}", options, kind="width") for i, options in enumerate(widths))
+        self._widths = [tuple(base * step // 4 for step in range(1, 9)) for _, base in stages for _ in range(6)]
+
+    @cached_property
+    def choices(self) -> tuple[Decision, ...]:
+        """A width for each layer."""
+        return tuple(Decision(f"conv{i}", options, kind="width") for i, options in enumerate(self._widths))
 
     def _conv(self, i: int, into: int, out: int) -> Layer:
         before = self._sizes[i - 1] if i else self._sizes[0]
@@ -56,29 +61,21 @@ class Chain:
         layers.append(NetworkLayer("pool", global_pool(widths[-1], input_size=(8, 8))))
         return Network("chain", (*layers, NetworkLayer("classifier", linear(widths[-1], CLASSES, bias=True))))
 
-    def sample(self, rng: random.Random) -> tuple[int, ...]:
-        """Return a random vector."""
-        return tuple(rng.randrange(len(d.options)) for d in self.choices)
-
     def layers(self) -> tuple[Layer, ...]:
         """Return nothing: only asked about here, never measured."""
         return ()
 
-    def curves(self) -> tuple[()]:
-        """Return no curves."""
-        return ()
-
-    def structure(self) -> tuple[SpaceLayer, ...]:
+    def slots(self) -> tuple[LayerSlot, ...]:
         """Return the chain's places."""
         options = [d.options for d in self.choices]
         last = len(options) - 1
-        places = [SpaceLayer("conv0", (0,), lambda o: self._conv(0, 3, options[0][o]))]
+        places = [LayerSlot("conv0", (0,), lambda o: self._conv(0, 3, options[0][o]))]
         places += [
-            SpaceLayer(f"conv{i}", (i - 1, i), lambda a, b, i=i: self._conv(i, options[i - 1][a], options[i][b]))
+            LayerSlot(f"conv{i}", (i - 1, i), lambda a, b, i=i: self._conv(i, options[i - 1][a], options[i][b]))
             for i in range(1, len(options))
         ]
-        places.append(SpaceLayer("pool", (last,), lambda a: global_pool(options[last][a], input_size=(8, 8))))
-        places.append(SpaceLayer("classifier", (last,), lambda a: linear(options[last][a], CLASSES, bias=True)))
+        places.append(LayerSlot("pool", (last,), lambda a: global_pool(options[last][a], input_size=(8, 8))))
+        places.append(LayerSlot("classifier", (last,), lambda a: linear(options[last][a], CLASSES, bias=True)))
         return tuple(places)
 
 

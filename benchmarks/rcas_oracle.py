@@ -393,7 +393,7 @@ def measured_table(seconds: float) -> LatencyTable:
     """Measure the space's layers, and some of its networks whole."""
     space, rng = NasBenchMacro(), random.Random(0)
     networks = [space.decode(space.sample(rng)) for _ in range(AUDITED)]
-    return profile(space.layers(), target="cpu", batch=4, threads=1, networks=networks, time_budget_s=seconds)
+    return profile([*space.layers(), *networks], target="cpu", batch=4, threads=1, time_budget_s=seconds)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def measured_table(work: Path, seconds: float) -> LatencyTable:
         networks = [
             Network(f"{space.name} {i}", space.decode(space.sample_quick(rng)).layers) for i in range(1, AUDITED + 1)
         ]
-        profile(list(layers), target="cpu", batch=4, threads=1, networks=networks, time_budget_s=seconds, output=path)
+        profile([*layers, *networks], target="cpu", batch=4, threads=1, time_budget_s=seconds, output=path)
     return LatencyTable.load(path)
 
 

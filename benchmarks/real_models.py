@@ -8,22 +8,23 @@ network enters its own prediction. One whose layers were not all reached is name
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import _zoo
 import msgspec
 import numpy as np
+import torch
 from _common import parser, print_table, write_results
 from _zoo import INPUTS, VOCABULARY, ZOO
 from scipy.optimize import nnls
 
 from lut.errors import LatencyLutError
-from profiler import profile
-from profiler._model import load_model, parse_model
-from profiler._whole import Subject, Whole
+from profiler import TracedModule, profile
 
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("LATENCY_LUT_DATA", HERE.parent.parent / "shared" / "data"))
@@ -33,59 +34,41 @@ REPEATS_WELL = 0.02
 LEAST_CALIBRATED = 4
 
 
-def subject_of(name: str, target: str, folder: Path) -> tuple[Subject, int]:
-    """Return a network as the command would make it, and its batch."""
+def network_of(name: str) -> TracedModule | Path:
+    """Return a network as its user would give it: a module with its input, or an ONNX file."""
     if name.endswith(".onnx"):
-        return _file(DATA / "onnx-light" / name, name)
-    sizes = "x".join(map(str, (1, *INPUTS[name])))
-    spec = parse_model(
-        f"{HERE / '_zoo.py'}:{name}", sizes + (f":int64:{VOCABULARY}" if len(INPUTS[name]) == 1 else ""), 0
-    )
-    module, examples = load_model(spec)
-    if target == "onnx":
-        from profiler._onnx._file import export_model
-
-        path = folder / f"{name}.onnx"
-        export_model(module, examples, path)
-        return _file(path, name)
-    from profiler._trace import trace
-
-    traced = trace(module, examples, name=name)
-    return Subject(traced.network, Whole(name, model=spec), traced.operators, traced.idle), traced.batch
+        return DATA / "onnx-light" / name
+    torch.manual_seed(0)
+    shape = (1, *INPUTS[name])
+    # Of ids, the largest says how many words there are.
+    ids = (VOCABULARY - 1 - torch.arange(math.prod(shape))) % VOCABULARY
+    example = ids.reshape(shape) if len(shape) == 2 else torch.zeros(shape)
+    return TracedModule(getattr(_zoo, name)(), example, name=name)
 
 
-def _file(path: Path, name: str) -> tuple[Subject, int]:
-    from profiler._onnx._file import load_onnx, trace_onnx
-
-    traced = trace_onnx(load_onnx(path), name=name)
-    return Subject(traced.network, Whole(name, file=str(path)), traced.operators, traced.idle), traced.batch
-
-
-def measure(
-    name: str, target: str, folder: Path, *, budget_s: float, isolated_s: float, threads: int
-) -> dict[str, Any]:
+def measure(name: str, target: str, *, budget_s: float, isolated_s: float, threads: int) -> dict[str, Any]:
     """Return what one network and its layers take on one target."""
-    subject, batch = subject_of(name, target, folder)
-    shared: dict[str, Any] = {"target": target, "batch": batch, "threads": threads}
-    table = profile((), networks=[subject], time_budget_s=budget_s, options={"context": "network"}, **shared)
-    alone = profile((), networks=[subject], time_budget_s=isolated_s, options={"context": "isolated"}, **shared)
+    what = network_of(name)
+    shared: dict[str, Any] = {"target": target, "threads": threads}
+    table = profile(what, time_budget_s=budget_s, context="network", **shared)
+    alone = profile(what, time_budget_s=isolated_s, context="isolated", **shared)
     (network,), (again,) = table.networks, alone.networks
-    if network.whole is None or again.whole is None:
+    if network.end_to_end is None or again.end_to_end is None:
         raise SystemExit(f"{name} on {target}: {network.reason or again.reason}")
     isolated = alone.sum_ms(again)
     if isolated is not None:
         # Each sum is held against the whole of its own session; this brings the second to the first one's.
-        isolated *= network.whole.median_ms / again.whole.median_ms
+        isolated *= network.end_to_end.median_ms / again.end_to_end.median_ms
     return {
         "name": name,
         "target": target,
         "setting": str(table.setting),
-        "layers": sum(part.count for part in network.layers),
-        "different": len({part.layer for part in network.layers}),
+        "layers": sum(item.count for item in network.network.layers),
+        "different": len({item.layer for item in network.network.layers}),
         "operators": network.operators,
         "failures": [f"{failure.layer}: {failure.message}" for failure in table.failures],
-        "whole_ms": network.whole.median_ms,
-        "repeat_error": network.whole.repeat_error,
+        "whole_ms": network.end_to_end.median_ms,
+        "repeat_error": network.end_to_end.repeat_error,
         "in_context_ms": table.sum_ms(network),
         "isolated_ms": isolated,
     }
@@ -128,7 +111,9 @@ def main() -> None:
     made.add_argument("--budget", type=float, default=40.0, help="seconds a network, in context")
     made.add_argument("--isolated-budget", type=float, default=12.0)
     made.add_argument("--threads", type=int, default=1, help="1 leaves a core to the system")
-    made.add_argument("--folder", type=Path, default=Path("real_models"), help="exported files, and what was measured")
+    made.add_argument(
+        "--folder", type=Path, default=Path("real_models"), help="what was measured is kept there, and counts"
+    )
     given = made.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     skipped: dict[str, str] = {}
@@ -149,7 +134,6 @@ def main() -> None:
                 found = measure(
                     name,
                     target,
-                    given.folder,
                     budget_s=given.budget,
                     isolated_s=given.isolated_budget,
                     threads=given.threads,

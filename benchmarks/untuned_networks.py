@@ -15,6 +15,7 @@ import itertools
 import os
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, median
@@ -83,53 +84,33 @@ FIFTH = {
 }
 SETS = {"first thirty": FIRST, "fourth ten": FOURTH, "fifth ten": FIFTH}
 NETWORKS = FIRST | FOURTH | FIFTH
-MODELS = "pytorchcv_networks.py"
 # A single visit is 5 to 20 % off.
 LEAST_VISITS, LONGER = 4, 3
 
 
-def write_models(folder: Path) -> None:
-    """Write a file with a factory for each network, as a user's would be."""
-    parts = [
-        f"def {name}():\n    from pytorchcv.models.{module} import {name} as make\n\n    return make().eval()\n"
-        for name, (module, _) in NETWORKS.items()
-    ]
-    (folder / MODELS).write_text("\n\n".join(parts), encoding="utf-8")
-
-
-def measure(name: str, target: str, folder: Path, *, batch: int, threads: int, seconds: float) -> dict[str, Any]:
+def measure(name: str, target: str, *, batch: int, threads: int, seconds: float) -> dict[str, Any]:
     """Return what one network and its layers take; to be called in a process of its own."""
-    from profiler import profile
-    from profiler._model import load_model, parse_model
-    from profiler._trace import trace
-    from profiler._whole import Subject, Whole
+    import torch
 
-    size = NETWORKS[name][1]
-    spec = parse_model(f"{folder / MODELS}:{name}", f"{batch}x3x{size}x{size}", 0)
-    module, examples = load_model(spec)
-    if target == "onnx":
-        from profiler._onnx._file import export_model, load_onnx, trace_onnx
+    from profiler import TracedModule, profile
 
-        path = folder / f"{name}-b{batch}.onnx"
-        export_model(module, examples, path)
-        found = trace_onnx(load_onnx(path), name=name)
-        subject = Subject(found.network, Whole(name, file=str(path)), found.operators, found.idle)
-    else:
-        traced = trace(module, examples, name=name)
-        subject = Subject(traced.network, Whole(name, model=spec), traced.operators, traced.idle)
-    table = profile((), networks=[subject], target=target, batch=batch, threads=threads, time_budget_s=seconds)
+    place, size = NETWORKS[name]
+    torch.manual_seed(0)
+    module = getattr(import_module(f"pytorchcv.models.{place}"), name)()
+    traced = TracedModule(module, torch.zeros(batch, 3, size, size), name=name)
+    table = profile(traced, target=target, threads=threads, time_budget_s=seconds)
     (network,) = table.networks
-    if network.whole is None:
+    if network.end_to_end is None:
         return {"name": name, "reason": network.reason, "setting": str(table.setting), "seconds": seconds}
     return {
         "name": name,
         "setting": str(table.setting),
         "instructions": table.device.instructions,
-        "layers": sum(part.count for part in network.layers),
-        "whole_ms": network.whole.median_ms,
+        "layers": sum(item.count for item in network.network.layers),
+        "whole_ms": network.end_to_end.median_ms,
         "sum_ms": table.sum_ms(network),
-        "repeat_error": network.whole.repeat_error,
-        "visits": len(network.whole.visits.raw_ms),
+        "repeat_error": network.end_to_end.repeat_error,
+        "visits": len(network.end_to_end.visits.raw_ms),
         "drift": table.sessions[0].spread.common_drift,
         "seconds": seconds,
     }
@@ -200,10 +181,9 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     if given.one:
         name, target, batch, threads, file = given.one
-        found = measure(name, target, given.folder, batch=int(batch), threads=int(threads), seconds=given.seconds)
+        found = measure(name, target, batch=int(batch), threads=int(threads), seconds=given.seconds)
         Path(file).write_bytes(msgspec.json.encode(found))
         return
-    write_models(given.folder)
     for instructions, target, batch, threads in itertools.product(
         given.instructions, given.targets, given.batches, given.threads
     ):

@@ -3,9 +3,22 @@
 from lut._constructors import chain, conv_norm_act, global_pool, linear, pooled_shortcut, residual_add
 from lut._diff import LayerDifference, TableDifference, compare_tables
 from lut._layer import Layer, Node
-from lut._network import ChannelCurve, Decision, Network, NetworkLayer, SearchSpace, SpaceLayer
+from lut._measured_network import MeasuredNetwork
+from lut._network import ChannelCurve, Network, NetworkLayer
 from lut._network_file import NetworkFile, load_network, save_network
-from lut._records import Device, Failure, Interval, Measurement, NotMeasured, Session, Setting, Software, Visits
+from lut._records import (
+    Device,
+    EndToEnd,
+    Failure,
+    Interval,
+    Measurement,
+    NotMeasured,
+    Session,
+    Setting,
+    Software,
+    Visits,
+)
+from lut._space import Decision, LayerSlot, SearchSpace
 from lut._table import LatencyTable
 from lut.errors import (
     LatencyLutError,
@@ -21,6 +34,7 @@ __all__ = [
     "ChannelCurve",
     "Decision",
     "Device",
+    "EndToEnd",
     "Failure",
     "Interval",
     "LatencyLutError",
@@ -28,6 +42,8 @@ __all__ = [
     "Layer",
     "LayerDifference",
     "LayerError",
+    "LayerSlot",
+    "MeasuredNetwork",
     "Measurement",
     "MissingLayerError",
     "Network",
@@ -39,7 +55,6 @@ __all__ = [
     "Session",
     "Setting",
     "Software",
-    "SpaceLayer",
     "TableDifference",
     "TableError",
     "TableFormatError",

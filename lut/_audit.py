@@ -7,7 +7,10 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 
-from lut._records import Audit, NetworkRecord
+from lut._layer import Layer
+from lut._measured_network import MeasuredNetwork
+from lut._network import Network
+from lut._records import Audit
 
 __all__ = ["audit_of", "held_out", "kendall_tau", "sum_ms"]
 
@@ -15,38 +18,33 @@ __all__ = ["audit_of", "held_out", "kendall_tau", "sum_ms"]
 LEAST_RANKED = 3
 
 
-def sum_ms(network: NetworkRecord, latencies_ms: Mapping[str, float]) -> float | None:
-    """Return the sum over a network's layers in ms, or ``None`` where a layer has no latency.
-
-    Args:
-        network: whose layers.
-        latencies_ms: by the layers' digests.
-    """
-    if any(part.layer not in latencies_ms for part in network.layers):
+def sum_ms(network: Network, latencies_ms: Mapping[Layer, float]) -> float | None:
+    """Return the sum over a network's layers in ms, or ``None`` where a layer has no latency."""
+    if any(item.layer not in latencies_ms for item in network.layers):
         return None
-    return sum(part.count * latencies_ms[part.layer] for part in network.layers)
+    return sum(item.count * latencies_ms[item.layer] for item in network.layers)
 
 
-def held_out(networks: Iterable[NetworkRecord]) -> list[NetworkRecord]:
-    """Return the networks that were measured whole and gave no layer its value.
+def held_out(networks: Iterable[MeasuredNetwork]) -> list[MeasuredNetwork]:
+    """Return the networks that were measured end to end and gave no layer its value.
 
     Where each of them did, as one network by itself does, they are all that can be asked.
     """
-    measured = [network for network in networks if network.whole is not None]
+    measured = [network for network in networks if network.end_to_end is not None]
     return [network for network in measured if not network.in_place] or measured
 
 
-def audit_of(networks: Iterable[NetworkRecord], latencies_ms: Mapping[str, float]) -> Audit | None:
+def audit_of(networks: Iterable[MeasuredNetwork], latencies_ms: Mapping[Layer, float]) -> Audit | None:
     """Return what the networks that were :func:`held_out` say of the sums; ``None`` where there are none."""
     pairs: list[tuple[float, float]] = []
     errors: list[float] = []
     for network in held_out(networks):
-        total = sum_ms(network, latencies_ms)
-        if network.whole is None or total is None:
+        total = sum_ms(network.network, latencies_ms)
+        if network.end_to_end is None or total is None:
             continue
-        pairs.append((total, network.whole.median_ms))
-        if network.whole.repeat_error is not None:
-            errors.append(network.whole.repeat_error)
+        pairs.append((total, network.end_to_end.median_ms))
+        if network.end_to_end.repeat_error is not None:
+            errors.append(network.end_to_end.repeat_error)
     if not pairs:
         return None
     ratios = [total / whole for total, whole in pairs]

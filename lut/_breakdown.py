@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from lut._layer import Layer
-from lut._records import NetworkRecord
-
-if TYPE_CHECKING:
-    from lut._table import LatencyTable
+from lut._measured_network import MeasuredNetwork
 
 __all__ = ["Share", "breakdown"]
 
@@ -40,20 +38,27 @@ class Share(NamedTuple):
         return None if self.ms is None else self.times * self.ms
 
 
-def breakdown(table: LatencyTable, network: NetworkRecord) -> tuple[Share, ...]:
-    """Return a network's distinct layers, those without a latency first, then the longest first."""
-    found: dict[str, Share] = {}
-    layers, reasons = table.measured_by_digest, table.reasons_by_digest
-    for part in network.layers:
-        if part.layer in found:
-            known = found[part.layer]
-            found[part.layer] = known._replace(times=known.times + part.count)
-        elif part.layer in layers:
-            layer = layers[part.layer]
-            found[part.layer] = Share(part.name, layer, part.count, table[layer].median_ms, None, kernel=part.kernel)
+def breakdown(
+    network: MeasuredNetwork, latencies_ms: Mapping[Layer, float], reasons: Mapping[Layer, str]
+) -> tuple[Share, ...]:
+    """Return a network's distinct layers, those without a latency first, then the longest first.
+
+    Args:
+        network: whose layers.
+        latencies_ms: of layers.
+        reasons: why others have none.
+    """
+    found: dict[Layer, Share] = {}
+    for item in network.network.layers:
+        layer, kernel = item.layer, network.kernels.get(item.name)
+        if layer in found:
+            known = found[layer]
+            found[layer] = known._replace(times=known.times + item.count)
+        elif layer in latencies_ms:
+            found[layer] = Share(item.name, layer, item.count, latencies_ms[layer], None, kernel=kernel)
         else:
-            layer, reason = reasons[part.layer]
-            found[part.layer] = Share(part.name, layer, part.count, None, None, reason, part.kernel)
+            reason = reasons.get(layer, "the table does not hold it")
+            found[layer] = Share(item.name, layer, item.count, None, None, reason, kernel)
     total = sum(share.total_ms or 0.0 for share in found.values())
     shares = [
         share if share.total_ms is None else share._replace(share=share.total_ms / total) for share in found.values()

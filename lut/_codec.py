@@ -13,6 +13,7 @@ import msgspec
 
 from lut._audit import audit_of
 from lut._layer import Layer
+from lut._measured_network import MeasuredNetwork, measured_network, network_record
 from lut._network import ChannelCurve
 from lut._printable import printable, shortened
 from lut._records import (
@@ -22,6 +23,7 @@ from lut._records import (
     VERSION,
     Audit,
     CurveRecord,
+    EndToEnd,
     Estimator,
     Failure,
     Measurement,
@@ -29,7 +31,6 @@ from lut._records import (
     NotMeasured,
     Session,
     TableRecord,
-    WholeMeasurement,
 )
 from lut.errors import LayerError, TableFormatError, UsageError
 
@@ -83,7 +84,7 @@ def decode_table(content: bytes, *, source: str) -> TableRecord:
 
 
 def refuse_unwritable(
-    layers: Iterable[Layer], curves: Iterable[ChannelCurve] = (), networks: Iterable[NetworkRecord] = ()
+    layers: Iterable[Layer], curves: Iterable[ChannelCurve] = (), networks: Iterable[MeasuredNetwork] = ()
 ) -> None:
     """Raise where a table of these could not be read again, so that it is known before anything is measured.
 
@@ -93,7 +94,7 @@ def refuse_unwritable(
     """
     by_digest = {layer.digest: layer for layer in layers}
     by_digest |= {layer.digest: layer for curve in curves for layer in curve.layers}
-    given = tuple(networks)
+    given = tuple(map(network_record, networks))
     try:
         for digest, layer in by_digest.items():
             if msgspec.json.decode(msgspec.json.encode(layer), type=Layer).digest != digest:
@@ -287,7 +288,10 @@ def _network_problems(record: TableRecord, by_digest: Mapping[str, Layer]) -> It
                 (f"{place}.whole.{field}", text)
                 for field, text in _measurement_problems(network.whole, record.sessions)
             )
-    whole = audit_of(record.networks, {m.layer.digest: m.median_ms for m in record.measurements})
+    if any(part.layer not in by_digest for network in record.networks for part in network.layers):
+        return  # said already
+    networks = [measured_network(network, by_digest) for network in record.networks]
+    whole = audit_of(networks, {m.layer: m.median_ms for m in record.measurements})
     if (whole is None) != (record.audit is None):
         yield "audit", "it does not go with the networks that were measured" if whole is None else "it is missing"
     elif whole is not None and record.audit is not None:
@@ -297,9 +301,7 @@ def _network_problems(record: TableRecord, by_digest: Mapping[str, Layer]) -> It
                 yield f"audit.{field}", f"{mine} is not what the networks and layers say, {theirs}"
 
 
-def _measurement_problems(
-    measurement: Measurement | WholeMeasurement, sessions: Sequence[Session]
-) -> list[tuple[str, str]]:
+def _measurement_problems(measurement: Measurement | EndToEnd, sessions: Sequence[Session]) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for name in ("within_run", "across_runs"):
         interval = getattr(measurement, name)

@@ -1,11 +1,8 @@
-"""Networks: layers with names and repeat counts, and the protocol of a space of them."""
+"""Networks: layers with names and repeat counts, and sweeps of one layer over its widths."""
 
 from __future__ import annotations
 
 import itertools
-import random
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -13,11 +10,14 @@ from lut._layer import MOST_NODES, Layer, Node
 from lut.errors import LayerError
 from lut.primitives import Shape
 
-__all__ = ["ChannelCurve", "Decision", "Network", "NetworkLayer", "SearchSpace", "SpaceLayer"]
+__all__ = ["ChannelCurve", "Network", "NetworkLayer"]
 
 
 # How often a layer may stand in a row: far above any that was ever built, and few enough to cost no minutes.
 MOST_REPEATS = 1_000_000
+
+# Layers of a network that its text lists.
+SHOWN_LAYERS = 3
 
 # How a network layer names the network's own input among its ``inputs``.
 INPUT = "input"
@@ -45,6 +45,19 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     layers: tuple[NetworkLayer, ...]
+
+    def __repr__(self) -> str:
+        count = sum(item.count for item in self.layers)
+        return f"<Network {self.name!r}: {count} layer{'s' * (count != 1)}, {self.madds / 1e6:.4g} M multiply-adds>"
+
+    def __str__(self) -> str:
+        """Return a few lines for people: ``resnet: 21 layers, 15 different, 69.1 M multiply-adds, …``."""
+        count, different = sum(item.count for item in self.layers), len({item.layer for item in self.layers})
+        text = f"{self.name}: {count} layer{'s' * (count != 1)}, {different} different"
+        text += f", {self.madds / 1e6:.4g} M multiply-adds, {self.parameters / 1e6:.3g} M parameters"
+        shown = [f"{i.name}: {i.layer}{f' ×{i.count}' if i.count > 1 else ''}" for i in self.layers[:SHOWN_LAYERS]]
+        more = len(self.layers) - len(shown)
+        return "\n  ".join([text, *shown, *([f"… and {more} more"] * bool(more))])
 
     @property
     def madds(self) -> int:
@@ -135,79 +148,3 @@ class ChannelCurve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def channels(self) -> tuple[int, ...]:
         """Output channels, one per layer."""
         return tuple(layer.out_channels for layer in self.layers)
-
-
-DecisionKind: TypeAlias = Literal["width", "depth", "operator"]
-
-
-class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One decision of a search space, with its options in order.
-
-    ``kind``: what the options are: channel counts (``width``), how many of a stage's blocks are kept (``depth``), or
-    names of something, which have no order (``operator``).
-    """
-
-    name: str
-    options: tuple[int, ...]
-    kind: DecisionKind
-
-
-class SpaceLayer(NamedTuple):
-    """A place of a space's networks where a layer stands, and the decisions that fix which one it is.
-
-    Args:
-        name: for people, as the layer is called in the networks.
-        decisions: numbers of at most two of the space's ``choices``.
-        layer: takes one option index per decision of ``decisions``, and returns the layer; ``None``: none stands here.
-        when: on what it depends whether the layer is there at all: each entry is a decision's number and the option
-            indices with which it is; all must hold. None at all: it always is.
-        times: how often the layer stands there, one after another.
-    """
-
-    name: str
-    decisions: tuple[int, ...]
-    layer: Callable[..., Layer | None]
-    when: tuple[tuple[int, tuple[int, ...]], ...] = ()
-    times: int = 1
-
-
-@runtime_checkable
-class SearchSpace(Protocol):
-    """A set of networks. Spaces are plug-ins, found through the entry point group ``latency_lut.spaces``.
-
-    An entry point names a function ``make(expand: float) -> SearchSpace``, where ``expand`` is HTAS's *e*: how many
-    times the base network's width the widest layer may have.
-
-    A space may also have ``sample_measured(rng)``: like ``sample``, and the network is made of :meth:`layers` alone. An
-    audit then needs no other layers. ``sample_quick(rng)``: like ``sample``, of networks that are quick to measure
-    whole. And it may have ``structure()``, which returns a sequence of :class:`SpaceLayer`: all places of its networks.
-    A predictor then compiles the space into arrays.
-    ``published()``: what makes the networks that papers published, by name. ``count_madds(network)``: multiply-adds as
-    the space's paper counts them, where that is not of convolutions and linear layers.
-    """
-
-    @property
-    def name(self) -> str:
-        """The name by which commands know it."""
-        ...
-
-    @property
-    def choices(self) -> tuple[Decision, ...]:
-        """The options of each decision."""
-        ...
-
-    def decode(self, vector: Sequence[int]) -> Network:
-        """Return the network that takes option ``vector[i]`` (an index) of decision ``i``."""
-        ...
-
-    def sample(self, rng: random.Random) -> tuple[int, ...]:
-        """Return a random vector of option indices."""
-        ...
-
-    def layers(self) -> tuple[Layer, ...]:
-        """Return the layers to measure, each once, so that every network can be looked up or interpolated."""
-        ...
-
-    def curves(self) -> tuple[ChannelCurve, ...]:
-        """Return the channel sweeps among ``layers()`` that hardware-aware widths are chosen from; may be empty."""
-        ...

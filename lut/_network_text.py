@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from lut._console import format_ms
-from lut._records import UNUSED, NetworkRecord
+from lut._measured_network import MeasuredNetwork
+from lut._records import UNUSED
 from lut._table import LatencyTable, never_audited
 
 __all__ = ["audit_line", "coverage", "sum_line"]
 
 
-def coverage(network: NetworkRecord, distinct: int) -> str:
+def coverage(network: MeasuredNetwork, distinct: int) -> str:
     """Return how many operators a network has, and in how many layers they are."""
-    count = sum(part.count for part in network.layers)
+    count = sum(item.count for item in network.network.layers)
     operators = f"{network.operators} operators in " if network.operators else ""
     text = f"{operators}{count} layers, {distinct} different"
     unused = {name: n for name, n in network.idle.items() if name.endswith(UNUSED)}
@@ -22,14 +23,14 @@ def coverage(network: NetworkRecord, distinct: int) -> str:
     return text
 
 
-def sum_line(table: LatencyTable, network: NetworkRecord) -> str:
+def sum_line(table: LatencyTable, network: MeasuredNetwork) -> str:
     """Return what the network takes as a whole, and how far the sum of its layers is from that."""
     total = table.sum_ms(network)
     known = sum(share.total_ms or 0.0 for share in table.breakdown(network))
-    if network.whole is None:
+    if network.end_to_end is None:
         some = f"sum of its layers {format_ms(known)} ms" if known else "none of its layers was measured"
         return f"{some}; not measured as a whole: {network.reason}"
-    whole = network.whole
+    whole = network.end_to_end
     text = (
         f"as a whole {format_ms(whole.median_ms)} ms ({format_ms(whole.within_run.low_ms)} … "
         f"{format_ms(whole.within_run.high_ms)}), sum of its layers {format_ms(known)} ms: "

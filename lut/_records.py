@@ -37,6 +37,7 @@ __all__ = [
     "Correction",
     "CurveRecord",
     "Device",
+    "EndToEnd",
     "Ended",
     "Estimator",
     "Failure",
@@ -56,7 +57,6 @@ __all__ = [
     "Spread",
     "TableRecord",
     "Visits",
-    "WholeMeasurement",
 ]
 
 FORMAT: Literal["latency-lut"] = "latency-lut"
@@ -440,8 +440,8 @@ class Part(Record, frozen=True):
     kernel: Text | None = None
 
 
-class WholeMeasurement(Record, frozen=True):
-    """A whole network's visits and what they say; fields as in :class:`Measurement`.
+class EndToEnd(Record, frozen=True):
+    """The visits to a network as a whole and what they say; fields as in :class:`Measurement`.
 
     ``repeat_error``: how far the medians of every other visit lie from those of the rest, as a share: the measurement's
     own error. ``None`` of fewer than four visits.
@@ -460,7 +460,7 @@ class WholeMeasurement(Record, frozen=True):
 
 
 class NetworkRecord(Record, frozen=True):
-    """A network: its layers, and what it takes as a whole.
+    """A network in a file: its layers, and what it takes as a whole. People get a :class:`~lut.MeasuredNetwork`.
 
     ``operators``: how many operators of the framework the layers hold, 0 where nobody counted; ``idle``: operators in
     no layer, by name: those that do no work at inference, and, marked ``(unused)``, those whose results nothing reads.
@@ -472,7 +472,7 @@ class NetworkRecord(Record, frozen=True):
     layers: tuple[Part, ...]
     operators: Count = 0
     idle: dict[Text, Count] = {}
-    whole: WholeMeasurement | None = None
+    whole: EndToEnd | None = None
     reason: Text | None = None
     in_place: bool = False
 

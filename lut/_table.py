@@ -15,16 +15,17 @@ from lut._breakdown import Share, breakdown
 from lut._codec import decode_table, encode_table
 from lut._files import read_bytes, write_atomically
 from lut._layer import Layer
-from lut._network import ChannelCurve, Network, NetworkLayer
+from lut._measured_network import MeasuredNetwork, measured_network, network_record
+from lut._network import ChannelCurve, Network
 from lut._records import (
     FORMAT,
     VERSION,
     Audit,
     CurveRecord,
     Device,
+    EndToEnd,
     Failure,
     Measurement,
-    NetworkRecord,
     NotMeasured,
     Session,
     Setting,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["LatencyTable", "never_audited", "unlike_fields"]
 
 NEAREST_SHOWN = 3
+SHOWN_NETWORKS = 3
 # Reference speeds are written with six digits; anything beyond rounding is another reference.
 SAME_REFERENCE = 1e-4
 
@@ -56,7 +58,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
         curves: named channel sweeps among the layers.
         not_measured: layers that were asked for and have no latency.
         failures: layers that could not be measured.
-        networks: networks of these layers, with what they take as a whole.
+        networks: networks of these layers, with what they took end to end.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
         curves: Iterable[ChannelCurve] = (),
         not_measured: Iterable[NotMeasured] = (),
         failures: Iterable[Failure] = (),
-        networks: Iterable[NetworkRecord] = (),
+        networks: Iterable[MeasuredNetwork] = (),
     ) -> None:
         self.device = device
         self.setting = setting
@@ -85,23 +87,18 @@ class LatencyTable(Mapping[Layer, Measurement]):
         self.networks = tuple(networks)
 
     @cached_property
-    def _ms(self) -> dict[str, float]:
-        return {layer.digest: m.median_ms for layer, m in self._measurements.items()}
+    def _ms(self) -> dict[Layer, float]:
+        return {layer: m.median_ms for layer, m in self._measurements.items()}
 
     @cached_property
-    def measured_by_digest(self) -> dict[str, Layer]:
-        """The layers that have a latency, by their digests."""
-        return {layer.digest: layer for layer in self._measurements}
-
-    @cached_property
-    def reasons_by_digest(self) -> dict[str, tuple[Layer, str]]:
-        """The layers that have none, by their digests, each with the reason."""
-        failed = {f.layer.digest: (f.layer, f"{f.reason}: {f.message}") for f in self.failures}
-        return failed | {entry.layer.digest: (entry.layer, entry.reason) for entry in self.not_measured}
+    def _reasons(self) -> dict[Layer, str]:
+        """The layers that were asked for and have no latency, each with the reason."""
+        failed = {f.layer: f"{f.reason}: {f.message}" for f in self.failures}
+        return failed | {entry.layer: entry.reason for entry in self.not_measured}
 
     @cached_property
     def audit(self) -> Audit | None:
-        """How well the sums of layers give the whole networks that were measured; ``None``: never audited."""
+        """How well sums of layers give the networks that were measured end to end; ``None``: never audited."""
         return audit_of(self.networks, self._ms)
 
     @property
@@ -109,24 +106,36 @@ class LatencyTable(Mapping[Layer, Measurement]):
         """Whether adaptive sampling chose the layers: sums of networks are for a predictor then, not for a lookup."""
         return any(session.sampling is not None for session in self.sessions)
 
-    def network(self, record: NetworkRecord) -> Network:
-        """Return one of :attr:`networks` with its layers, for code that takes a :class:`~lut.Network`."""
-        measured, others = self.measured_by_digest, self.reasons_by_digest
-        return Network(
-            name=record.name,
-            layers=tuple(
-                NetworkLayer(part.name, measured.get(part.layer) or others[part.layer][0], part.count, part.inputs)
-                for part in record.layers
-            ),
-        )
+    def latency_ms(self, network: Network) -> float:
+        """Return the sum of a network's layers, in ms; what it adds up to, not what a predictor makes of it.
 
-    def breakdown(self, network: NetworkRecord) -> tuple[Share, ...]:
-        """Return one of :attr:`networks` by its distinct layers, with each one's share of the time."""
-        return breakdown(self, network)
+        Raises:
+            MissingLayerError: the table holds no latency of one of its layers; the message names it.
+            UsageError: it is no network, or has no layers.
+        """
+        if not isinstance(network, Network):
+            raise UsageError(
+                f"latency_ms takes a lut.Network, got {type(network).__name__}; profiler.trace(module, inputs) makes "
+                "one of a torch module"
+            )
+        if not network.layers:
+            raise UsageError(f"network {network.name!r} has no layers")
+        total = sum_ms(network, self._ms)
+        if total is not None:
+            return total
+        missing = {item.layer: item.name for item in network.layers if item.layer not in self._ms}
+        layer, name = next(iter(missing.items()))
+        others = f" ({len(missing) - 1} more of its layers are missing)" if len(missing) > 1 else ""
+        raise MissingLayerError(f"{network.name}, layer {name}: {self._missing(layer)}{others}")
 
-    def sum_ms(self, network: NetworkRecord) -> float | None:
-        """Return the sum over one of :attr:`networks` in ms, ``None`` where one of its layers has no latency."""
-        return sum_ms(network, self._ms)
+    def breakdown(self, network: Network | MeasuredNetwork) -> tuple[Share, ...]:
+        """Return a network by its distinct layers, with each one's share of the time; those without one come first."""
+        measured = network if isinstance(network, MeasuredNetwork) else MeasuredNetwork(network)
+        return breakdown(measured, self._ms, self._reasons)
+
+    def sum_ms(self, network: Network | MeasuredNetwork) -> float | None:
+        """Return :meth:`latency_ms`, or ``None`` where a layer has no latency."""
+        return sum_ms(network.network if isinstance(network, MeasuredNetwork) else network, self._ms)
 
     def __getitem__(self, layer: Layer) -> Measurement:
         """Return the layer's measurement.
@@ -150,6 +159,23 @@ class LatencyTable(Mapping[Layer, Measurement]):
 
     def __repr__(self) -> str:
         return f"<LatencyTable of {len(self)} layers: {self.device.model}, {self.setting}>"
+
+    def __str__(self) -> str:
+        """Return a few lines for people: device and setting, what it holds, and what its audit says."""
+        count = f"{len(self)} layer{'s' * (len(self) != 1)}"
+        others = [
+            (len(self.not_measured), "not measured"),
+            (len(self.failures), "failed"),
+            (len(self.curves), "curves"),
+        ]
+        shown = [count, *(f"{number} {what}" for number, what in others if number)]
+        lines = [f"lookup table: {self.device.model}, {self.setting}", ", ".join(shown)]
+        lines += [str(network) for network in self.networks[:SHOWN_NETWORKS]]
+        if len(self.networks) > SHOWN_NETWORKS:
+            lines.append(f"… and {len(self.networks) - SHOWN_NETWORKS} more networks")
+        if (audit := self.audit) is not None:
+            lines.append(f"sums of layers are {audit.bias:+.1%} off on average over {audit.networks} networks")
+        return "\n  ".join(lines)
 
     def _missing(self, layer: object) -> str:
         if not isinstance(layer, Layer):
@@ -217,7 +243,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
             ],
             not_measured=record.not_measured,
             failures=record.failures,
-            networks=record.networks,
+            networks=[measured_network(network, by_digest) for network in record.networks],
         )
 
     def to_json(self) -> bytes:
@@ -240,7 +266,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
                 measurements=tuple(self._measurements.values()),
                 not_measured=self.not_measured,
                 failures=self.failures,
-                networks=self.networks,
+                networks=tuple(map(network_record, self.networks)),
                 audit=self.audit,
             )
         )
@@ -315,13 +341,12 @@ class LatencyTable(Mapping[Layer, Measurement]):
         networks = {network.name: network for network in self.networks}
         for network in other.networks:
             moved_network = network
-            if network.whole is not None:
-                whole = msgspec.structs.replace(network.whole, session=network.whole.session + shift)
-                moved_network = msgspec.structs.replace(network, whole=whole)
+            if network.end_to_end is not None:
+                moved_network = network._replace(end_to_end=_moved(network.end_to_end, shift))
             name, number = network.name, 2
             while name in networks:
                 name, number = f"{network.name} ({number})", number + 1
-            networks[name] = msgspec.structs.replace(moved_network, name=name)
+            networks[name] = moved_network._replace(network=msgspec.structs.replace(network.network, name=name))
         return LatencyTable(
             device=self.device,
             setting=self.setting,
@@ -435,7 +460,7 @@ def _width(measurement: Measurement) -> float:
     return measurement.across_runs.high_ms / measurement.across_runs.low_ms
 
 
-_Entry = TypeVar("_Entry", Measurement, Failure)
+_Entry = TypeVar("_Entry", Measurement, EndToEnd, Failure)
 
 
 def _moved(entry: _Entry, shift: int) -> _Entry:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lut import Decision, Layer, Network, SearchSpace, SpaceLayer, UsageError
+from lut import Decision, Layer, LayerSlot, Network, SearchSpace, UsageError
 
 if TYPE_CHECKING:
     from predictors._torch_latency import TorchLatency
@@ -36,7 +36,7 @@ CHECKED = 16
 class Term(NamedTuple):
     """An array over the options of one or more decisions, which counts where all of ``when`` holds.
 
-    ``ms`` has one axis per decision of ``decisions``; ``when`` as in :class:`lut.SpaceLayer`.
+    ``ms`` has one axis per decision of ``decisions``; ``when`` as in :class:`lut.LayerSlot`.
     """
 
     decisions: tuple[int, ...]
@@ -306,7 +306,7 @@ def _sum(
 def compile_space(
     name: str,
     choices: tuple[Decision, ...],
-    places: Iterable[SpaceLayer],
+    places: Iterable[LayerSlot],
     contributions: Callable[[Sequence[Layer]], Floats],
     *,
     decode: Callable[[Sequence[int]], Network],
@@ -329,7 +329,7 @@ def compile_space(
             the space's networks.
     """
     order: dict[Layer, int] = {}
-    drafts: list[tuple[SpaceLayer, NDArray[np.int64]]] = []
+    drafts: list[tuple[LayerSlot, NDArray[np.int64]]] = []
     # Places that share a function and options have the same layers: a stage's blocks, say.
     known: dict[tuple[Callable[..., Layer | None], tuple[int, ...]], NDArray[np.int64]] = {}
     for place in places:
@@ -386,20 +386,19 @@ def compile_madds(space: SearchSpace) -> CompiledLatency:
     )
 
 
-def places_of(space: SearchSpace) -> Sequence[SpaceLayer]:
+def places_of(space: SearchSpace) -> Sequence[LayerSlot]:
     """Return where a space's layers stand.
 
     Raises:
         UsageError: the space does not say.
     """
-    structure = getattr(space, "structure", None)
-    if structure is None:
+    slots = space.slots()
+    if slots is None:
         raise UsageError(
-            f"the space {space.name} does not say which decisions fix its layers: it has no structure(). Ask for "
+            f"the space {space.name} does not say which decisions fix its layers: it has no slots(). Ask for "
             "its networks one by one: predictor.latency_ms(space.decode(vector))"
         )
-    places: Sequence[SpaceLayer] = structure()
-    return places
+    return slots
 
 
 def layers_of(space: SearchSpace) -> tuple[Layer, ...]:
@@ -422,7 +421,7 @@ def layers_of(space: SearchSpace) -> tuple[Layer, ...]:
     return tuple(found)
 
 
-def _check_place(name: str, choices: Sequence[Decision], place: SpaceLayer) -> None:
+def _check_place(name: str, choices: Sequence[Decision], place: LayerSlot) -> None:
     """Raise unless a place depends on at most two decisions, and on decisions and options that exist."""
     named = (*place.decisions, *(decision for decision, _ in place.when))
     if len(set(place.decisions)) != len(place.decisions) or len(place.decisions) > 2:
@@ -437,7 +436,7 @@ def _check_place(name: str, choices: Sequence[Decision], place: SpaceLayer) -> N
             )
 
 
-def _conditions(place: SpaceLayer) -> dict[int, set[int]]:
+def _conditions(place: LayerSlot) -> dict[int, set[int]]:
     """Return a place's conditions, one for each decision: several about one hold together."""
     found: dict[int, set[int]] = {}
     for decision, options in place.when:
@@ -479,6 +478,6 @@ def _check(
         mine, other = float(compiled.latency(np.asarray(vector))[0]), network_ms(network)
         if abs(mine - other) > 1e-6 * other:
             raise UsageError(
-                f"{compiled.space}: its structure() gives {mine:.6g} ms for {tuple(vector)}, and the layers of that "
+                f"{compiled.space}: its slots() gives {mine:.6g} ms for {tuple(vector)}, and the layers of that "
                 f"network give {other:.6g} ms: a place is missing, or its decisions are not what fixes its layer"
             )

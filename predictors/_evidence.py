@@ -57,12 +57,12 @@ def audited(tables: Sequence[LatencyTable], operators: frozenset[str]) -> list[t
 
     One with a layer that failed, or that was never reached and holds an operator like no other, says nothing of a sum.
     """
-    failed = {failure.layer.digest for table in tables for failure in table.failures}
+    failed = {failure.layer for table in tables for failure in table.failures}
     found = [
-        (table.network(record), record.whole.median_ms)
+        (known.network, known.end_to_end.median_ms)
         for table in tables
-        for record in held_out(table.networks)
-        if record.whole is not None and not failed.intersection(part.layer for part in record.layers)
+        for known in held_out(table.networks)
+        if known.end_to_end is not None and not failed.intersection(item.layer for item in known.network.layers)
     ]
     return [(n, ms) for n, ms in found if operators_in(item.layer for item in n.layers) <= operators]
 
@@ -79,5 +79,5 @@ def distinct(networks: Iterable[tuple[Network, float]]) -> list[tuple[Network, f
 def source_of(table: LatencyTable, number: int, sources: Sequence[str]) -> TableSource:
     """Return the record of a table, by its place among those given and by their names."""
     name = sources[number] if number < len(sources) else f"table {number + 1}"
-    whole = sum(record.whole is not None for record in table.networks)
+    whole = sum(known.end_to_end is not None for known in table.networks)
     return TableSource(name, hashlib.sha256(table.to_json()).hexdigest(), len(table), whole)

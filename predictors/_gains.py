@@ -10,7 +10,6 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from lut import ChannelCurve, LatencyTable, Layer, Network, UsageError
-from lut._records import NetworkRecord
 from lut._statistics import log_standard_error
 
 __all__ = ["WidthChange", "WidthGain", "swept_curve", "width_gains"]
@@ -72,7 +71,7 @@ class _Point(NamedTuple):
     error: float
 
 
-def width_gains(table: LatencyTable, network: Network | NetworkRecord, *, reach: float = 0.25) -> tuple[WidthGain, ...]:
+def width_gains(table: LatencyTable, network: Network, *, reach: float = 0.25) -> tuple[WidthGain, ...]:
     """Return what other widths of a network's layers would buy, the largest gain of a narrower width first.
 
     A layer is looked at where a curve of the table was swept from it: its base layer occurs in the network and was
@@ -96,21 +95,20 @@ def width_gains(table: LatencyTable, network: Network | NetworkRecord, *, reach:
     """
     if not 0 < reach < float("inf"):
         raise UsageError(f"reach is a positive share of a layer's width, got {reach}")
-    counts: dict[str, int] = {}
-    names: dict[str, str] = {}
+    counts: dict[Layer, int] = {}
+    names: dict[Layer, str] = {}
     for item in network.layers:
-        digest = item.layer if isinstance(item.layer, str) else item.layer.digest
-        counts[digest] = counts.get(digest, 0) + item.count
-        names.setdefault(digest, item.name)
-    swept: dict[str, tuple[Layer, list[ChannelCurve]]] = {}
+        counts[item.layer] = counts.get(item.layer, 0) + item.count
+        names.setdefault(item.layer, item.name)
+    swept: dict[Layer, list[ChannelCurve]] = {}
     for curve in table.curves:
         base = _base(curve)
-        if base is not None and base in table and base.digest in counts:
-            swept.setdefault(base.digest, (base, []))[1].append(curve)
+        if base is not None and base in table and base in counts:
+            swept.setdefault(base, []).append(curve)
     found = [
-        _gain(table, swept[digest][0], _most_measured(table, swept[digest][1]), names[digest], counts[digest], reach)
-        for digest in names
-        if digest in swept
+        _gain(table, layer, _most_measured(table, swept[layer]), name, counts[layer], reach)
+        for layer, name in names.items()
+        if layer in swept
     ]
     # Stable: where nothing is to be gained, the network's order stays.
     return tuple(sorted(found, key=lambda gain: -gain.narrower.gain_ms_total if gain.narrower else 0.0))

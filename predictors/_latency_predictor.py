@@ -9,7 +9,7 @@ from functools import cached_property
 from math import isfinite
 from statistics import NormalDist
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 import msgspec
 import numpy as np
@@ -79,7 +79,7 @@ class _Known(NamedTuple):
     strange: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LatencyPredictor:
     """Latencies of layers and networks on one device, in one setting. Final; made by :meth:`fit` or :meth:`load`.
 
@@ -116,6 +116,23 @@ class LatencyPredictor:
     held_out_layers: HeldOut
     held_out_networks: HeldOut
     seed: int
+
+    def __repr__(self) -> str:
+        return f"<LatencyPredictor of {len(self.measured_ms)} layers: {self.device.model}, {self.setting}>"
+
+    def __str__(self) -> str:
+        """Return a few lines for people: what it is of, what it was fitted to, and how far off it was on others."""
+        layers, networks = self.held_out_layers, self.held_out_networks
+        text = f"latency predictor: {self.device.model}, {self.setting}\n  fitted to {len(self.measured_ms)} layers"
+        if layers.mape is not None:
+            text += f", each predicted by the others within {layers.mape:.1%} on average"
+        if networks.mape is not None:
+            text += (
+                f"\n  calibrated on {networks.count} networks, each predicted by the others within {networks.mape:.1%}"
+            )
+        else:
+            text += "\n  calibrated on no networks: it has no intervals for any"
+        return text
 
     @classmethod
     def fit(
@@ -326,6 +343,9 @@ class LatencyPredictor:
         try:
             for item in network.layers:
                 total += known[item.layer] * item.count
+        except AttributeError:
+            _check_network(network)
+            raise
         except KeyError:
             total = sum(
                 part.contribution_ms * item.count
@@ -335,13 +355,31 @@ class LatencyPredictor:
             _check_network(network)
         return total
 
+    @overload
     def predict(
         self, network: Network, *, level: float = DEFAULT_LEVEL, unknown: Literal["error", "outside"] = "error"
-    ) -> NetworkPrediction:
-        """Return what a network takes, with an interval, and what of it was measured.
+    ) -> NetworkPrediction: ...
+
+    @overload
+    def predict(
+        self,
+        network: Iterable[Network],
+        *,
+        level: float = DEFAULT_LEVEL,
+        unknown: Literal["error", "outside"] = "error",
+    ) -> tuple[NetworkPrediction, ...]: ...
+
+    def predict(
+        self,
+        network: Network | Iterable[Network],
+        *,
+        level: float = DEFAULT_LEVEL,
+        unknown: Literal["error", "outside"] = "error",
+    ) -> NetworkPrediction | tuple[NetworkPrediction, ...]:
+        """Return what a network takes, in ms with an interval, and what of it was measured; of several, each.
 
         Args:
-            network: of any layers.
+            network: of any layers; or several networks.
             level: the probability with which the interval holds a measurement of the network.
             unknown: what becomes of layers with operators that no measured layer has: an error, or a prediction that
                 says that it is outside.
@@ -349,8 +387,18 @@ class LatencyPredictor:
         Raises:
             UnknownOperatorError: see ``unknown``.
             PredictorError: a layer is known to fail on this device.
-            UsageError: the network has no layers, or the level is not between 0 and 1.
+            UsageError: it is no network, or has no layers, or the level is not between 0 and 1.
         """
+        if isinstance(network, Iterable):
+            networks = list(network)
+            for each in networks:
+                _check_network(each)
+            # Layers that were never asked for before are predicted together.
+            self._look_up([item.layer for each in networks for item in each.layers], unknown)
+            return tuple(self._predict(each, level, unknown) for each in networks)
+        return self._predict(network, level, unknown)
+
+    def _predict(self, network: Network, level: float, unknown: Literal["error", "outside"]) -> NetworkPrediction:
         _check_network(network)
         parts = self._parts(network, unknown)
         layers = tuple(
@@ -431,7 +479,7 @@ class LatencyPredictor:
         """Return a space's latencies as dense arrays, calibration included.
 
         Raises:
-            UsageError: the space does not say which decisions fix its layers (``structure()``), or says it wrongly.
+            UsageError: the space does not say which decisions fix its layers (``slots()``), or says it wrongly.
             UnknownOperatorError: a layer of the space has an operator that no measured layer has.
             PredictorError: a layer of the space is known to fail on this device; leave its options out of the space.
         """
@@ -577,7 +625,12 @@ class LatencyPredictor:
         )
 
 
-def _check_network(network: Network) -> None:
+def _check_network(network: object) -> None:
+    if not isinstance(network, Network):
+        raise UsageError(
+            f"a predictor answers for a lut.Network, got {type(network).__name__}; profiler.trace(module, inputs) "
+            "makes one of a torch module, space.decode(vector) of a search space's choices"
+        )
     if not network.layers:
         raise UsageError(f"network {network.name!r} has no layers")
 

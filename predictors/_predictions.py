@@ -107,7 +107,7 @@ class LayerPrediction:
     level: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NetworkPrediction:
     """What a network takes.
 
@@ -133,6 +133,17 @@ class NetworkPrediction:
 
     def __float__(self) -> float:
         return self.ms
+
+    def __str__(self) -> str:
+        """Return a line for people: ``mine: 3.41 ms (3.30 … 3.52 with 90 %), 85 % of it of measured layers``."""
+        text = f"{self.name}: {self.ms:.4g} ms"
+        if self.low_ms is not None and self.high_ms is not None:
+            text += f" ({self.low_ms:.4g} … {self.high_ms:.4g} with {self.level:.0%})"
+        text += f", {self.coverage:.0%} of it of measured layers"
+        return f"{text}; {'; '.join(self.outside)}" if self.outside else text
+
+    def __repr__(self) -> str:
+        return f"<NetworkPrediction {self}>"
 
     def of_origin(self, origin: str) -> tuple[LayerPrediction, ...]:
         """Return the layers that were ``measured``, ``predicted`` or ``outside``."""

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from profiler._modules import build_module
     from profiler._onnx import OnnxTarget
     from profiler._process import layer_errors
-    from profiler._profile import load_space, profile
+    from profiler._profile import profile
     from profiler._report import report_html
     from profiler._session import Progress
+    from profiler._spaces import available_spaces, load_space
     from profiler._target import Observation, Part, Target, TargetSpec, available_targets
+    from profiler._traced_module import TracedModule, trace
 
 __all__ = [
     "ComparedNetwork",
@@ -32,6 +34,8 @@ __all__ = [
     "Ratio",
     "Target",
     "TargetSpec",
+    "TracedModule",
+    "available_spaces",
     "available_targets",
     "build_module",
     "compare_networks",
@@ -40,6 +44,7 @@ __all__ = [
     "load_space",
     "profile",
     "report_html",
+    "trace",
 ]
 
 # Resolved at first use (PEP 562): a command's --help should not wait for PyTorch.
@@ -57,14 +62,17 @@ _HOMES = {
     "Ratio": "profiler._compare",
     "Target": "profiler._target",
     "TargetSpec": "profiler._target",
+    "TracedModule": "profiler._traced_module",
+    "available_spaces": "profiler._spaces",
     "available_targets": "profiler._target",
     "build_module": "profiler._modules",
     "compare_networks": "profiler._compare",
     "cpu_device": "profiler._machine",
     "layer_errors": "profiler._process",
-    "load_space": "profiler._profile",
+    "load_space": "profiler._spaces",
     "profile": "profiler._profile",
     "report_html": "profiler._report",
+    "trace": "profiler._traced_module",
 }
 
 

@@ -18,17 +18,29 @@ from pathlib import Path
 from statistics import NormalDist, fmean, median, stdev
 from typing import Any, Literal, NamedTuple
 
-from lut import Device, LatencyTable, Layer, LayerError, Measurement, Network, Session, Setting, TableError, UsageError
-from lut._records import ORIGINS, NetworkRecord, Software, WholeMeasurement
+from lut import (
+    Device,
+    LatencyTable,
+    Layer,
+    LayerError,
+    MeasuredNetwork,
+    Measurement,
+    Network,
+    Session,
+    Setting,
+    TableError,
+    UsageError,
+)
+from lut._records import ORIGINS, EndToEnd, Software
 from lut._statistics import log_standard_error
 from lut.errors import IncompleteError, UnlikeTablesError
 from profiler._contexts import Offset, offsets_of
 from profiler._judge import LEAST_SCALE, MEDIAN_EFFICIENCY, OTHER_STATE
 from profiler._plan import Plan, make_protocol
-from profiler._profile import hosts_for, limit_for, profile_plan, protocol_for
+from profiler._run import hosts_for, limit_for, profile_plan, protocol_for
 from profiler._session import Progress
+from profiler._sources import LayersSource, NetworkSource, Subject, record_of
 from profiler._target import TargetSpec, available_targets, target_factory, target_spec
-from profiler._whole import Subject, Whole, record_of
 from profiler._worker import Ready
 
 __all__ = [
@@ -259,12 +271,12 @@ def choose(table: LatencyTable, count: int, seed: int) -> tuple[Layer, ...]:
     without networks it takes longest.
     """
     candidates = [layer for layer, measurement in table.items() if measurement.origin in MEASURED]
-    times: Counter[str] = Counter()
-    for network in table.networks:
-        for part in network.layers:
-            times[part.layer] += part.count
+    times: Counter[Layer] = Counter()
+    for known in table.networks:
+        for item in known.network.layers:
+            times[item.layer] += item.count
     weight = {
-        layer: (times[layer.digest] * table[layer].median_ms, table[layer].median_ms if not times else 0.0)
+        layer: (times[layer] * table[layer].median_ms, table[layer].median_ms if not times else 0.0)
         for layer in candidates
     }
     ranked = sorted(candidates, key=lambda layer: weight[layer], reverse=True)
@@ -274,43 +286,45 @@ def choose(table: LatencyTable, count: int, seed: int) -> tuple[Layer, ...]:
     return (*first, *rng.sample(rest, min(count - len(first), len(rest))))
 
 
-def rebuildable(table: LatencyTable) -> tuple[NetworkRecord, Whole] | str:
+def rebuildable(table: LatencyTable) -> tuple[MeasuredNetwork, LayersSource] | str:
     """Return the first network of the table that was measured whole and can be made again from its layers.
 
     One whose visits were spoiled comes after the others. Where there is none, return why.
     """
     reason = "the table holds no network that was measured whole"
-    whole = [(record.whole, record) for record in table.networks if record.whole is not None]
-    for _, record in sorted(whole, key=lambda pair: "contaminated" in pair[0].flags):
+    measured = [(known.end_to_end, known) for known in table.networks if known.end_to_end is not None]
+    for _, known in sorted(measured, key=lambda pair: "contaminated" in pair[0].flags):
         try:
-            network = table.network(record)
-            network.as_layer()  # do its layers fit together?
-            return record, Whole(record.name, network=network)
+            known.network.as_layer()  # do its layers fit together?
+            return known, LayersSource(known.network)
         except LayerError as error:
-            reason = f"{record.name} cannot be made again from its layers ({error}): give it with --model"
+            reason = f"{known.name} cannot be made again from its layers ({error}): give it with --model"
     return reason
 
 
-def record_like(table: LatencyTable, network: Network) -> NetworkRecord:
+def record_like(table: LatencyTable, network: Network) -> MeasuredNetwork:
     """Return what the table says of a network, which is known by its layers and not by its name.
 
     Raises:
         UsageError: no network of the table that was measured whole has these layers.
     """
-    wanted = Counter({item.layer.digest: 0 for item in network.layers})
-    for item in network.layers:
-        wanted[item.layer.digest] += item.count
-    for record in table.networks:
-        held: Counter[str] = Counter()
-        for part in record.layers:
-            held[part.layer] += part.count
-        if record.whole is not None and held == wanted:
-            return record
-    names = ", ".join(record.name for record in table.networks if record.whole is not None) or "none"
+    wanted = _counts(network)
+    measured = [known for known in table.networks if known.end_to_end is not None]
+    for known in measured:
+        if _counts(known.network) == wanted:
+            return known
+    names = ", ".join(known.name for known in measured) or "none"
     raise UsageError(
         f"{network.name}: the table holds no network of these layers that was measured whole (it holds: {names}); give "
         "the model and the --input that it was measured with"
     )
+
+
+def _counts(network: Network) -> Counter[Layer]:
+    counts: Counter[Layer] = Counter()
+    for item in network.layers:
+        counts[item.layer] += item.count
+    return counts
 
 
 def changes(table: LatencyTable, device: Device, setting: Setting, software: Software) -> tuple[Change, ...]:
@@ -378,7 +392,7 @@ def compare(
     table: LatencyTable,
     now: LatencyTable,
     layers: Sequence[Layer],
-    record: NetworkRecord | None = None,
+    record: MeasuredNetwork | None = None,
     *,
     no_network: str | None = None,
 ) -> CheckResult:
@@ -406,8 +420,8 @@ def compare(
     if any(tie.disagreement > OTHER_STATE for tie in used):
         warnings = (*warnings, OTHER_STATE_WARNING)
     network = None
-    if record is not None and record.whole is not None:
-        network = _check_network(table, now, record, ties[record.whole.session])
+    if record is not None and record.end_to_end is not None:
+        network = _check_network(table, now, record, ties[record.end_to_end.session])
     return CheckResult(
         changes=changes(table, now.device, now.setting, session.software),
         speed_ratio=exp(fmean(speeds)) if speeds else None,
@@ -456,7 +470,7 @@ def _reach(level: float) -> float:
 
 
 def _allowed(
-    old: Measurement | WholeMeasurement, new: Measurement | WholeMeasurement | None, pair: _Sessions, level: float
+    old: Measurement | EndToEnd, new: Measurement | EndToEnd | None, pair: _Sessions, level: float
 ) -> tuple[float, float]:
     """Return the interval in ms that a new median must lie in: the old ``across_runs``, widened in log(ms).
 
@@ -474,7 +488,7 @@ def _allowed(
     )
 
 
-def _own_error(measurement: Measurement | WholeMeasurement, scale: float) -> float:
+def _own_error(measurement: Measurement | EndToEnd, scale: float) -> float:
     """Return the standard error of log(ms) that a measurement has for itself, its session's ``scale`` taken off.
 
     That is what ``within_run`` says where there are visits enough, and else what all layers' visits say.
@@ -508,17 +522,17 @@ def _check_layer(table: LatencyTable, now: LatencyTable, layer: Layer, ties: Seq
     )
 
 
-def _check_network(table: LatencyTable, now: LatencyTable, record: NetworkRecord, tie: _Sessions) -> NetworkCheck:
-    old, mine = record.whole, now.networks[0]
+def _check_network(table: LatencyTable, now: LatencyTable, record: MeasuredNetwork, tie: _Sessions) -> NetworkCheck:
+    old, mine = record.end_to_end, now.networks[0]
     assert old is not None
     # One network decides by itself, so it gets the interval of what is said of the table.
-    low_ms, high_ms = _allowed(old, mine.whole, tie, TABLE_LEVEL)
+    low_ms, high_ms = _allowed(old, mine.end_to_end, tie, TABLE_LEVEL)
     total = table.sum_ms(record)
-    if mine.whole is None:
+    if mine.end_to_end is None:
         why = mine.reason or "not measured"
         return NetworkCheck(record.name, old.median_ms, None, None, low_ms, high_ms, total, 0, "undecided", why)
-    now_ms = mine.whole.median_ms * tie.factor
-    reason = _no_verdict(mine.whole)
+    now_ms = mine.end_to_end.median_ms * tie.factor
+    reason = _no_verdict(mine.end_to_end)
     return NetworkCheck(
         name=record.name,
         table_ms=old.median_ms,
@@ -527,13 +541,13 @@ def _check_network(table: LatencyTable, now: LatencyTable, record: NetworkRecord
         low_ms=low_ms,
         high_ms=high_ms,
         sum_ms=total,
-        visits=len(mine.whole.visits.raw_ms),
+        visits=len(mine.end_to_end.visits.raw_ms),
         verdict="undecided" if reason else _verdict(now_ms, low_ms, high_ms),
         reason=reason,
     )
 
 
-def _no_verdict(new: Measurement | WholeMeasurement) -> str | None:
+def _no_verdict(new: Measurement | EndToEnd) -> str | None:
     """Return why a new measurement is held against nothing, by its cause and never by its value."""
     if "contaminated" in new.flags:
         return "other work on this machine spoiled its visits"
@@ -613,11 +627,11 @@ def check(
     make_protocol(time_budget_s=time_budget_s, seed=seed)  # refuses what makes no sense
     if not len(table):
         raise TableError("the table holds no measured layer, so there is nothing to check")
-    record: NetworkRecord | None = None
-    whole: Whole | None = None
+    record: MeasuredNetwork | None = None
+    whole: NetworkSource | None = None
     no_network: str | None = None
     if subject is not None:
-        record, whole = record_like(table, subject.network), subject.whole
+        record, whole = record_like(table, subject.network), subject.source
     else:
         found = rebuildable(table)
         if isinstance(found, str):
@@ -625,7 +639,7 @@ def check(
         else:
             record, whole = found
     layers = choose(table, layers_count, seed)
-    networks = [table.network(record)] if record is not None and whole is not None else []
+    networks = [record.network] if record is not None and whole is not None else []
     spec = target if target is not None else spec_of(table, layers, networks)
     # The whole alone: its layers stand in the table, and those that are measured again have been chosen.
     subjects = [Subject(Network(record.name, ()), whole)] if record is not None and whole is not None else []

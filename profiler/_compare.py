@@ -23,12 +23,12 @@ from lut.errors import IncompleteError
 from profiler._check import OTHER_STATE_WARNING, device_changes, setting_changes, setting_options
 from profiler._judge import AUTOCORRELATED
 from profiler._plan import Plan, make_protocol
-from profiler._profile import limit_for, profile_plan, protocol_for
 from profiler._reference import load_references, reference_path
+from profiler._run import limit_for, profile_plan, protocol_for
 from profiler._session import Progress
+from profiler._sources import Subject, record_of, subject_of
 from profiler._target import TargetSpec
 from profiler._tested import self_test_path
-from profiler._whole import Subject, record_of, subject_of
 from profiler._worker import Ready
 
 __all__ = [
@@ -220,9 +220,9 @@ def compare_networks(
             protocol, rounds_per_process=ROUNDS_PER_PROCESS, most_processes=MOST_PROCESSES
         )
     protocol = protocol_for(spec, protocol)
-    plan = Plan(spec.factory, spec.options, inner, protocol, tuple(s.whole for s in subjects if s.whole is not None))
+    plan = Plan(spec.factory, spec.options, inner, protocol, tuple(s.source for s in subjects if s.source is not None))
     # Without their layers, the wholes stand for themselves.
-    named = subjects if layers else [Subject(Network(s.network.name, ()), s.whole) for s in subjects]
+    named = subjects if layers else [Subject(Network(s.network.name, ()), s.source) for s in subjects]
 
     def accept(ready: Ready) -> None:
         if device is not None:
@@ -274,9 +274,9 @@ def _refuse_others(device: Device, setting: Setting, ready: Ready) -> None:
 
 def _comparison(table: LatencyTable, seed: int, *, keep_table: bool) -> NetworkComparison:
     session = table.sessions[0]
-    if missing := [f"{record.name}: {record.reason}" for record in table.networks if record.whole is None]:
+    if missing := [f"{known.name}: {known.reason}" for known in table.networks if known.end_to_end is None]:
         raise IncompleteError(f"not every network could be measured: {'; '.join(missing)}")
-    wholes = [(record.name, record.whole) for record in table.networks if record.whole is not None]
+    wholes = [(known.name, known.end_to_end) for known in table.networks if known.end_to_end is not None]
     compared = tuple(
         ComparedNetwork(
             name=name,

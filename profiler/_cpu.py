@@ -27,10 +27,10 @@ from lut.primitives import Conv2d, Linear, Subgraph
 from lut.subgraph import short_name
 from profiler._dtypes import torch_dtype
 from profiler._machine import DisturbanceReader, available_memory_bytes, cpu_device, default_threads
-from profiler._model import load_model, random_like
+from profiler._model import random_like
 from profiler._process import keep_freed_memory, layer_errors, pin
+from profiler._sources import LayersSource, NetworkSource, layer_of_source, load_source
 from profiler._target import Place, Target
-from profiler._whole import Whole
 
 if TYPE_CHECKING:
     import torch
@@ -265,18 +265,16 @@ class CpuTarget(Target[_Prepared]):
         prepared.compiles = True
         return prepared
 
-    def prepare_network(self, whole: Whole, seed: int) -> _Prepared:
+    def prepare_network(self, source: NetworkSource, seed: int) -> _Prepared:
         """A user's module with inputs, ready to run; or a network that is one layer."""
-        network, layer = whole.network, whole.layer
-        if network is not None and layer is not None:
+        layer = layer_of_source(source)
+        if isinstance(source, LayersSource) and layer is not None:
             from profiler._modules import build_layers
 
-            return self._built(layer, seed, lambda: build_layers(network, self.namespaces))
-        if whole.model is None:
-            raise LayerFailedError(f"{whole.name}: PyTorch does not run ONNX files", reason="error")
+            return self._built(layer, seed, lambda: build_layers(source.network, self.namespaces))
         torch = self._torch
         with layer_errors(torch.OutOfMemoryError), torch.random.fork_rng(devices=[]):
-            module, examples = load_model(whole.model)
+            module, examples = load_source(source)
             # The weights are there already; their masters and the copies in the arenas are to come.
             self._refuse_beyond(2 * sum(weight.numel() * weight.element_size() for weight in module.parameters()))
             torch.manual_seed(seed)

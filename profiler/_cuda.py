@@ -20,9 +20,9 @@ from lut.primitives import Subgraph
 from profiler._cuda_driver import Clock, first_line, is_out_of_memory, open_driver
 from profiler._dtypes import torch_dtype
 from profiler._machine import DisturbanceReader, cpu_device
-from profiler._model import load_model, random_like
+from profiler._model import random_like
+from profiler._sources import NetworkSource, key_of, layer_of_source, load_source
 from profiler._target import Observation, Target
-from profiler._whole import Whole
 
 if TYPE_CHECKING:
     import torch
@@ -370,20 +370,18 @@ class CudaTarget(Target[_Prepared]):
                 reason="out_of_memory",
             )
 
-    def prepare_network(self, whole: Whole, seed: int) -> _Prepared:
+    def prepare_network(self, source: NetworkSource, seed: int) -> _Prepared:
         """A user's module with inputs, ready to run; or a network that is one layer."""
-        if whole.layer is not None:
-            return self.prepare(whole.layer, seed)
-        if whole.model is None:
-            raise LayerFailedError(f"{whole.name}: PyTorch does not run ONNX files", reason="error")
+        if (layer := layer_of_source(source)) is not None:
+            return self.prepare(layer, seed)
         torch = self._torch
         with self._mapped(), torch.random.fork_rng(devices=[]):
-            module, examples = load_model(whole.model)
+            module, examples = load_source(source)
             torch.manual_seed(seed)
             inputs = [random_like(x, self._dtype) for x in examples]
             with torch.inference_mode():
                 outputs = module(*examples)
-            prepared = self._ready(whole.key, sum(1 for _ in module.modules()), module, inputs, seed)
+            prepared = self._ready(key_of(source), sum(1 for _ in module.modules()), module, inputs, seed)
             prepared.output_bytes = sum(t.numel() * t.element_size() for t in _tensors(outputs))
         return prepared
 

@@ -16,8 +16,8 @@ from lut import Device, Layer, Setting
 from lut._records import Software
 from lut.errors import LayerFailedError
 from lut.primitives import Conv2d, Linear
+from profiler._sources import NetworkSource, layer_of_source
 from profiler._target import Part, Target
-from profiler._whole import Whole
 
 __all__ = ["FakeTarget"]
 
@@ -157,12 +157,13 @@ class FakeTarget(Target[_Fake]):
         prepared.process_effect = math.exp(self._rng.gauss(0.0, self._process_sigma))
         return prepared
 
-    def prepare_network(self, whole: Whole, seed: int) -> _Fake:
+    def prepare_network(self, source: NetworkSource, seed: int) -> _Fake:
         """A network takes what its operators would as layers of their own; only one that is a layer can be run."""
-        if whole.layer is None:
-            raise LayerFailedError(f"{whole.name}: the simulated device runs no modules", reason="error")
+        layer = layer_of_source(source)
+        if layer is None:
+            raise LayerFailedError(f"{source.name}: the simulated device runs no modules", reason="error")
         del seed
-        return _Fake(whole.layer, self.network_ms(whole.layer))
+        return _Fake(layer, self.network_ms(layer))
 
     def network_ms(self, network: Layer) -> float:
         """Return the latency around which the noise of a whole network lies: ``floor_ms`` once a convolution."""

@@ -14,8 +14,8 @@ import msgspec
 from lut import Layer, UsageError, conv_norm_act, global_pool, linear, residual_add
 from lut._records import Protocol
 from profiler._contexts import kind_of
+from profiler._sources import NetworkSource, key_of
 from profiler._walk import Walk
-from profiler._whole import Whole
 
 __all__ = [
     "LEAST_ENTRY",
@@ -102,7 +102,7 @@ class Plan(NamedTuple):
     options: Mapping[str, object]
     entries: tuple[Layer, ...]
     protocol: Protocol
-    wholes: tuple[Whole, ...] = ()
+    wholes: tuple[NetworkSource, ...] = ()
     sampling: str = ""
     hosts: tuple[Walk, ...] = ()
     curves: tuple[tuple[int, ...], ...] = ()
@@ -115,7 +115,7 @@ class Plan(NamedTuple):
     @property
     def digest(self) -> str:
         """Sixteen digits that equal plans share."""
-        named = [layer.digest for layer in self.entries] + [whole.key for whole in self.wholes]
+        named = [layer.digest for layer in self.entries] + [key_of(source) for source in self.wholes]
         described: tuple[object, ...] = (self.target, dict(self.options), named, self.protocol)
         if self.sampling:
             described = (*described, self.sampling)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from lut import LatencyTable
+from lut import LatencyTable, MeasuredNetwork
 from lut._console import format_ms
 from lut._network_text import audit_line, coverage, sum_line
-from lut._records import NetworkRecord
 from profiler._page import LAW, MEASURED, finish, html_plot, html_table, html_text, plot_label
 
 __all__ = ["networks_section"]
@@ -22,11 +21,11 @@ def networks_section(table: LatencyTable) -> str:
     text += f'<div class="{"audit" if table.audit else "warning"}">{html_text(audit_line(table))}</div>'
     if len(table.networks) == 1:
         return text + _network(table, table.networks[0])
-    measured = [(n.name, table.sum_ms(n), n.whole.median_ms) for n in table.networks if n.whole is not None]
+    measured = [(n.name, table.sum_ms(n), n.end_to_end.median_ms) for n in table.networks if n.end_to_end is not None]
     return text + (_sums(measured) if measured else "")
 
 
-def _network(table: LatencyTable, network: NetworkRecord) -> str:
+def _network(table: LatencyTable, network: MeasuredNetwork) -> str:
     shares = table.breakdown(network)
     known = [share for share in shares if share.total_ms is not None][:MOST_BARS]
     figure = go.Figure(

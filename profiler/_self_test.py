@@ -17,17 +17,18 @@ from datetime import datetime, timezone
 from math import hypot, log, sqrt
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from lut import LatencyTable, Network, SearchSpace
-from lut._records import Interval, NetworkRecord
+from lut import LatencyTable, MeasuredNetwork, Network, SearchSpace
+from lut._records import Interval
 from lut._statistics import trimmed_variance
 from profiler._contexts import kind_of, offsets_of
 from profiler._plan import Plan, make_protocol
-from profiler._profile import hosts_for, profile_plan, protocol_for
+from profiler._run import hosts_for, profile_plan, protocol_for
 from profiler._session import Progress
+from profiler._sources import record_of, subject_of
 from profiler._target import TargetSpec, target_spec
 from profiler._tested import REACH, SelfTest, SumCheck, asked_for, identity_of, keep_self_test, self_test_path
-from profiler._whole import record_of, subject_of
 
 __all__ = ["networks_of", "run_self_test"]
 
@@ -47,14 +48,14 @@ def networks_of(seed: int, find: Callable[[str], SearchSpace]) -> list[Network]:
     for number in range(NETWORKS_PER_SPACE):
         for name in SPACES:
             space = find(name)
-            network = space.decode(getattr(space, "sample_measured", space.sample)(rng))
+            network = space.decode(space.sample_measured(rng))
             found.append(Network(name=f"{name} {number + 1}", layers=network.layers))
     return found
 
 
 def run_self_test(
     target: str,
-    options: Mapping[str, object],
+    options: Mapping[str, Any],
     networks: list[Network],
     *,
     reference: Path,
@@ -91,7 +92,7 @@ def run_self_test(
         spec.options,
         layers,
         protocol,
-        tuple(subject.whole for subject in subjects if subject.whole is not None),
+        tuple(subject.source for subject in subjects if subject.source is not None),
         hosts=walks,
     )
     with tempfile.TemporaryDirectory(prefix="latency-lut-") as folder:
@@ -121,8 +122,8 @@ def _judged(table: LatencyTable, spec: TargetSpec, asked: str, *, judged: list[b
     sums = []
     for network, wanted in zip(table.networks, judged, strict=True):
         total = table.sum_ms(network)
-        if wanted and network.whole is not None and total is not None:
-            sums.append(SumCheck(network.name, total, network.whole.median_ms, *_uncertainty(table, network)))
+        if wanted and network.end_to_end is not None and total is not None:
+            sums.append(SumCheck(network.name, total, network.end_to_end.median_ms, *_uncertainty(table, network)))
     scatter = [trimmed_variance([log(ms) for ms in m.corrected_ms])[0] for m in table.values() if m.n_visits >= 2]
     noise = sqrt(median(scatter)) if scatter else 0.0
     return SelfTest(
@@ -143,14 +144,14 @@ def _judged(table: LatencyTable, spec: TargetSpec, asked: str, *, judged: list[b
     )
 
 
-def _uncertainty(table: LatencyTable, network: NetworkRecord) -> tuple[float, float]:
+def _uncertainty(table: LatencyTable, network: MeasuredNetwork) -> tuple[float, float]:
     """Return the standard error of a sum over the whole by their visits, and by what chains make of layers; shares."""
-    by_digest = {layer.digest: (layer, m) for layer, m in table.items()}
-    parts = [(part.count, *by_digest[part.layer]) for part in network.layers]
+    parts = [(item.count, item.layer, table[item.layer]) for item in network.network.layers]
     total = sum(count * m.median_ms for count, _, m in parts)
     error_ms = hypot(*(count * _error_ms(m.within_run) for count, _, m in parts))
-    assert network.whole is not None
-    own = hypot(error_ms / total, _error_ms(network.whole.within_run) / network.whole.median_ms)
+    whole = network.end_to_end
+    assert whole is not None
+    own = hypot(error_ms / total, _error_ms(whole.within_run) / whole.median_ms)
     chains = offsets_of(table.sessions[-1].correction.parameters)
     by_kind: dict[str, float] = defaultdict(float)
     for count, layer, m in parts:

@@ -1,61 +1,114 @@
-"""Whole networks: what a table's sums are held against, measured in the same session as its layers."""
+"""Networks to be measured end to end: where the measuring process gets each one from."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-from lut import Layer, Network
-from lut._records import NetworkRecord, Part
-from profiler._model import ModelSpec
+from lut import Layer, MeasuredNetwork, Network
+from lut.errors import LayerFailedError
+from profiler._live_module import taken_module
+from profiler._model import ModelSpec, load_model
 
-__all__ = ["Subject", "Whole", "record_of", "subject_of"]
+__all__ = [
+    "FactorySource",
+    "FileSource",
+    "LayersSource",
+    "LiveSource",
+    "NetworkSource",
+    "Subject",
+    "key_of",
+    "layer_of_source",
+    "load_source",
+    "record_of",
+    "subject_of",
+]
 
 
-class Whole(msgspec.Struct, frozen=True):
-    """A whole network, in one of three forms: layers, the user's PyTorch module, or an ONNX file.
+class LayersSource(msgspec.Struct, frozen=True, tag="layers"):
+    """A network that is made of its layers, with random weights."""
 
-    Plain data, from which the measuring process makes the network.
+    network: Network
 
-    Args:
-        name: for people.
-        network: a network that is made of layers alone.
-        model: where the user's module is made.
-        file: path of an ONNX file.
-        digest: of the file's content, so that a run is not taken up again with another.
-        shapes: of the file's inputs, where it leaves sizes open.
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.network.name
+
+
+class FactorySource(msgspec.Struct, frozen=True, tag="factory"):
+    """A torch module that the user's own function makes.
+
+    ``digest``: of the file that it is in, so that a run is not taken up again with another; empty where it is in none.
     """
 
     name: str
-    network: Network | None = None
-    model: ModelSpec | None = None
-    file: str | None = None
+    model: ModelSpec
+    digest: str = ""
+
+
+class FileSource(msgspec.Struct, frozen=True, tag="file"):
+    """An ONNX file. ``shapes``: of its inputs, where it leaves sizes open; ``digest``: of its content."""
+
+    name: str
+    path: str
     digest: str = ""
     shapes: tuple[tuple[int, ...], ...] = ()
 
-    @property
-    def layer(self) -> Layer | None:
-        """The network as one layer (:meth:`lut.Network.as_layer`), if it is made of layers alone."""
-        return None if self.network is None else self.network.as_layer()
 
-    @property
-    def key(self) -> str:
-        """Sixteen digits that equal networks share."""
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
+class LiveSource(msgspec.Struct, frozen=True, tag="live"):
+    """A torch module of the process that asked: see :mod:`profiler._live_module`.
+
+    ``descriptor``: of the file without a name that holds it; ``digest``: of its layers and its class.
+    """
+
+    name: str
+    descriptor: int
+    digest: str = ""
+
+
+NetworkSource: TypeAlias = LayersSource | FactorySource | FileSource | LiveSource
+
+
+def layer_of_source(source: NetworkSource) -> Layer | None:
+    """Return the network as one layer (:meth:`lut.Network.as_layer`), if it is made of layers alone."""
+    return source.network.as_layer() if isinstance(source, LayersSource) else None
+
+
+def key_of(source: NetworkSource) -> str:
+    """Return sixteen digits that equal networks share."""
+    if isinstance(source, LiveSource):
+        # Another run has another descriptor of the same module.
+        source = msgspec.structs.replace(source, descriptor=0)
+    return hashlib.sha256(msgspec.json.encode(source)).hexdigest()[:16]
+
+
+def load_source(source: NetworkSource) -> tuple[Any, tuple[Any, ...]]:
+    """Return the torch module that a user's network is, in evaluation mode, and its example inputs.
+
+    Raises:
+        UsageError: the user's file or factory fails.
+        LayerFailedError: it is no torch module.
+    """
+    if isinstance(source, FactorySource):
+        return load_model(source.model)
+    if isinstance(source, LiveSource):
+        return taken_module(source.descriptor)
+    raise LayerFailedError(f"{source.name}: PyTorch does not run ONNX files", reason="error")
 
 
 class Subject(NamedTuple):
-    """A network whose layers a table is to hold, and how it is run as a whole, ``None`` if not at all.
+    """A network whose layers a table is to hold, and how it is run end to end, ``None`` if not at all.
 
-    ``operators``, ``idle`` and ``kernels`` are what tracing it found; see :class:`lut._records.NetworkRecord`.
+    ``operators``, ``idle`` and ``kernels`` are what tracing it found; see :class:`lut.MeasuredNetwork`.
     """
 
     network: Network
-    whole: Whole | None
+    source: NetworkSource | None
     operators: int = 0
     idle: Mapping[str, int] = MappingProxyType({})
     reason: str | None = None
@@ -63,30 +116,21 @@ class Subject(NamedTuple):
 
 
 def subject_of(network: Network) -> Subject:
-    """Return a network of a space, to be measured whole.
+    """Return a network that is measured end to end as its layers make it.
 
     Raises:
         LayerError: its layers do not fit together.
     """
     network.as_layer()  # do they fit together?
-    return Subject(network, Whole(network.name, network=network))
+    return Subject(network, LayersSource(network))
 
 
-def record_of(subject: Subject) -> NetworkRecord:
+def record_of(subject: Subject) -> MeasuredNetwork:
     """Return what a table says of a network before it was measured."""
-    return NetworkRecord(
-        name=subject.network.name,
-        layers=tuple(
-            Part(
-                name=i.name,
-                layer=i.layer.digest,
-                count=i.count,
-                inputs=i.inputs,
-                kernel=subject.kernels.get(i.name),
-            )
-            for i in subject.network.layers
-        ),
-        operators=subject.operators,
-        idle=dict(subject.idle),
+    return MeasuredNetwork(
+        subject.network,
         reason=subject.reason,
+        operators=subject.operators,
+        idle=subject.idle,
+        kernels=subject.kernels,
     )

@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from lut import Device, Layer, Network, Setting, UsageError
 from lut._records import RejectionCause, Software
+from lut._suggest import did_you_mean, unknown
 from lut.errors import LayerFailedError, TargetUnavailableError
-from profiler._whole import Whole
+from profiler._sources import NetworkSource
 
 __all__ = [
     "Observation",
@@ -23,6 +24,7 @@ __all__ = [
     "Place",
     "Target",
     "TargetSpec",
+    "as_flag",
     "available_targets",
     "load_target",
     "target_factory",
@@ -130,14 +132,14 @@ class Target(ABC, Generic[PreparedT]):
     def prepare(self, layer: Layer, seed: int) -> PreparedT:
         """Return whatever :meth:`run` needs: weights and inputs, drawn from ``seed``; not timed."""
 
-    def prepare_network(self, whole: Whole, seed: int) -> PreparedT:
-        """Return whatever :meth:`run` needs for a whole network, timed as one call; not timed.
+    def prepare_network(self, source: NetworkSource, seed: int) -> PreparedT:
+        """Return whatever :meth:`run` needs for a network end to end, timed as one call; not timed.
 
         Raises:
             LayerFailedError: the target cannot run whole networks, or not this one.
         """
         del seed
-        raise LayerFailedError(f"{whole.name}: this target does not run whole networks", reason="error")
+        raise LayerFailedError(f"{source.name}: this target does not run whole networks", reason="error")
 
     @abstractmethod
     def run(self, prepared: PreparedT, calls: int) -> int:
@@ -203,10 +205,22 @@ def available_targets() -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group="latency_lut.targets")}
 
 
-def target_spec(name: str, layers: Sequence[Layer], networks: Sequence[Network] = (), **options: Any) -> TargetSpec:
+def as_flag(option: str) -> str:
+    """Return an option as a command has it: ``--memory-format``."""
+    return "--" + option.replace("_", "-")
+
+
+def target_spec(
+    name: str,
+    layers: Sequence[Layer],
+    networks: Sequence[Network] = (),
+    *,
+    spelled: Callable[[str], str] = as_flag,
+    **options: Any,
+) -> TargetSpec:
     """Return the spec of an installed target for these layers; options that are ``None`` are left to the target.
 
-    ``networks`` are measured as a whole, beside the layers.
+    ``networks`` are measured as a whole, beside the layers; ``spelled`` is how errors write an option.
 
     Raises:
         UsageError: no target has this name, or it does not know an option or its value.
@@ -214,32 +228,28 @@ def target_spec(name: str, layers: Sequence[Layer], networks: Sequence[Network] 
     """
     targets = available_targets()
     if name not in targets:
-        known = ", ".join(sorted(targets)) or "none: is latency-lut installed? pip install -e ."
-        raise UsageError(f"unknown target {name!r}; installed: {known}")
+        raise UsageError(unknown("target", name, targets, none="none: is latency-lut installed? pip install -e ."))
     factory = target_factory(targets[name])
     given = {key: value for key, value in options.items() if value is not None}
     known_options = set(inspect.signature(factory).parameters)
     defaults: Mapping[str, Any] = {}
     if isinstance(factory, type) and issubclass(factory, Target):
         defaults = factory.defaults(layers, networks)
-    if unknown := sorted(given.keys() - known_options):
+    if strange := sorted(given.keys() - known_options):
         # What is derived from the layers is no option of a command.
         offered = known_options - (defaults.keys() - {"batch"})
         raise UsageError(
-            f"target {name} has no option {', '.join(map(_flag, unknown))}; it has "
-            + ", ".join(sorted(map(_flag, offered)))
+            f"target {name} has no option {', '.join(map(spelled, strange))}; it has "
+            + ", ".join(sorted(map(spelled, offered)))
+            + did_you_mean(strange[0], offered)
         )
     for option in ("batch", "threads"):
         number = given.get(option)
         if isinstance(number, int) and not 1 <= number <= LARGEST_NUMBER:
-            raise UsageError(f"{_flag(option)} is between 1 and {LARGEST_NUMBER}, got {number}")
+            raise UsageError(f"{spelled(option)} is between 1 and {LARGEST_NUMBER}, got {number}")
     if isinstance(factory, type) and issubclass(factory, Target):
         factory.check_options(**given)
     return TargetSpec(targets[name], {**defaults, **given})
-
-
-def _flag(option: str) -> str:
-    return "--" + option.replace("_", "-")
 
 
 def target_factory(place: str) -> Callable[..., Target[Any]]:

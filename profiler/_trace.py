@@ -58,28 +58,30 @@ MOST_WRITTEN = 1 << 16
 MOST_NUMBERS = 16
 
 
-def trace(module: nn.Module, inputs: Sequence[torch.Tensor], *, name: str) -> TracedNetwork:
+def trace(module: nn.Module, inputs: Sequence[torch.Tensor], *, name: str, what: str | None = None) -> TracedNetwork:
     """Return the layers of a network.
 
     Args:
         module: the network, in evaluation mode.
         inputs: example inputs, the batch in front. Of integers, the largest says how many values there may be.
         name: for people.
+        what: what the user gave, for errors: ``--model net.py:make``; by default the name.
 
     Raises:
         UsageError: ``torch.export`` cannot trace it, or there is nothing in it.
     """
+    what = name if what is None else what
     if not inputs or inputs[0].ndim == 0:
-        raise UsageError(f"{name}: the first input must have the batch as its first axis")
-    exported = _export(module, inputs, name)
+        raise UsageError(f"{what}: the first input must have the batch as its first axis")
+    exported = _export(module, inputs, what)
     try:
-        return _Tracer(exported, inputs, name).traced()
+        return _Tracer(exported, inputs, name, what).traced()
     except _OverwritesAPartError:
         # Without overwriting, the graph says who reads what; some operators then go by other names.
-        return _Tracer(_without_overwriting(exported, name), inputs, name).traced()
+        return _Tracer(_without_overwriting(exported, what), inputs, name, what).traced()
 
 
-def _export(module: nn.Module, inputs: Sequence[torch.Tensor], name: str) -> Any:
+def _export(module: nn.Module, inputs: Sequence[torch.Tensor], what: str) -> Any:
     try:
         with quiet(), torch.no_grad():
             return torch.export.export(module, tuple(inputs))
@@ -93,19 +95,17 @@ def _export(module: nn.Module, inputs: Sequence[torch.Tensor], name: str) -> Any
             else "try a factory that returns the part that can be exported, or the target onnx with an ONNX file"
         )
         first = re.split(r"(?<=[.!?])\s", text)[0][:300]
-        raise UsageError(
-            f"--model {name}: torch.export cannot trace it: {type(error).__name__}: {first}; {hint}"
-        ) from None
+        raise UsageError(f"{what}: torch.export cannot trace it: {type(error).__name__}: {first}; {hint}") from None
 
 
-def _without_overwriting(exported: Any, name: str) -> Any:
+def _without_overwriting(exported: Any, what: str) -> Any:
     try:
         with quiet(), torch.no_grad():
             return exported.run_decompositions({})
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise UsageError(
-            f"--model {name}: it overwrites parts of tensors, and torch.export cannot rewrite that: "
+            f"{what}: it overwrites parts of tensors, and torch.export cannot rewrite that: "
             f"{type(error).__name__}: {text}"
         ) from None
 
@@ -160,8 +160,8 @@ class _Tracer:
     A *source* is a tensor that is not a view: an input, a weight, or what an operator computed.
     """
 
-    def __init__(self, exported: Any, inputs: Sequence[torch.Tensor], name: str) -> None:
-        self.name = name
+    def __init__(self, exported: Any, inputs: Sequence[torch.Tensor], name: str, what: str) -> None:
+        self.name, self.what = name, what
         self.batch = int(inputs[0].shape[0])
         self.idle: Counter[str] = Counter()
         signature = exported.graph_signature
@@ -189,7 +189,7 @@ class _Tracer:
                 self._take(node)
             elif node.op != "output":
                 raise UsageError(
-                    f"--model {name}: it has a block in a mode of its own (torch.autocast or the like), which "
+                    f"{what}: it has a block in a mode of its own (torch.autocast or the like), which "
                     "cannot be followed; give a factory of the network without that"
                 )
         # In one network every value that differs between samples counts, also one that nothing reads further.
@@ -211,7 +211,7 @@ class _Tracer:
             return
         if not isinstance(node.target, torch._ops.OpOverload) and node.target is not operator.getitem:
             raise UsageError(
-                f"--model {self.name}: it has {getattr(node.target, '__name__', node.target)} of a size or a condition "
+                f"{self.what}: it has {getattr(node.target, '__name__', node.target)} of a size or a condition "
                 "that depends on its input's values, and no table can know: give a factory that returns the part that "
                 "always runs"
             )
@@ -301,7 +301,7 @@ class _Tracer:
         """Return the network's layers."""
         own = [node for node in self.nodes if node not in self.views]
         if not any(node not in self.fixed for node in own):
-            raise UsageError(f"--model {self.name}: it computes nothing from its input")
+            raise UsageError(f"{self.what}: it computes nothing from its input")
         readers = self._readers()
         outside = self._seen_outside()
         groups = Groups(own)
@@ -416,7 +416,7 @@ class _Tracer:
         calls = [node for node in calls if node is not last] + [last] if calls[-1] is not last else calls
         given = tuple(self._given(node) for node in taken)
         if not given:
-            raise UsageError(f"--model {self.name}: {_name(last)} computes an output from no input")
+            raise UsageError(f"{self.what}: {_name(last)} computes an output from no input")
         numbers = {node: i for i, node in enumerate([*taken, *weights])}
         written: list[Call] = []
         for node in calls:
@@ -435,12 +435,12 @@ class _Tracer:
         try:
             return Layer(inputs=tuple(g.shape for g in given), nodes=(Node(op=op, args=tuple(range(len(given)))),))
         except LayerError as error:
-            raise UsageError(f"--model {self.name}: {_name(last)} cannot be described as a layer: {error}") from None
+            raise UsageError(f"{self.what}: {_name(last)} cannot be described as a layer: {error}") from None
 
     def _known_dtype(self, node: fx.Node, dtype: torch.dtype) -> Any:
         if _dtype(dtype) not in get_args(DType):
             raise UsageError(
-                f"--model {self.name}: {node.name} is of the type {_dtype(dtype)}, which layers cannot hold; compute "
+                f"{self.what}: {node.name} is of the type {_dtype(dtype)}, which layers cannot hold; compute "
                 "it from real numbers in forward"
             )
         return _dtype(dtype)
@@ -507,9 +507,9 @@ class _Tracer:
             op, args = "aten.to.dtype", (args[0], *args[2:])
         return Call(
             op=op,
-            args=tuple(_written(arg, numbers, self.name) for arg in args),
+            args=tuple(_written(arg, numbers, self.what) for arg in args),
             named=tuple(
-                (key, _written(value, numbers, self.name))
+                (key, _written(value, numbers, self.what))
                 for key, value in sorted(node.kwargs.items())
                 if key not in ("device", "pin_memory", "layout")
             ),
@@ -596,13 +596,13 @@ def _path(node: fx.Node) -> str:
     return next((path for path, _ in reversed(list(stack.values()))), "")
 
 
-def _written(argument: Any, numbers: dict[fx.Node, int], name: str) -> Argument:
+def _written(argument: Any, numbers: dict[fx.Node, int], what: str) -> Argument:
     if isinstance(argument, (list, tuple)):
-        return tuple(_written_scalar(each, numbers, name) for each in argument)
-    return _written_scalar(argument, numbers, name)
+        return tuple(_written_scalar(each, numbers, what) for each in argument)
+    return _written_scalar(argument, numbers, what)
 
 
-def _written_scalar(argument: Any, numbers: dict[fx.Node, int], name: str) -> Scalar:
+def _written_scalar(argument: Any, numbers: dict[fx.Node, int], what: str) -> Scalar:
     if isinstance(argument, fx.Node):
         return Ref(kind="value", of=numbers[argument])
     if isinstance(argument, torch.dtype):
@@ -613,7 +613,7 @@ def _written_scalar(argument: Any, numbers: dict[fx.Node, int], name: str) -> Sc
         return Ref(kind="float", of=_number(argument))
     if argument is None or isinstance(argument, (bool, int, float, str)):
         return argument
-    raise UsageError(f"--model {name}: an operator has an argument of the type {type(argument).__name__}")
+    raise UsageError(f"{what}: an operator has an argument of the type {type(argument).__name__}")
 
 
 def _number(value: float) -> Any:

@@ -16,8 +16,8 @@ from lut._files import sha256_of
 from lut.errors import LatencyLutError
 from profiler._child import run_task, serve
 from profiler._model import ModelSpec
+from profiler._sources import FactorySource, FileSource, Subject
 from profiler._traced import TracedNetwork
-from profiler._whole import Subject, Whole
 
 __all__ = ["TraceAnswer", "TraceRequest", "UserNetwork", "main", "onnx_network", "torch_network", "traced_here"]
 
@@ -71,9 +71,9 @@ def torch_network(spec: ModelSpec, *, as_whole: bool) -> UserNetwork:
     found = _traced(TraceRequest(str(spec), model=spec))
     # A run is not taken up again with another network under the same name.
     digest = sha256_of(spec.place)[:16] if spec.place.endswith(".py") else ""
-    whole = Whole(str(spec), model=spec, digest=digest) if as_whole else None
+    source = FactorySource(str(spec), spec, digest) if as_whole else None
     reason = None if as_whole else "layers only: export-coreml --model makes the whole network's program"
-    return UserNetwork(Subject(found.network, whole, found.operators, found.idle, reason), found.batch)
+    return UserNetwork(Subject(found.network, source, found.operators, found.idle, reason), found.batch)
 
 
 def onnx_network(
@@ -81,6 +81,7 @@ def onnx_network(
     *,
     shapes: tuple[tuple[int, ...], ...] = (),
     exported_from: ModelSpec | None = None,
+    name: str | None = None,
 ) -> UserNetwork:
     """Return an ONNX file's network by its layers.
 
@@ -88,16 +89,18 @@ def onnx_network(
         path: the file.
         shapes: of its inputs, where it leaves sizes open.
         exported_from: a PyTorch network that is exported to the path first.
+        name: for people; by default the factory's, or the file's.
 
     Raises:
         UsageError: it cannot be loaded, run or traced; the message says what to try.
         ProfileError: the process that loaded it crashed or hung.
     """
-    name = str(exported_from) if exported_from is not None else path.name
+    if name is None:
+        name = str(exported_from) if exported_from is not None else path.name
     found = _traced(TraceRequest(name, model=exported_from, file=str(path), shapes=shapes))
     digest = sha256_of(path)[:16]
-    whole = Whole(found.network.name, file=str(path.resolve()), digest=digest, shapes=shapes)
-    subject = Subject(found.network, whole, found.operators, found.idle, kernels=found.kernels)
+    source = FileSource(found.network.name, str(path.resolve()), digest, shapes)
+    subject = Subject(found.network, source, found.operators, found.idle, kernels=found.kernels)
     return UserNetwork(subject, found.batch, found.dtype)
 
 
@@ -132,7 +135,7 @@ def _load_and_trace(request: TraceRequest) -> TracedNetwork:
         if request.file is None:
             from profiler._trace import trace
 
-            return trace(module, examples, name=request.name)
+            return trace(module, examples, name=request.name, what=f"--model {request.model}")
         from profiler._onnx._file import export_model
 
         export_model(module, examples, Path(request.file))

@@ -21,9 +21,9 @@ from lut._printable import shortened
 from lut._records import AtLeastOne, Count, Ms, Protocol, RejectionCause, Seconds, Text
 from lut.errors import LatencyLutError, LayerFailedError, TargetUnavailableError
 from profiler._plan import COMPANION_ENTRIES, layer_of
+from profiler._sources import NetworkSource, layer_of_source
 from profiler._target import Part, Place, Target
 from profiler._walk import Step, Walk, chains, resolution
-from profiler._whole import Whole
 
 __all__ = ["Implementation", "LayerFailure", "Visit", "Visitor", "calibrate_timer"]
 
@@ -228,7 +228,7 @@ class Visitor:
         entries: tuple[Layer, ...],
         protocol: Protocol,
         *,
-        wholes: tuple[Whole, ...] = (),
+        wholes: tuple[NetworkSource, ...] = (),
         hosts: tuple[Walk, ...] = (),
         process: int,
         origin: float,
@@ -261,11 +261,12 @@ class Visitor:
             self._prepared[key] = self._prepared.pop(key)
             return self._prepared[key]
         began = self._target.clock()
-        whole = self._whole_of(entry)
-        if whole is not None:
-            prepared = self._target.prepare_network(whole, seed=self._protocol.seed)
+        source = self._source_of(entry)
+        if source is not None:
+            prepared = self._target.prepare_network(source, seed=self._protocol.seed)
             # What a user's own module holds is not known; one stays prepared beside the layers.
-            self._bytes[entry] = 0 if whole.layer is None else self._target.prepared_bytes(whole.layer, self._batch)
+            whole = layer_of_source(source)
+            self._bytes[entry] = 0 if whole is None else self._target.prepared_bytes(whole, self._batch)
         else:
             layer = layer_of(entry, self._entries)
             prepared = self._target.prepare(layer, seed=self._protocol.seed)
@@ -281,13 +282,13 @@ class Visitor:
             self._target.run(part.prepared, 1)
         if self._target.slow_to_prepare:
             self.preparing_s += self._target.clock() - began
-        if whole is None and entry >= 0 and entry not in self._known_kernels:
+        if source is None and entry >= 0 and entry not in self._known_kernels:
             self._known_kernels.add(entry)
             kernel = self._target.implementation(prepared) or ""
             self.implementations.append(Implementation(entry, kernel, self._target.origin(prepared)))
         return prepared
 
-    def _whole_of(self, entry: int) -> Whole | None:
+    def _source_of(self, entry: int) -> NetworkSource | None:
         """Return the network behind an entry number, ``None`` where it is a layer's."""
         number = entry - len(self._entries)
         return self._wholes[number] if 0 <= number < len(self._wholes) else None
@@ -327,7 +328,7 @@ class Visitor:
         self._beat(entry)
         try:
             # Where layers are timed call by call, so are networks.
-            by_calls = self._whole_of(entry) is not None and self._target.together > 1
+            by_calls = self._source_of(entry) is not None and self._target.together > 1
             return [self._visit_in_calls(entry) if by_calls else self.visit(entry)]
         except RAISED as error:
             failed.add(entry)

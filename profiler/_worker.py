@@ -33,10 +33,10 @@ from lut._records import Protocol, Software
 from lut.errors import LatencyLutError, ProfileError
 from profiler._child import LONGEST_ANSWER, Refused, boot_environment, boot_script, die_with, encode, ending, refusal
 from profiler._journal import Journal
+from profiler._sources import FactorySource, LiveSource, NetworkSource, load_source
 from profiler._target import Target, TargetSpec, load_target
 from profiler._visit import Implementation, LayerFailure, Visit, Visitor, calibrate_timer
 from profiler._walk import Walk
-from profiler._whole import Whole
 
 __all__ = ["ChildWorker", "LocalWorker", "Ready", "Report", "Worker", "main"]
 
@@ -82,7 +82,7 @@ class Hello(msgspec.Struct, frozen=True):
     process: int
     origin: float
     journal: str
-    wholes: tuple[Whole, ...] = ()
+    wholes: tuple[NetworkSource, ...] = ()
     hosts: tuple[Walk, ...] = ()
 
 
@@ -130,7 +130,7 @@ class LocalWorker(Worker):
         process: int,
         origin: float,
         journal: Journal | None = None,
-        wholes: tuple[Whole, ...] = (),
+        wholes: tuple[NetworkSource, ...] = (),
         hosts: tuple[Walk, ...] = (),
     ) -> None:
         device, setting, software = target.describe()
@@ -206,7 +206,7 @@ class ChildWorker(Worker):
         process: int,
         origin: float,
         journal: Path,
-        wholes: tuple[Whole, ...] = (),
+        wholes: tuple[NetworkSource, ...] = (),
         hosts: tuple[Walk, ...] = (),
     ) -> None:
         self._process = process
@@ -215,14 +215,14 @@ class ChildWorker(Worker):
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         order_read, order_write = os.pipe()
         report_read, report_write = os.pipe()
-        passed = (order_read, report_write, self._heartbeat.fileno())
-        command = [sys.executable, "-c", boot_script(__name__), *map(str, passed), str(os.getpid())]
+        pipes = (order_read, report_write, self._heartbeat.fileno())
+        command = [sys.executable, "-c", boot_script(__name__), *map(str, pipes), str(os.getpid())]
         self._child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            pass_fds=passed,
+            pass_fds=(*pipes, *(source.descriptor for source in wholes if isinstance(source, LiveSource))),
             start_new_session=True,
             env=boot_environment(),
         )
@@ -409,22 +409,26 @@ def main(orders: int, reports: int, heartbeat: int, parent: int) -> None:
             pass
 
 
-def _registered_by(wholes: Sequence[Whole]) -> frozenset[str]:
+def _registered_by(wholes: Sequence[NetworkSource]) -> frozenset[str]:
     """Return the namespaces of operators that the user's own files register, having imported these.
 
     They are imported before any layer is prepared, whose operators may be theirs, and outside of any layer's time.
     """
-    places = dict.fromkeys(whole.model.place for whole in wholes if whole.model is not None)
-    if not places:
+    own = [source for source in wholes if isinstance(source, (FactorySource, LiveSource))]
+    if not own:
         return frozenset()
     from profiler._model import import_place
     from profiler._subgraph import registered_namespaces
 
     before = registered_namespaces()
-    for place in places:
+    for source in own:
         # Where it fails, so will the network itself, which says why.
-        with contextlib.suppress(UsageError):
-            import_place(place, f"--model {place}")
+        if isinstance(source, FactorySource):
+            with contextlib.suppress(UsageError):
+                import_place(source.model.place, f"--model {source.model.place}")
+        else:
+            with contextlib.suppress(Exception):
+                load_source(source)
     found = registered_namespaces() - before
     if found:
         # PyTorch imports its compiler when an operator that is written in Python is first called: for seconds.

@@ -217,17 +217,17 @@ def _lacking(space: SearchSpace, predictor: LatencyPredictor, error: UnknownOper
 
 def _command(space: SearchSpace, setting: Setting) -> str:
     """Return the command that measures a space's layers in a setting."""
-    expand = getattr(space, "expand", None)
-    given = {
+    given: dict[str, object] = {
         "--target": setting.target,
         "--batch": setting.batch,
         "--threads": setting.threads,
         "--dtype": setting.dtype,
         "--memory-format": setting.memory_format,
         "--space": space.name,
-        "--expand": None if expand is None else f"{expand:g}",
     }
-    return "profile-device" + "".join(f" {name} {value}" for name, value in given.items() if value is not None)
+    text = "profile-device" + "".join(f" {name} {value}" for name, value in given.items() if value is not None)
+    plain = {name: value for name, value in space.options.items() if isinstance(value, (int, float, str))}
+    return text + "".join(f" --set {name}={value}" for name, value in plain.items())
 
 
 def band_penalty(expected: torch.Tensor, current: float, *, target: float, tolerance: float) -> torch.Tensor:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 
 import msgspec
 
-from lut import ChannelCurve, Decision, Layer, Network, NetworkLayer, SpaceLayer, UsageError
+from lut import Decision, Layer, LayerSlot, Network, NetworkLayer, SearchSpace, UsageError
 from lut._files import read_bytes
 from lut._printable import printable, shortened
 from lut.errors import DataError
@@ -28,7 +27,7 @@ _BLOCKS = {1: (3, 3), 2: (6, 5)}
 _PARTS = ("downsample", "expand", "depthwise", "project", "add")
 
 
-class NasBenchMacro:
+class NasBenchMacro(SearchSpace):
     """NAS-Bench-Macro: eight positions in three stages, each the identity or one of two inverted residuals. Final.
 
     A network is called by its eight options: ``"02012100"``. Of the 6,561 names 3,969 are different networks, since it
@@ -72,34 +71,23 @@ class NasBenchMacro:
             start += positions
         return tuple(found)
 
-    def sample(self, rng: random.Random) -> tuple[int, ...]:
-        """Return a random vector of option indices, each option equally likely."""
-        return tuple(rng.randrange(len(decision.options)) for decision in self.choices)
-
-    # Every layer of the space is measured.
-    sample_measured = sample
-
     def layers(self) -> tuple[Layer, ...]:
         """Return all layers of all networks, each once; there is nothing to interpolate."""
         found: list[Layer] = []
-        for place in self.structure():
+        for place in self.slots():
             options = range(len(_BLOCKS) + 1) if place.decisions else (None,)
             made = [place.layer() if index is None else place.layer(index) for index in options]
             found += [layer for layer in made if layer is not None]
         return tuple(dict.fromkeys(found))
 
-    def curves(self) -> tuple[ChannelCurve, ...]:
-        """Return nothing: widths are fixed here."""
-        return ()
-
-    def structure(self) -> tuple[SpaceLayer, ...]:
+    def slots(self) -> tuple[LayerSlot, ...]:
         """Return every place of a network; a stage's input has the width of the stage before, whatever stands there."""
         places = [_fixed(item) for item in _begun().layers]
         for d, decision in enumerate(self.choices):
             width, stride = _place(d)
             entering, size = _entering(d)
             places += [
-                SpaceLayer(f"{decision.name}.{part}", (d,), _by_option(part, entering, size, width, stride))
+                LayerSlot(f"{decision.name}.{part}", (d,), _by_option(part, entering, size, width, stride))
                 for part in _PARTS
             ]
         stack = LayerStack(_SIZE >> len(_STAGES))
@@ -107,10 +95,8 @@ class NasBenchMacro:
         return (*places, *map(_fixed, stack.head(_FEATURES, "relu", _CLASSES)))
 
 
-def nas_bench_macro(expand: float = 2.0) -> NasBenchMacro:
+def nas_bench_macro() -> NasBenchMacro:
     """Make the space; the entry point behind ``profile-device --space nas-bench-macro``."""
-    if expand != 2.0:
-        raise UsageError("nas-bench-macro searches blocks, not widths: leave --expand away")
     return NasBenchMacro()
 
 
@@ -192,5 +178,5 @@ def _by_option(part: str, channels: int, size: int, width: int, stride: int) -> 
     return lambda index: _parts(index, channels, size, width, stride).get(part)
 
 
-def _fixed(item: NetworkLayer) -> SpaceLayer:
-    return SpaceLayer(item.name, (), lambda: item.layer)
+def _fixed(item: NetworkLayer) -> LayerSlot:
+    return LayerSlot(item.name, (), lambda: item.layer)

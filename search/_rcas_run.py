@@ -116,8 +116,7 @@ class _Searcher(NamedTuple):
 
 def base_of(space: SearchSpace, resources: NetworkResources) -> Network:
     """Return what a space's networks are compared with: its ``base_network``, or else the first one of a search."""
-    make: Callable[[], Network] | None = getattr(space, "base_network", None)
-    return resources.network((0,) * len(space.choices)) if make is None else make()
+    return space.base_network() or resources.network((0,) * len(space.choices))
 
 
 def check_end(resources: NetworkResources, recipe: Recipe | None, *, device: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 from typing import Literal, NamedTuple, TypeAlias
 
-from lut import ChannelCurve, Decision, Layer, Network, NetworkLayer, SpaceLayer, UsageError
+from lut import Decision, Layer, LayerSlot, Network, NetworkLayer, SearchSpace, UsageError
 from lut.primitives import Linear
 from search._inverted_residuals import LayerStack, make_divisible
 
@@ -60,7 +60,7 @@ _SIZES = {"cifar": 32, "imagenet": 224}
 _MOBILENET_REPEATS = (2, 3, 4, 3, 3, 1)
 
 
-class RCNet:
+class RCNet(SearchSpace):
     """RCNet: six stages of positions, each left empty or filled with one of six kinds of inverted residual. Final.
 
     Xiong et al. (2019), with what their published code and totals add: channels are shuffled before a projection with
@@ -227,30 +227,23 @@ class RCNet:
         """Return what makes the networks that the paper published for this skeleton, by name, and its baseline."""
         return _published(self.skeleton)
 
-    def sample(self, rng: random.Random) -> tuple[int, ...]:
-        """Return a random vector of option indices, each option equally likely."""
-        return tuple(rng.randrange(len(decision.options)) for decision in self.choices)
-
     def sample_quick(self, rng: random.Random) -> tuple[int, ...]:
         """Return a random vector with few positions filled, as the networks within tight budgets have: a third."""
         return tuple(
             rng.randrange(1, n) if (n := len(d.options)) > 1 and rng.random() < 1 / 3 else 0 for d in self.choices
         )
 
-    # Every layer of the space is measured.
-    sample_measured = sample_quick
+    def sample_measured(self, rng: random.Random) -> tuple[int, ...]:
+        """Return :meth:`sample_quick`: every layer of the space is measured."""
+        return self.sample_quick(rng)
 
     def layers(self) -> tuple[Layer, ...]:
         """Return all layers of all networks, and those of the baseline, each once; there is nothing to interpolate."""
-        found = [layer for place in self.structure() for layer in _options_of(place, self.choices)]
+        found = [layer for place in self.slots() for layer in _options_of(place, self.choices)]
         found += [item.layer for item in self.base_network().layers]
         return tuple(dict.fromkeys(found))
 
-    def curves(self) -> tuple[ChannelCurve, ...]:
-        """Return nothing: widths are fixed here."""
-        return ()
-
-    def structure(self) -> tuple[SpaceLayer, ...]:
+    def slots(self) -> tuple[LayerSlot, ...]:
         """Return every place of a network, with the decisions that fix its layers.
 
         A block's layers depend on whether it is its stage's first, and, where it is, on the last stage before that has
@@ -294,13 +287,13 @@ class RCNet:
     def _filled(self, d: int) -> _When:
         return () if self._always(d) else ((d, tuple(range(1, len(self.choices[d].options)))),)
 
-    def _places(self, d: int, s: int, channels: int, size: int, when: _When, *, first: bool) -> list[SpaceLayer]:
+    def _places(self, d: int, s: int, channels: int, size: int, when: _When, *, first: bool) -> list[LayerSlot]:
         """Return the places of the block at decision ``d``, if it takes so many channels of so large maps."""
         stage = _STAGES[s]
         stride = self._stride(stage) if first else 1
         name, options = self.choices[d].name, self.choices[d].options
         return [
-            SpaceLayer(
+            LayerSlot(
                 f"{name}.{part}", (d,), _by_option(part, options, channels, size, self._wide(stage.width), stride), when
             )
             for part in _PARTS
@@ -310,20 +303,34 @@ class RCNet:
 _When: TypeAlias = tuple[tuple[int, tuple[int, ...]], ...]
 
 
-def rcnet_cifar(expand: float = 2.0) -> RCNet:
-    """Make the space for 32×32 images; the entry point behind ``profile-device --space rcnet-cifar``."""
-    return _with_fixed_widths(RCNet("cifar"), expand)
+def rcnet_cifar(
+    *,
+    positions: int = 6,
+    types: tuple[int, ...] = tuple(BLOCK_TYPES),
+    initial: int = 5,
+    width: float = 1.0,
+    classes: int = 10,
+) -> RCNet:
+    """Make the space for 32×32 images; the entry point behind ``profile-device --space rcnet-cifar``.
+
+    Arguments: :class:`RCNet`.
+    """
+    return RCNet("cifar", positions=positions, types=types, initial=initial, width=width, classes=classes)
 
 
-def rcnet_imagenet(expand: float = 2.0) -> RCNet:
-    """Make the space for 224×224 images; the entry point behind ``profile-device --space rcnet-imagenet``."""
-    return _with_fixed_widths(RCNet("imagenet", classes=1000), expand)
+def rcnet_imagenet(
+    *,
+    positions: int = 6,
+    types: tuple[int, ...] = tuple(BLOCK_TYPES),
+    initial: int = 5,
+    width: float = 1.0,
+    classes: int = 1000,
+) -> RCNet:
+    """Make the space for 224×224 images; the entry point behind ``profile-device --space rcnet-imagenet``.
 
-
-def _with_fixed_widths(space: RCNet, expand: float) -> RCNet:
-    if expand != 2.0:
-        raise UsageError(f"{space.name} searches blocks, not widths: leave --expand away")
-    return space
+    Arguments: :class:`RCNet`.
+    """
+    return RCNet("imagenet", positions=positions, types=types, initial=initial, width=width, classes=classes)
 
 
 _PARTS = ("expand", "depthwise", "project", "shortcut", "add")
@@ -365,11 +372,11 @@ def _by_option(
     return layer
 
 
-def _fixed(item: NetworkLayer, when: _When = ()) -> SpaceLayer:
-    return SpaceLayer(item.name, (), lambda: item.layer, when)
+def _fixed(item: NetworkLayer, when: _When = ()) -> LayerSlot:
+    return LayerSlot(item.name, (), lambda: item.layer, when)
 
 
-def _options_of(place: SpaceLayer, choices: Sequence[Decision]) -> list[Layer]:
+def _options_of(place: LayerSlot, choices: Sequence[Decision]) -> list[Layer]:
     """Return all layers that may stand at a place."""
     given = itertools.product(*(range(len(choices[d].options)) for d in place.decisions))
     return [layer for indices in given if (layer := place.layer(*indices)) is not None]

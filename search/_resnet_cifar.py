@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
-from lut import ChannelCurve, Decision, Layer, Network, SpaceLayer, UsageError
+from lut import ChannelCurve, Decision, Layer, LayerSlot, Network, SearchSpace, UsageError
 from search._resnet_network import (
     BOTTLENECK,
     STAGES,
@@ -31,6 +31,9 @@ BOTTLENECK_DEPTH = 164
 EVERY_DEPTH = 3
 
 
+Depths: TypeAlias = Literal["all", "tas", "base"]
+
+
 class WidthGroup(NamedTuple):
     """Convolutions that share their options: those of a stage; in bottlenecks the last ones are a group of their own.
 
@@ -42,7 +45,7 @@ class WidthGroup(NamedTuple):
     base: int
 
 
-class ResNetCifar:
+class ResNetCifar(SearchSpace):
     """ResNet-20 … 164 for 32×32 images, with every convolution's width and every stage's depth free. Final.
 
     The networks are those of :func:`search._resnet_network.resnet`.
@@ -68,7 +71,7 @@ class ResNetCifar:
         depth: int = 110,
         bottleneck: bool | None = None,
         widths: Sequence[Sequence[int]] | None = None,
-        depths: Literal["all", "tas", "base"] = "all",
+        depths: Depths = "all",
         classes: int = 10,
     ) -> None:
         self.bottleneck = depth == BOTTLENECK_DEPTH if bottleneck is None else bottleneck
@@ -91,11 +94,25 @@ class ResNetCifar:
         self.blocks = (depth - 2) // (3 * convs)
         self._convs = convs
         self.widths = self._checked(widths)
+        self._kept: Depths = depths
         kept = range(1, self.blocks + 1)
         if depths == "tas" and self.blocks > EVERY_DEPTH:
             self.depths = tuple(n for n in kept if n % 2 or n == self.blocks)
         else:
             self.depths = tuple(kept) if depths != "base" else (self.blocks,)
+
+    @property
+    def options(self) -> dict[str, int | float | str | bool | list[list[int]]]:
+        """What the space was made with, as a network file keeps it; widths only where they are not all."""
+        found: dict[str, int | float | str | bool | list[list[int]]] = {
+            "expand": self.expand,
+            "depth": self.depth,
+            "depths": self._kept,
+            "classes": self.classes,
+        }
+        if self.widths != self._checked(None):
+            found["widths"] = [list(widths) for widths in self.widths]
+        return found
 
     @cached_property
     def groups(self) -> tuple[WidthGroup, ...]:
@@ -147,10 +164,6 @@ class ResNetCifar:
     @cached_property
     def _number(self) -> dict[str, int]:
         return {decision.name: i for i, decision in enumerate(self.choices)}
-
-    def sample(self, rng: random.Random) -> tuple[int, ...]:
-        """Return a random vector of option indices, each option equally likely."""
-        return tuple(rng.randrange(len(decision.options)) for decision in self.choices)
 
     def sample_measured(self, rng: random.Random) -> tuple[int, ...]:
         """Return a random vector whose network is made of :meth:`layers` alone, for an audit of their sums.
@@ -206,7 +219,7 @@ class ResNetCifar:
         """Return what makes the networks of this kind that papers published, by name; bases among them."""
         return published_networks(self.bottleneck)
 
-    def structure(self) -> tuple[SpaceLayer, ...]:
+    def slots(self) -> tuple[LayerSlot, ...]:
         """Return every place of a network, with the decisions that fix its layer.
 
         Where a stage begins, the input's width is that of the last block kept in the stage before: one place for each
@@ -248,9 +261,9 @@ class ResNetCifar:
 
     def _place(
         self, name: str, decisions: tuple[int, ...], make: Callable[..., Layer | None], when: _When = ()
-    ) -> SpaceLayer:
+    ) -> LayerSlot:
         options = tuple(self.choices[d].options for d in decisions)
-        return SpaceLayer(name, decisions, _by_option(make, options), when)
+        return LayerSlot(name, decisions, _by_option(make, options), when)
 
     def curves(self) -> tuple[ChannelCurve, ...]:
         """Return HTAS's sweeps, one per group: base width in, 1 … ⌊e·base⌋ out, with norm and ReLU.
@@ -277,14 +290,16 @@ class ResNetCifar:
         return tuple(dict.fromkeys(found))
 
 
-def resnet_cifar(expand: float = 2.0) -> ResNetCifar:
-    """Make the space; the entry point behind ``profile-device --space resnet-cifar``."""
-    return ResNetCifar(expand=expand)
+def resnet_cifar(*, expand: float = 2.0, depth: int = 110, depths: Depths = "all", classes: int = 10) -> ResNetCifar:
+    """Make the space; the entry point behind ``profile-device --space resnet-cifar``; see :class:`ResNetCifar`."""
+    return ResNetCifar(expand=expand, depth=depth, bottleneck=False, depths=depths, classes=classes)
 
 
-def resnet_cifar_bottleneck(expand: float = 2.0) -> ResNetCifar:
-    """Make the space of depth 164; the entry point behind ``profile-device --space resnet-cifar-bottleneck``."""
-    return ResNetCifar(expand=expand, depth=BOTTLENECK_DEPTH)
+def resnet_cifar_bottleneck(
+    *, expand: float = 2.0, depth: int = BOTTLENECK_DEPTH, depths: Depths = "all", classes: int = 10
+) -> ResNetCifar:
+    """Make the space of bottlenecks; the entry point behind ``profile-device --space resnet-cifar-bottleneck``."""
+    return ResNetCifar(expand=expand, depth=depth, bottleneck=True, depths=depths, classes=classes)
 
 
 _When: TypeAlias = tuple[tuple[int, tuple[int, ...]], ...]

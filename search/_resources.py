@@ -76,7 +76,7 @@ class NetworkResources:
     """What networks of a space need, each worked out once. Final.
 
     Args:
-        space: the space; multiply-adds are those of its ``count_madds``, if it has one.
+        space: the space; multiply-adds are those of its ``count_madds``.
         predictor: of latencies; ``None``: nobody asks for them.
         bound: what a budget of ms is for: the ``upper`` end of a prediction's interval, or what is ``predicted``.
         level: the interval holds the latency with this probability.
@@ -98,14 +98,12 @@ class NetworkResources:
         self.predictor = predictor
         self.bound = bound
         self.level = level
-        self._canonical = getattr(space, "canonical", tuple)
-        self._count_madds = getattr(space, "count_madds", None)
         self._networks: dict[tuple[int, ...], Network] = {}
         self._known: dict[tuple[int, ...], Resources] = {}
 
     def canonical(self, vector: Sequence[int]) -> tuple[int, ...]:
         """Return the one vector that stands for all of the same network."""
-        return tuple(self._canonical(vector))
+        return tuple(self.space.canonical(vector))
 
     def network(self, vector: Sequence[int]) -> Network:
         """Return a vector's network."""
@@ -132,7 +130,7 @@ class NetworkResources:
 
     def madds(self, network: Network) -> int:
         """Return a network's multiply-adds, counted as the space's paper does."""
-        return network.madds if self._count_madds is None else int(self._count_madds(network))
+        return int(self.space.count_madds(network))
 
     def predict(self, vector: Sequence[int]) -> NetworkPrediction | None:
         """Return what a vector's network takes, with its interval; ``None`` without a predictor."""

@@ -21,11 +21,12 @@ from lut import (
     Interval,
     LatencyTable,
     Layer,
+    LayerSlot,
     Measurement,
     Network,
     NetworkLayer,
+    SearchSpace,
     Setting,
-    SpaceLayer,
     Visits,
     conv_norm_act,
     global_pool,
@@ -33,7 +34,7 @@ from lut import (
 )
 from predictors import LatencyPredictor
 from profiler import FakeTarget
-from profiler._whole import subject_of
+from profiler._sources import subject_of
 from search import ResNetCifar
 
 DEVICE = Device(kind="fake", model="made device", architecture="none", system="none", cores=1, affinity_cpus=1)
@@ -113,7 +114,7 @@ def _conv(into: int, out: int, size: int, *, kernel: int = 3, stride: int = 1, g
     )
 
 
-class Tiny:
+class Tiny(SearchSpace):
     """A space with every sort of decision: widths, a depth, an operator per block, and one operator that may be none.
 
     A stem, up to ``blocks`` blocks of 3×3, depthwise and pointwise, or 1×1 convolutions, perhaps a neck, and a head.
@@ -141,9 +142,6 @@ class Tiny:
                 Decision(f"block{b}", self.widths, kind="width"),
             ]
         return tuple(found)
-
-    def sample(self, rng: random.Random) -> tuple[int, ...]:
-        return tuple(rng.randrange(len(decision.options)) for decision in self.choices)
 
     def vectors(self) -> list[tuple[int, ...]]:
         """Return all vectors of the space."""
@@ -173,35 +171,32 @@ class Tiny:
         items.append(NetworkLayer("head", linear(into, 10, bias=True)))
         return Network("tiny " + " ".join(map(str, vector)), tuple(items))
 
-    def structure(self) -> list[SpaceLayer]:
+    def slots(self) -> list[LayerSlot]:
         w, size = self.widths, self.size
         places = [
-            SpaceLayer("stem", (1,), lambda o: _conv(3, w[o], size)),
-            SpaceLayer("neck", (0, 1), lambda operator, o: self._neck(operator, w[o])),
+            LayerSlot("stem", (1,), lambda o: _conv(3, w[o], size)),
+            LayerSlot("neck", (0, 1), lambda operator, o: self._neck(operator, w[o])),
         ]
         for b in range(self.blocks):
             operator, out, into = 3 + 2 * b, 4 + 2 * b, 1 if b == 0 else 2 + 2 * b
             kept = ((2, tuple(range(b, self.blocks))),) if b else ()
             places += [
-                SpaceLayer("conv3x3", (into, out), lambda i, o: _conv(w[i], w[o], size), (*kept, (operator, (0,)))),
-                SpaceLayer(
+                LayerSlot("conv3x3", (into, out), lambda i, o: _conv(w[i], w[o], size), (*kept, (operator, (0,)))),
+                LayerSlot(
                     "depthwise", (into,), lambda i: _conv(w[i], w[i], size, groups=w[i]), (*kept, (operator, (1,)))
                 ),
                 # The pointwise convolution of a separable one is the 1×1 one.
-                SpaceLayer(
+                LayerSlot(
                     "1x1", (out, into), lambda o, i: _conv(w[i], w[o], size, kernel=1), (*kept, (operator, (1, 2)))
                 ),
-                SpaceLayer("pool", (out,), lambda o: global_pool(w[o], input_size=(size, size)), ((2, (b,)),)),
-                SpaceLayer("head", (out,), lambda o: linear(w[o], 10, bias=True), ((2, (b,)),)),
+                LayerSlot("pool", (out,), lambda o: global_pool(w[o], input_size=(size, size)), ((2, (b,)),)),
+                LayerSlot("head", (out,), lambda o: linear(w[o], 10, bias=True), ((2, (b,)),)),
             ]
         return places
 
     def layers(self) -> tuple[Layer, ...]:
         made = [self.decode(vector) for vector in self.vectors()]
         return tuple(dict.fromkeys(item.layer for network in made for item in network.layers))
-
-    def curves(self) -> tuple[()]:
-        return ()
 
 
 def sampled(space: Any, count: int, seed: int) -> list[Network]:

@@ -22,13 +22,13 @@ import msgspec
 import pytest
 
 from lut import ChannelCurve, LatencyTable, Layer, conv_norm_act
+from profiler._assembly import assemble
 from profiler._fake import FakeTarget
 from profiler._journal import FORMAT, VERSION, Journal, JournalHeader
 from profiler._plan import Plan, make_protocol
-from profiler._profile import _assemble
 from profiler._session import SessionResult, run_session
+from profiler._sources import Subject, record_of
 from profiler._walk import Walk
-from profiler._whole import Subject, record_of
 from profiler._worker import LocalWorker
 
 # Against hangs alone: nothing that goes well waits for it, on however slow a machine.
@@ -79,7 +79,7 @@ def simulate(
         time_budget_s=changed.pop("time_budget_s", 1000.0),
         seed=changed.pop("seed", 0),
     )
-    wholes = tuple(subject.whole for subject in networks if subject.whole is not None)
+    wholes = tuple(subject.source for subject in networks if subject.source is not None)
     plan = Plan("fake", options, tuple(layers), msgspec.structs.replace(made, **changed), wholes, hosts=hosts)
     target = target or FakeTarget(**options)
     origin = target.clock()
@@ -111,7 +111,7 @@ def table_of(
 ) -> LatencyTable:
     """Return the table of a simulated session."""
     header = JournalHeader(FORMAT, VERSION, plan.digest, "2026-01-01T00:00:00Z", 0.0)
-    return _assemble(plan, result, header, curves, [record_of(subject) for subject in networks], reference)
+    return assemble(plan, result, header, curves, [record_of(subject) for subject in networks], reference)
 
 
 def onnx_session(path: Path) -> Any:

@@ -15,9 +15,10 @@ from lut.errors import InterruptedRunError
 from predictors import LatencyPredictor
 from profiler import TargetSpec, profile
 from profiler._adaptive import FIRST, LEAST_NETWORKS, Adaptive, Sampler
-from profiler._cli._subjects import _different
 from profiler._journal import journal_path
 from profiler._session import Progress
+from profiler._sources import subject_of
+from profiler._workload import Workload, different
 from search import ResNetCifar
 
 FAKE = "profiler._fake:FakeTarget"
@@ -36,11 +37,10 @@ def networks(count: int, seed: int) -> tuple[Network, ...]:
 
 def sample(tmp_path: Path, target_error: float, *, wholes: int = 12, **options: Any) -> LatencyTable:
     fake = {"sigma": 0.01, **options.pop("fake", {})}
+    adaptive = options.pop("adaptive", Adaptive(networks(15, 2), target_error))
     return profile(
-        (),
+        Workload((), (), tuple(map(subject_of, networks(wholes, 1))), adaptive=adaptive),
         target=TargetSpec(FAKE, fake),
-        networks=networks(wholes, 1),
-        adaptive=options.pop("adaptive", Adaptive(networks(15, 2), target_error)),
         output=tmp_path / "t.json",
         reference=tmp_path / "references.json",
         time_budget_s=options.pop("time_budget_s", 60.0),
@@ -55,7 +55,7 @@ def test_it_stops_as_soon_as_held_out_networks_are_predicted_well(tmp_path: Path
     assert set(table) <= design
     assert table.sampled
     assert {entry.reason for entry in table.not_measured} == {NOT_CHOSEN}
-    assert all(network.whole is not None for network in table.networks)
+    assert all(network.end_to_end is not None for network in table.networks)
     sampling = table.sessions[0].sampling
     assert sampling is not None
     assert (sampling.target_error, sampling.ended) == (0.5, "met")
@@ -126,12 +126,12 @@ def test_networks_that_are_measured_whole_are_none_that_layers_are_chosen_from()
     def draw(rng: random.Random) -> tuple[int, ...]:
         return (rng.randrange(2), *(0 for _ in space.choices[1:]))
 
-    design = _different(space, draw, 1, random.Random(0))
+    design = different(space, draw, 1, random.Random(0))
     for seed in range(10):
-        (whole,) = _different(space, draw, 1, random.Random(seed), apart=design)
+        (whole,) = different(space, draw, 1, random.Random(seed), apart=design)
         assert whole.layers != design[0].layers
     with pytest.raises(UsageError, match="2 networks were asked for, and the space resnet-cifar gave only 1"):
-        _different(space, draw, 2, random.Random(0), apart=design)
+        different(space, draw, 2, random.Random(0), apart=design)
 
 
 def test_a_layer_that_fails_is_a_failure_and_not_chosen_again(tmp_path: Path) -> None:

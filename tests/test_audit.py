@@ -25,7 +25,7 @@ from lut._network_text import audit_line, sum_line
 from lut.errors import UnauditedTableWarning
 from lut.primitives import BatchNorm2d
 from profiler import FakeTarget
-from profiler._whole import Subject, Whole, subject_of
+from profiler._sources import FileSource, Subject, subject_of
 
 
 def network(*widths: int, name: str = "net") -> Network:
@@ -57,27 +57,29 @@ def test_sums_are_held_against_the_networks(tmp_path: Path) -> None:
     assert table.audit.repeat_error is not None
     assert 0 < table.audit.repeat_error < 0.03
     for made, record in zip(networks, table.networks, strict=True):
-        assert record.whole is not None
-        assert record.whole.median_ms == pytest.approx(FakeTarget().network_ms(made.as_layer()), rel=0.06)
-        assert table.network(record) == made
+        assert record.end_to_end is not None
+        assert record.end_to_end.median_ms == pytest.approx(FakeTarget().network_ms(made.as_layer()), rel=0.06)
+        assert record.network == made
 
 
 def test_a_bias_is_found(tmp_path: Path) -> None:
     # Marginal values leave out what every program costs: wholes hold it once.
     table = audited(tmp_path, network(8, 16), network(24, 8, name="b"), overhead_ms=0.0, floor_ms=0.05)
     record = table.networks[0]
-    assert record.whole is not None
+    assert record.end_to_end is not None
     shifted = msgspec.structs.replace(
-        record.whole,
-        visits=msgspec.structs.replace(record.whole.visits, raw_ms=tuple(2 * x for x in record.whole.visits.raw_ms)),
-        median_ms=2 * record.whole.median_ms,
+        record.end_to_end,
+        visits=msgspec.structs.replace(
+            record.end_to_end.visits, raw_ms=tuple(2 * x for x in record.end_to_end.visits.raw_ms)
+        ),
+        median_ms=2 * record.end_to_end.median_ms,
     )
     other = LatencyTable(
         device=table.device,
         setting=table.setting,
         sessions=table.sessions,
         measurements=table.values(),
-        networks=[msgspec.structs.replace(record, whole=shifted)],
+        networks=[record._replace(end_to_end=shifted)],
     )
     assert other.audit is not None
     assert other.audit.bias == pytest.approx(-0.5, abs=0.02)
@@ -122,9 +124,9 @@ def test_whoever_loads_a_table_that_was_never_audited_is_told(tmp_path: Path) ->
 
 def test_a_network_that_cannot_be_run_is_a_reason_and_no_number(tmp_path: Path) -> None:
     made = network(8, 24)
-    table = audited(tmp_path, failing=(Subject(made, Whole("mine", file="net.onnx")),))
+    table = audited(tmp_path, failing=(Subject(made, FileSource("mine", "net.onnx")),))
     (record,) = table.networks
-    assert record.whole is None
+    assert record.end_to_end is None
     assert record.reason is not None
     assert "runs no modules" in record.reason
     assert table.audit is None
@@ -162,11 +164,11 @@ def test_merged_tables_keep_their_networks(tmp_path: Path) -> None:
 def test_networks_are_measured_in_turns_with_layers(tmp_path: Path) -> None:
     table = audited(tmp_path, network(8, 24, 16), together=4)
     (record,) = table.networks
-    assert record.whole is not None
-    assert record.whole.median_ms == pytest.approx(sum(FakeTarget().true_ms(layer) for layer in table), rel=0.06)
+    assert record.end_to_end is not None
+    assert record.end_to_end.median_ms == pytest.approx(sum(FakeTarget().true_ms(layer) for layer in table), rel=0.06)
     layers = [visit for m in table.values() for visit in m.visits.at_s]
-    assert min(layers) < max(record.whole.visits.at_s)
-    assert max(layers) > min(record.whole.visits.at_s)
+    assert min(layers) < max(record.end_to_end.visits.at_s)
+    assert max(layers) > min(record.end_to_end.visits.at_s)
 
 
 def test_sampled_networks_are_made_of_measured_layers() -> None:
@@ -194,4 +196,4 @@ def test_all_kinds_of_layers_can_be_parts(tmp_path: Path) -> None:
         ),
     )
     table = audited(tmp_path, made)
-    assert table.network(table.networks[0]).as_layer() == made.as_layer()
+    assert table.networks[0].network.as_layer() == made.as_layer()

@@ -15,8 +15,8 @@ import pytest
 from _commands import run_here
 from conftest import conv, simulate, table_of
 
-from lut import LatencyTable, Layer, Network, NetworkLayer, TableError, UsageError, linear
-from lut._records import NetworkRecord, Part, Setting, Software
+from lut import LatencyTable, Layer, MeasuredNetwork, Network, NetworkLayer, TableError, UsageError, linear
+from lut._records import Setting, Software
 from lut.errors import IncompleteError
 from profiler import TargetSpec, profile
 from profiler._check import (
@@ -223,8 +223,8 @@ def test_half_of_the_choice_matters_most(table: LatencyTable) -> None:
     assert choose(table, 6, 0) == chosen
     assert {choose(table, 6, seed)[3:] for seed in range(5)} != {chosen[3:]}
     assert set(choose(table, 50, 0)) == set(LAYERS)
-    record = NetworkRecord(name="n", layers=(Part(name="a", layer=LAYERS[0].digest, count=99),))
-    assert choose(with_(table, networks=[record]), 1, 0) == LAYERS[:1]
+    known = MeasuredNetwork(Network("n", (NetworkLayer("a", LAYERS[0], 99),)))
+    assert choose(with_(table, networks=[known]), 1, 0) == LAYERS[:1]
 
 
 def setting(target: str, **options: str) -> Setting:
@@ -278,9 +278,8 @@ def test_what_cannot_be_measured_here_says_so(table: LatencyTable) -> None:
 def measured(tmp_path: Path) -> LatencyTable:
     """A table with a whole network, measured by a process of its own."""
     return profile(
-        LAYERS[3:6],
+        [*LAYERS[3:6], NETWORK],
         target=TargetSpec(FAKE, {"sigma": 0.01}),
-        networks=[NETWORK],
         time_budget_s=30.0,
         quick=True,
         reference=tmp_path / "own.json",
@@ -300,8 +299,8 @@ def test_a_check_from_end_to_end(measured: LatencyTable) -> None:
 
 def test_a_network_that_changed_makes_it_stale(measured: LatencyTable) -> None:
     (record,) = measured.networks
-    assert record.whole is not None
-    whole = record.whole
+    assert record.end_to_end is not None
+    whole = record.end_to_end
     fast = msgspec.structs.replace(
         whole,
         median_ms=whole.median_ms / 1.4,
@@ -309,7 +308,7 @@ def test_a_network_that_changed_makes_it_stale(measured: LatencyTable) -> None:
             whole.across_runs, low_ms=whole.across_runs.low_ms / 1.4, high_ms=whole.across_runs.high_ms / 1.4
         ),
     )
-    other = with_(measured, networks=[msgspec.structs.replace(record, whole=fast)])
+    other = with_(measured, networks=[record._replace(end_to_end=fast)])
     found = check(other, target=TargetSpec(FAKE, {"sigma": 0.002}), time_budget_s=10.0, layers_count=3)
     assert len(found.layers) == 3
     (reason,) = found.reasons
@@ -336,14 +335,15 @@ def test_nothing_to_check_and_nothing_measured(measured: LatencyTable) -> None:
 def test_networks_are_made_again_or_known_by_their_layers(measured: LatencyTable) -> None:
     found = rebuildable(measured)
     assert not isinstance(found, str)
-    assert found[1].layer == NETWORK.as_layer()
+    assert found[1].network == NETWORK
     assert record_like(measured, msgspec.structs.replace(NETWORK, name="mine")) is measured.networks[0]
     with pytest.raises(UsageError, match="no network of these layers"):
         record_like(measured, Network("other", (NetworkLayer("a", linear(4, 2, bias=True)),)))
     (record,) = measured.networks
-    apart = msgspec.structs.replace(record, layers=tuple(reversed(record.layers)))
+    backwards = msgspec.structs.replace(record.network, layers=tuple(reversed(record.network.layers)))
+    apart = record._replace(network=backwards)
     assert "give it with --model" in str(rebuildable(with_(measured, networks=[apart])))
-    unmeasured = msgspec.structs.replace(record, whole=None, reason="why not")
+    unmeasured = record._replace(end_to_end=None, reason="why not")
     assert "no network that was measured whole" in str(rebuildable(with_(measured, networks=[unmeasured])))
 
 

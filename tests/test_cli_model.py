@@ -90,9 +90,9 @@ def test_a_network_of_the_users_own(folder: Path) -> None:
     assert "audited by 1 whole network" in done.stdout
     table = LatencyTable.load(folder / "net-cpu-b2.json")
     (network,) = table.networks
-    assert network.whole is not None
+    assert network.end_to_end is not None
     assert table.setting.batch == 2
-    assert {part.name for part in network.layers} >= {"conv1.0", "conv2.0", "conv3.0", "head"}
+    assert {item.name for item in network.network.layers} >= {"conv1.0", "conv2.0", "conv3.0", "head"}
     page = (folder / "net-cpu-b2.html").read_text()
     assert "Do sums of layers give the whole network?" in page
     assert "my.py:net" in page
@@ -187,6 +187,6 @@ def test_on_core_ml_the_layers_are_named_and_not_measured(folder: Path) -> None:
     assert not len(table)
     assert len(table.not_measured) == 5
     (network,) = table.networks
-    assert network.whole is None
+    assert network.end_to_end is None
     assert "export-coreml" in (network.reason or "")
     assert "incomplete" in done.stderr

@@ -21,8 +21,9 @@ from test_cli import command
 from lut import LatencyTable, Network, NotMeasured, UsageError, conv_norm_act
 from lut._records import NOT_CHOSEN
 from predictors import LatencyPredictor
-from profiler._cli import _subjects, predict_latency
-from profiler._whole import Subject
+from profiler._cli import _workloads, predict_latency
+from profiler._sources import Subject
+from profiler._workload import Workload
 from search import ResNetCifar
 
 MODEL = """
@@ -365,8 +366,8 @@ def test_the_example_searches_under_a_budget(made: Path, monkeypatch: pytest.Mon
 
 def test_a_network_of_another_data_type_is_refused(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = Network("half", ())
-    work = _subjects.Work((), (), (Subject(network, None),), 4, "float16")
-    monkeypatch.setattr(_subjects, "work_of_model", lambda *_, **__: work)
+    work = Workload((), (), (Subject(network, None),), 4, "float16")
+    monkeypatch.setattr(_workloads, "user_network", lambda *_, **__: work)
     predictor = LatencyPredictor.load(made / "t")
     with pytest.raises(UsageError, match="it computes in float16, and the predictor is of float32"):
         predict_latency._of_model("net.onnx", None, predictor, seed=0, console=Console())

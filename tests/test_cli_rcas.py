@@ -25,7 +25,7 @@ from lut import LatencyTable, Layer, Network, load_network
 from predictors import LatencyPredictor
 from profiler import NetworkComparison
 from profiler._compare import ComparedNetwork, ComparedVisits
-from profiler._whole import subject_of
+from profiler._sources import subject_of
 from search import NasBenchMacro, RCNet, load_weights
 from search._accuracy import AccuracyCache
 from search._rcas_run import RCAS_FILES

@@ -16,7 +16,7 @@ from profiler import ComparedNetwork, NetworkComparison, TargetSpec, _compare, _
 from profiler._compare import ComparedVisits, _comparison, setting_options
 from profiler._fake import FakeTarget
 from profiler._lock import device_lock
-from profiler._whole import Subject, subject_of
+from profiler._sources import Subject, subject_of
 from search import ResNetCifar
 
 FAKE = "profiler._fake:FakeTarget"
@@ -38,7 +38,7 @@ ALL = (SMALL, MIDDLE, LARGE)
 
 def compared(tmp_path: Path, **options: Any) -> NetworkComparison:
     """Return a comparison on the simulated device's own clock."""
-    subjects = [Subject(Network(n.name, ()), subject_of(n).whole) for n in ALL]
+    subjects = [Subject(Network(n.name, ()), subject_of(n).source) for n in ALL]
     protocol = {"time_budget_s": 2.0, "precision": 0.01}
     plan, result, _ = simulate((), networks=subjects, protocol=protocol, **options)
     return _comparison(table_of(plan, result, tmp_path / "r.json", networks=subjects), 0, keep_table=False)

@@ -14,7 +14,7 @@ import torch
 from _predictors import Tiny, layers_of, sampled, table_with, tiny_predictor, wholes_of
 from torch.nn.functional import one_hot
 
-from lut import Decision, Layer, Network, NetworkLayer, SpaceLayer, UsageError, conv_norm_act, residual_add
+from lut import Decision, Layer, LayerSlot, Network, NetworkLayer, SearchSpace, UsageError, conv_norm_act, residual_add
 from lut.errors import UnknownOperatorError
 from predictors import CompiledLatency, LatencyPredictor
 from search import ResNetCifar
@@ -55,7 +55,7 @@ def _made(kernel: int, width: int) -> Layer:
     )
 
 
-class Own:
+class Own(SearchSpace):
     """An operator that stands nowhere unless it is the second or third option, at two places; and a first layer."""
 
     name = "own"
@@ -65,8 +65,8 @@ class Own:
         Decision("other", (0, 1, 2), kind="operator"),
     )
 
-    def sample(self, rng: random.Random) -> tuple[int, ...]:
-        return tuple(rng.randrange(3) for _ in range(3))
+    def layers(self) -> tuple[Layer, ...]:
+        return tuple(_made(kernel, width) for kernel in range(3) for width in range(3))
 
     def decode(self, vector: Sequence[int]) -> Network:
         kernel, width, other = vector
@@ -77,11 +77,11 @@ class Own:
             items.append(NetworkLayer("third", _made(other, kernel)))
         return Network("own", tuple(items))
 
-    def structure(self) -> list[SpaceLayer]:
+    def slots(self) -> list[LayerSlot]:
         return [
-            SpaceLayer("first", (), lambda: _made(0, 0)),
-            SpaceLayer("second", (0, 1), _made, ((0, (1, 2)),), times=2),
-            SpaceLayer("third", (2, 0), _made, ((2, (1, 2)),)),
+            LayerSlot("first", (), lambda: _made(0, 0)),
+            LayerSlot("second", (0, 1), _made, ((0, (1, 2)),), times=2),
+            LayerSlot("third", (2, 0), _made, ((2, (1, 2)),)),
         ]
 
 
@@ -127,7 +127,7 @@ def test_a_space_of_depths_and_widths_with_layers_never_measured() -> None:
 
 def test_cifar_resnets_say_what_fixes_each_layer() -> None:
     space = ResNetCifar(expand=0.5, depth=20)
-    places = space.structure()
+    places = space.slots()
     assert all(len(place.decisions) <= 2 for place in places)
     for vector in (space.sample(random.Random(seed)) for seed in range(20)):
         there: list[str] = []
@@ -448,17 +448,17 @@ def test_the_law_of_a_space_is_near_its_expectation() -> None:
 class Changed(Tiny):
     """The space with another structure."""
 
-    def __init__(self, change: Callable[[list[SpaceLayer]], Any]) -> None:
+    def __init__(self, change: Callable[[list[LayerSlot]], Any]) -> None:
         super().__init__()
         self.change = change
 
-    def structure(self) -> Any:
-        return self.change(super().structure())
+    def slots(self) -> Any:
+        return self.change(super().slots())
 
 
 @pytest.mark.parametrize("left_out", range(12))
 def test_a_structure_without_one_of_its_places_is_refused(left_out: int) -> None:
-    def change(places: list[SpaceLayer]) -> list[SpaceLayer]:
+    def change(places: list[LayerSlot]) -> list[LayerSlot]:
         assert len(places) == 12
         return [place for i, place in enumerate(places) if i != left_out]
 
@@ -469,10 +469,10 @@ def test_a_structure_without_one_of_its_places_is_refused(left_out: int) -> None
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda s: [*s, s[0]], "structure"),
+        (lambda s: [*s, s[0]], "slots"),
         (lambda s: [s[0]._replace(decisions=(4,)), *s[1:]], "its decisions are not what fixes its layer"),
-        (lambda s: [s[0]._replace(times=2), *s[1:]], "structure"),
-        (lambda s: [s[0], s[1], s[2]._replace(when=()), *s[3:]], "structure"),
+        (lambda s: [s[0]._replace(times=2), *s[1:]], "slots"),
+        (lambda s: [s[0], s[1], s[2]._replace(when=()), *s[3:]], "slots"),
         (
             lambda s: [s[0]._replace(decisions=(0, 1, 2)), *s[1:]],
             "stem depends on decisions .*two different ones at most",
@@ -485,15 +485,15 @@ def test_a_structure_without_one_of_its_places_is_refused(left_out: int) -> None
         (lambda s: [s[0]._replace(when=((0, (-1, 0, 1)),)), *s[1:]], "stem"),
     ],
 )
-def test_a_wrong_structure_is_refused(change: Callable[[list[SpaceLayer]], Any], problem: str) -> None:
+def test_a_wrong_structure_is_refused(change: Callable[[list[LayerSlot]], Any], problem: str) -> None:
     with pytest.raises(UsageError, match=problem):
         tiny_predictor().compile(Changed(change))
 
 
 def test_two_conditions_about_one_decision_must_both_hold() -> None:
     class Twice(Own):
-        def structure(self) -> list[SpaceLayer]:
-            first, second, third = super().structure()
+        def slots(self) -> list[LayerSlot]:
+            first, second, third = super().slots()
             return [first, second._replace(when=((0, (0, 1, 2)), (0, (1, 2)))), third]
 
     found = own_predictor().compile(Twice())
@@ -504,20 +504,18 @@ def test_two_conditions_about_one_decision_must_both_hold() -> None:
 
 
 def test_a_space_without_a_structure_is_refused_with_what_to_do() -> None:
-    class Silent:
-        name = "silent"
-        choices = SPACE.choices
-        decode = SPACE.decode
-        sample = SPACE.sample
+    class Silent(Tiny):
+        def slots(self) -> None:
+            return None
 
-    with pytest.raises(UsageError, match=r"silent .*has no structure\(\).*latency_ms\(space\.decode\(vector\)\)"):
-        tiny_predictor().compile(Silent())  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"tiny .*has no slots\(\).*latency_ms\(space\.decode\(vector\)\)"):
+        tiny_predictor().compile(Silent())
 
 
 def test_a_space_with_an_unknown_operator_is_refused() -> None:
     added = residual_add(8, activation=None, input_size=(16, 16))
     with pytest.raises(UnknownOperatorError, match="operator add"):
-        tiny_predictor().compile(Changed(lambda s: [*s, SpaceLayer("sum", (), lambda: added)]))
+        tiny_predictor().compile(Changed(lambda s: [*s, LayerSlot("sum", (), lambda: added)]))
 
 
 def test_layers_never_measured_and_those_that_may_be_missing_are_in_the_arrays() -> None:

@@ -30,10 +30,10 @@ from profiler import _cuda, _cuda_driver
 from profiler._cuda import CudaTarget
 from profiler._cuda_driver import Clock, Driver, Facts, TorchDriver
 from profiler._plan import make_protocol
-from profiler._profile import protocol_for
+from profiler._run import protocol_for
+from profiler._sources import FactorySource, FileSource, LayersSource
 from profiler._target import TargetSpec
 from profiler._visit import Visitor
-from profiler._whole import Whole
 
 KERNEL_NS = 1500.0
 HIT_NS, MISS_NS = 0.05, 0.5
@@ -722,7 +722,7 @@ def test_a_users_network_with_integers_runs_whole_and_layer_by_layer(gpu: Gpu, t
     (tmp_path / "my.py").write_text(MODEL)
     spec = parse_model(f"{tmp_path / 'my.py'}:Net", "2x7:int64:50", 0)
     target = CudaTarget(batch=2)
-    prepared = target.prepare_network(Whole("net", model=spec), 0)
+    prepared = target.prepare_network(FactorySource("net", spec), 0)
     assert target.run(prepared, 3) > 0
     assert prepared.output_bytes == 4 * 2 * 7 * 50 + 8 * 2 * 7
     target.release(prepared)
@@ -733,12 +733,12 @@ def test_a_users_network_with_integers_runs_whole_and_layer_by_layer(gpu: Gpu, t
         assert target.run(layer, 3) > 0
         target.release(layer)
     with pytest.raises(LayerFailedError, match="does not run ONNX files"):
-        target.prepare_network(Whole("net", file="net.onnx"), 0)
+        target.prepare_network(FileSource("net", "net.onnx"), 0)
 
 
 def test_a_network_that_is_one_layer_runs_as_one(gpu: Gpu) -> None:
     target = CudaTarget(batch=2)
-    prepared = target.prepare_network(Whole("net", network=Network("net", (NetworkLayer("conv", conv(8)),))), 0)
+    prepared = target.prepare_network(LayersSource(Network("net", (NetworkLayer("conv", conv(8)),))), 0)
     assert target.run(prepared, 2) > 0
     assert prepared.key == conv(8).digest
 

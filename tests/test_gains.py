@@ -11,7 +11,6 @@ import pytest
 from conftest import conv, curve_of, simulate, table_of
 
 from lut import LatencyTable, Layer, Network, NetworkLayer, UsageError, chain, conv_norm_act, linear
-from lut._records import NetworkRecord, Part
 from lut._terminal import DataConsole
 from lut.primitives import Linear
 from predictors import WidthGain, measured_curves, width_gains
@@ -171,9 +170,6 @@ def test_a_networks_layers_come_by_gain(tmp_path: Path) -> None:
     assert grouped.friendly_channels == (8, 16, 24, 32)
     assert grouped.narrower is not None
     assert grouped.narrower.channels == 16
-    # The same, of a network that a file knows by its layers' digests.
-    parts = tuple(Part(name=item.name, layer=item.layer.digest, count=item.count) for item in several().layers)
-    assert width_gains(table, NetworkRecord(name="net", layers=parts)) == gains
 
 
 def test_depthwise_curves_are_read_and_written(tmp_path: Path) -> None:

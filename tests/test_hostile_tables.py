@@ -107,7 +107,7 @@ def use(table: LatencyTable) -> None:
     for network in table.networks:
         table.breakdown(network)
         table.sum_ms(network)
-        assert table.network(network).madds >= 0
+        assert network.network.madds >= 0
     try:
         compare_tables(table, table)
         for curve in measured_curves(table) if table.curves else ():
@@ -283,15 +283,14 @@ def test_two_networks_of_one_name_are_refused_before_anything_is_measured(tmp_pa
     seen: list[object] = []
     with pytest.raises(UsageError, match="network 'same' stands twice"):
         profile(
-            [conv(8)],
-            networks=networks,
+            [conv(8), *networks],
             output=tmp_path / "t.json",
             reference=tmp_path / "r.json",
             progress=seen.append,
         )
     assert not seen
     with pytest.raises(UsageError, match="length <= 10000"):
-        profile([conv(8)], networks=[Network("n" * 20_000, networks[0].layers)], reference=tmp_path / "r.json")
+        profile([conv(8), Network("n" * 20_000, networks[0].layers)], reference=tmp_path / "r.json")
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []
 
 

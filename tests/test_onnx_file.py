@@ -25,13 +25,14 @@ from torch import nn
 from lut import Layer, UsageError, chain, conv_norm_act
 from lut.errors import LayerFailedError
 from lut.primitives import Activation, Add, Conv2d, Flatten, GlobalAvgPool2d, LayerNorm, Linear, Subgraph
+from profiler._model import ModelSpec
 from profiler._onnx import OnnxTarget
 from profiler._onnx._file import example_feed, export_model, load_onnx, save_onnx, trace_onnx
 from profiler._onnx._graph import module_of, to_onnx
 from profiler._onnx._programs import COPIES, marginal
 from profiler._onnx._target import has_shared_pool
+from profiler._sources import FactorySource, FileSource, LayersSource
 from profiler._traced import TracedNetwork
-from profiler._whole import Whole
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 DATA = Path(os.environ.get("LATENCY_LUT_DATA", Path(__file__).parents[2] / "shared" / "data")) / "onnx-light"
@@ -102,7 +103,7 @@ def run(network: TracedNetwork, folder: Path, **options: Any) -> None:
     for item in network.network.layers:
         assert msgspec.json.decode(msgspec.json.encode(item.layer), type=Layer) == item.layer
         assert target.run(target.prepare(item.layer, 1), 2) > 0
-    whole = target.prepare_network(Whole("net", file=str(folder / "net.onnx")), 0)
+    whole = target.prepare_network(FileSource("net", str(folder / "net.onnx")), 0)
     assert target.run(whole, 2) > 0
     assert len(target.parts(whole)) == 1
     target.close()
@@ -727,7 +728,7 @@ def test_control_flow_is_refused_unless_it_is_decided(tmp_path: Path) -> None:
 def test_settings_that_a_file_does_not_fit_are_said(tmp_path: Path) -> None:
     model = model_of([node("LRN", ["x"], ["y"], size=3)], {"x": (FLOAT, (2, 8, 6, 6))}, ["y"])
     (item,) = traced(model, tmp_path).network.layers
-    whole = Whole("net", file=str(tmp_path / "net.onnx"))
+    whole = FileSource("net", str(tmp_path / "net.onnx"))
     other = OnnxTarget(batch=3, threads=1)
     with pytest.raises(LayerFailedError, match="batch 2 and cannot run with batch 3"):
         other.prepare(item.layer, 0)
@@ -739,7 +740,7 @@ def test_settings_that_a_file_does_not_fit_are_said(tmp_path: Path) -> None:
     with pytest.raises(LayerFailedError, match="--dtype float32"):
         half.prepare_network(whole, 0)
     with pytest.raises(LayerFailedError, match="export it first"):
-        half.prepare_network(Whole("net"), 0)
+        half.prepare_network(FactorySource("net", ModelSpec("net.py", "make", (), 0)), 0)
 
 
 def test_a_layer_of_pytorchs_operators_is_refused_with_a_way_out() -> None:
@@ -800,5 +801,5 @@ def test_a_real_files_layers_run() -> None:
     for layer in dict.fromkeys(item.layer for item in found.network.layers):
         assert target.run(target.prepare(layer, 0), 1) > 0
     # The whole, rebuilt from its layers, through the same writer.
-    whole = target.prepare_network(Whole("squeezenet", network=found.network), 0)
+    whole = target.prepare_network(LayersSource(found.network), 0)
     assert target.run(whole, 1) > 0

@@ -48,8 +48,8 @@ from profiler._onnx._graph import EXPORTERS, Program, Step, module_of, to_onnx
 from profiler._onnx._programs import COPIES, lone, marginal
 from profiler._onnx._target import attribution, matrices_beside, passing_bytes
 from profiler._reference import machine_key
+from profiler._sources import LayersSource
 from profiler._target import target_spec
-from profiler._whole import Whole
 from search import ResNetCifar
 
 CPU = ["CPUExecutionProvider"]
@@ -302,7 +302,7 @@ def test_they_pass_before_every_call_of_a_layer_and_of_nothing_else(monkeypatch:
     assert weights.outputs[0].numpy() == pytest.approx(256 * 1e-3, rel=1e-4)
     read.clear()
     network = Network("a", (NetworkLayer("one", conv(8)),))
-    target.run(target.prepare_network(Whole("a", network=network), 0), 1)
+    target.run(target.prepare_network(LayersSource(network), 0), 1)
     alone = OnnxTarget(batch=1, threads=1, network_parameters=1 << 18, context="isolated")
     monkeypatch.setattr(alone, "_reader", read.append)
     alone.run(alone.parts(alone.prepare(conv(8), 0))[0].prepared, 1)

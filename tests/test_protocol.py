@@ -29,9 +29,9 @@ from profiler._plan import (
     next_round,
 )
 from profiler._session import AUDIT_VISITS, MEASURING_PER_START, run_session, sort_visits
+from profiler._sources import subject_of
 from profiler._target import Target
 from profiler._visit import Visit, Visitor
-from profiler._whole import subject_of
 from profiler._worker import LocalWorker
 
 MakeTable = Callable[..., LatencyTable]

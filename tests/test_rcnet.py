@@ -16,6 +16,7 @@ from lut.errors import DataError
 from lut.primitives import ChannelShuffle, Linear
 from predictors import compile_madds
 from predictors._compiled import layers_of
+from profiler._cli._workloads import open_space
 from search import NasBenchMacro, RCNet, load_accuracies, mobilenet_v2, rcnet_cifar, rcnet_imagenet
 from search._inverted_residuals import make_divisible
 from search._nas_bench_macro import nas_bench_macro
@@ -207,10 +208,11 @@ def test_impossible_spaces_and_networks_are_refused() -> None:
         space.network([7] + [0] * 35, "none")
     with pytest.raises(UsageError, match="8 positions"):
         NasBenchMacro().decode([3] + [0] * 7)
-    for make in (rcnet_cifar, rcnet_imagenet, nas_bench_macro):
-        make(2.0)
-        with pytest.raises(UsageError, match="leave --expand away"):
-            make(3.0)
+    for name, make in (("rcnet-cifar", rcnet_cifar), ("nas-bench-macro", nas_bench_macro)):
+        assert make().name == name
+        with pytest.raises(UsageError, match="has no widths to choose: leave it away"):
+            open_space(name, expand=3.0, options={})
+    assert rcnet_imagenet().classes == 1000
     with pytest.raises(UsageError):
         mobilenet_v2("mnist")  # type: ignore[arg-type]
     with pytest.raises(UsageError):

@@ -15,13 +15,12 @@ from _commands import run_here
 from lut import UsageError
 from lut._console import make_console
 from lut.errors import AdditivityError, IncompleteError, InterruptedRunError
-from profiler import FakeTarget, _self_test, _tested
+from profiler import FakeTarget, _self_test, _tested, load_space, profile
 from profiler._cli import _self_test as cli
 from profiler._contexts import ANY_KIND, UNTOLD, Offset, as_parameters, chain_offsets, offsets_of
 from profiler._judge import judge
 from profiler._machine import cpu_device
 from profiler._plan import make_protocol
-from profiler._profile import load_space, profile
 from profiler._reference import reference_path
 from profiler._self_test import networks_of, run_self_test
 from profiler._tested import SelfTest, SumCheck, asked_for, kept_self_test, self_test_path, was_tested
@@ -131,7 +130,7 @@ def test_a_judgement_takes_it_off_and_the_interval_across_runs_knows_what_is_lef
 @pytest.fixture
 def kept(tmp_path: Path) -> tuple[SelfTest, Path]:
     reference = tmp_path / "cache" / "references.json"
-    networks = networks_of(0, lambda name: load_space(name, expand=2.0))[:4]
+    networks = networks_of(0, load_space)[:4]
     for seconds in (6.0, 12.0, 24.0):
         found = run_self_test("cpu", {"threads": 1, "batch": 1}, networks, reference=reference, seconds=seconds)
         # A loaded machine may need longer for the visits that tell chains from networks.
@@ -161,7 +160,7 @@ def test_it_measures_judges_and_keeps(kept: tuple[SelfTest, Path]) -> None:
     other = msgspec.structs.replace(here, model="another CPU")
     assert not was_tested(path, other, "cpu", {"threads": 1}, found.software)
 
-    layers = load_space("resnet-cifar", expand=2.0).layers()[:3]
+    layers = load_space("resnet-cifar").layers()[:3]
     table = profile(layers, target="cpu", batch=2, threads=1, time_budget_s=1.0, reference=reference)
     session = table.sessions[0]
     assert kept_self_test(path, table.device, table.setting, session.software) == found
@@ -257,14 +256,14 @@ def test_figures_that_no_machine_can_have_are_as_good_as_none(tmp_path: Path) ->
 
 
 def test_a_test_that_failed_gives_no_offsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from profiler import _profile
+    from profiler import _run
 
     found = made()
-    monkeypatch.setattr(_profile, "kept_self_test", lambda *_: found)
+    monkeypatch.setattr(_run, "kept_self_test", lambda *_: found)
     ready = Ready(*FakeTarget().describe(), timer_resolution_ns=1.0, timer_overhead_ns=1.0)
-    assert _profile._offsets_on(ready, tmp_path / "references.json") == KINDS
+    assert _run._offsets_on(ready, tmp_path / "references.json") == KINDS
     found = made(sums=(SumCheck("one", 1.5, 1.0),))
-    assert _profile._offsets_on(ready, tmp_path / "references.json") == {}
+    assert _run._offsets_on(ready, tmp_path / "references.json") == {}
 
 
 def test_what_the_self_test_would_ignore_is_refused(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def vector_of(space: ResNetCifar, widths: list[int], blocks: int) -> list[int]:
 
 
 def test_it_is_a_search_space_and_found_by_name() -> None:
-    space = load_space("resnet-cifar", expand=2.0)
+    space = load_space("resnet-cifar")
     assert isinstance(space, SearchSpace)
     assert len(space.layers()) == len(set(space.layers()))
 
@@ -113,4 +113,4 @@ def test_impossible_vectors_are_refused() -> None:
 
 def test_an_unknown_space_is_named() -> None:
     with pytest.raises(UsageError, match=r"unknown space 'nope'; installed: .*resnet-cifar"):
-        load_space("nope", expand=2.0)
+        load_space("nope")

@@ -19,8 +19,9 @@ from lut.errors import LatencyLutError, ProfileError
 from profiler import _child, profile
 from profiler._child import Refused, ending, refusal, run_task
 from profiler._model import parse_model
+from profiler._sources import FactorySource, Subject
 from profiler._user_network import TraceAnswer, TraceRequest, torch_network
-from profiler._whole import Subject, Whole
+from profiler._workload import Workload
 
 pytestmark = pytest.mark.usefixtures("short_preflight")
 
@@ -181,7 +182,7 @@ def test_a_network_that_cannot_be_measured_is_exit_code_3(folder: Path) -> None:
     assert "\x1b" not in done.stdout + done.stderr
     table = LatencyTable.load(folder / "t.json")
     assert len(table) == 1
-    assert table.networks[0].whole is None
+    assert table.networks[0].end_to_end is None
     assert LATER["raises_later"] in (table.networks[0].reason or "")
     # What its factory prints is not in what is printed as JSON.
     assert [network["name"] for network in msgspec.json.decode(done.stdout)["networks"]] == [table.networks[0].name]
@@ -193,15 +194,16 @@ def test_whatever_a_network_does_later_costs_itself_only(folder: Path) -> None:
     subject = torch_network(specs[0], as_whole=True).subject
     # All have the same layers.
     subjects = [
-        Subject(msgspec.structs.replace(subject.network, name=str(spec)), Whole(str(spec), model=spec))
+        Subject(msgspec.structs.replace(subject.network, name=str(spec)), FactorySource(str(spec), spec))
         for spec in specs
     ]
-    table = profile((), threads=1, batch=1, quick=True, precision=0.5, time_budget_s=HANGS_S, networks=subjects)
+    work = Workload((), (), tuple(subjects))
+    table = profile(work, threads=1, batch=1, quick=True, precision=0.5, time_budget_s=HANGS_S)
     assert len(table) == 1
     works, *others = table.networks
-    assert works.whole is not None
+    assert works.end_to_end is not None
     for network, why in zip(others, LATER.values(), strict=True):
-        assert network.whole is None
+        assert network.end_to_end is None
         assert why in (network.reason or "")
 
 
@@ -213,7 +215,7 @@ def test_an_operator_of_the_users_own_is_measured(folder: Path) -> None:
     )
     table = LatencyTable.load(folder / "t.json")
     assert any("cube" in str(layer) for layer in table)
-    assert table.networks[0].whole is not None
+    assert table.networks[0].end_to_end is not None
     # The same layers without the file that has the operator: one line for that layer, and it stays that layer's.
     again = profile(list(table), threads=1, batch=1, quick=True, precision=0.5)
     (failure,) = again.failures

@@ -21,10 +21,10 @@ from profiler._cpu import BLOCK, CpuTarget
 from profiler._judge import judge
 from profiler._model import ModelSpec
 from profiler._plan import COMPANIONS, make_protocol, next_round
+from profiler._sources import FactorySource, LayersSource
 from profiler._target import Place
 from profiler._visit import TIMED_PASSES, WARM_PASSES, LayerFailure, Visit, Visitor
 from profiler._walk import Step, chains, resolution, walk_of
-from profiler._whole import Whole
 
 LAYERS = curve_of(range(8, 20)).layers
 SIZE = (8, 8)
@@ -102,7 +102,7 @@ def test_a_chain_goes_from_large_to_small_again_and_again() -> None:
 def host_of(target: FakeTarget) -> dict[str, Any]:
     """Return the block of three as a network that the visitor may walk along."""
     number = numbered()
-    whole = Whole("block", network=BLOCK_OF_THREE)
+    whole = LayersSource(BLOCK_OF_THREE)
     return {"entries": tuple(number), "wholes": (whole,), "hosts": (walk_of(BLOCK_OF_THREE, number),)}
 
 
@@ -156,7 +156,7 @@ def test_a_whole_that_fails_leaves_its_layers_alone() -> None:
     target = Noting()
     host = host_of(target)
     size = len(host["entries"])
-    broken = {**host, "wholes": (Whole("block", model=ModelSpec("nowhere.py", "make", (), 0)),)}
+    broken = {**host, "wholes": (FactorySource("block", ModelSpec("nowhere.py", "make", (), 0)),)}
     found = visited(target, [size + 1], **broken)
     assert [event.entry for event in found if isinstance(event, LayerFailure)] == [size]
     assert {event.entry for event in found if isinstance(event, Visit)} == set(range(size))
@@ -364,10 +364,10 @@ def test_kinds_of_work() -> None:
 
 
 def test_a_session_along_a_network_makes_a_table_that_adds_up(tmp_path: Path) -> None:
-    from profiler._whole import Subject
+    from profiler._sources import Subject
 
     number = numbered()
-    whole = Whole("block", network=BLOCK_OF_THREE)
+    whole = LayersSource(BLOCK_OF_THREE)
     subject = Subject(BLOCK_OF_THREE, whole)
     plan, result, _ = simulate(
         tuple(number),
@@ -378,8 +378,8 @@ def test_a_session_along_a_network_makes_a_table_that_adds_up(tmp_path: Path) ->
     )
     table = table_of(plan, result, tmp_path / "r.json", networks=[subject])
     (network,) = table.networks
-    assert network.whole is not None
-    visits = {m.n_visits for m in table.values()} | {len(network.whole.visits.raw_ms)}
+    assert network.end_to_end is not None
+    visits = {m.n_visits for m in table.values()} | {len(network.end_to_end.visits.raw_ms)}
     assert len(visits) == 1
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lut import ChannelCurve, LatencyTable, Layer
-    from profiler._whole import Subject
+    from profiler._sources import Subject
 
 DEFAULT_PRECISION = 0.02
 
@@ -78,7 +78,7 @@ def not_measured(
         UsageError: the output exists.
     """
     from profiler._coreml import not_measured_table
-    from profiler._whole import record_of
+    from profiler._sources import record_of
 
     _refuse_existing(output, restart=restart)
     known = {

@@ -10,8 +10,7 @@ from lut._network_text import audit_line, coverage, sum_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lut import LatencyTable
-    from lut._records import NetworkRecord
+    from lut import LatencyTable, MeasuredNetwork
     from predictors import WidthGain
 
 __all__ = ["network_gains", "networks_json", "print_networks"]
@@ -27,7 +26,7 @@ def network_gains(table: LatencyTable) -> tuple[WidthGain, ...]:
     # A space's curves are of the space; its networks are samples, and nobody's own.
     if len(table.networks) != 1 or not table.curves:
         return ()
-    return width_gains(table, table.networks[0])
+    return width_gains(table, table.networks[0].network)
 
 
 def print_networks(console: Console, table: LatencyTable, *, verbose: bool) -> None:
@@ -37,7 +36,7 @@ def print_networks(console: Console, table: LatencyTable, *, verbose: bool) -> N
     console.print(audit_line(table), style=None if table.audit else "yellow")
 
 
-def _print_network(console: Console, table: LatencyTable, network: NetworkRecord, *, verbose: bool) -> None:
+def _print_network(console: Console, table: LatencyTable, network: MeasuredNetwork, *, verbose: bool) -> None:
     from rich.table import Table
 
     shares = table.breakdown(network)
@@ -74,9 +73,9 @@ def networks_json(table: LatencyTable) -> list[dict[str, Any]]:
         {
             "name": network.name,
             "operators": network.operators,
-            "idle": network.idle,
-            "whole_ms": None if network.whole is None else network.whole.median_ms,
-            "repeat_error": None if network.whole is None else network.whole.repeat_error,
+            "idle": dict(network.idle),
+            "whole_ms": None if network.end_to_end is None else network.end_to_end.median_ms,
+            "repeat_error": None if network.end_to_end is None else network.end_to_end.repeat_error,
             "sum_ms": table.sum_ms(network),
             "reason": network.reason,
             "layers": [

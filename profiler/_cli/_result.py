@@ -99,7 +99,7 @@ def _print_sampled(console: Console, table: LatencyTable, output: Path) -> None:
     from predictors import LatencyPredictor
     from predictors._predictor_text import held_out_lines
 
-    whole = sum(network.whole is not None for network in table.networks)
+    whole = sum(network.end_to_end is not None for network in table.networks)
     console.print()
     console.print(f"sampled for prediction: {count_layers(len(table))} and {whole} whole networks")
     sampling = table.sessions[-1].sampling

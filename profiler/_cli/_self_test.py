@@ -57,16 +57,16 @@ def test_this_machine(target: str, options: Mapping[str, Any], *, seed: int, con
         TargetUnavailableError: the target cannot run here.
     """
     from lut import UsageError
-    from profiler._profile import load_space
     from profiler._reference import check_references, reference_path
     from profiler._self_test import networks_of, run_self_test
+    from profiler._spaces import load_space
 
     if target == "coreml":
         raise UsageError(
             "the self-test times layers and networks in turns, which Core ML's bundles do not; see --bundle"
         )
     check_references(reference_path())
-    networks = networks_of(seed, lambda name: load_space(name, expand=2.0))
+    networks = networks_of(seed, load_space)
     console.print(f"Self-test: {len(networks)} small networks on {target}. Leave the machine alone for the minute.")
     with ProgressBar(console, _standing) as show, _said_as_such():
         return run_self_test(

@@ -1,120 +1,119 @@
-"""What ``profile-device`` is to measure: a space's layers, a file's, or those of the user's network."""
+"""What commands measure, as their options say it: a space, a file of layers, or the user's network."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
+
+import typer
 
 from lut import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lut import ChannelCurve, Layer, Network, SearchSpace
-    from profiler._adaptive import Adaptive
+    from lut import SearchSpace
     from profiler._user_network import UserNetwork
-    from profiler._whole import Subject
+    from profiler._workload import Workload
 
-__all__ = ["Work", "sampled", "swept", "work_of_layers", "work_of_model", "work_of_space"]
+__all__ = ["ExpandOption", "PlugInOptions", "SetOption", "open_space", "plug_in_options", "swept", "user_network"]
 
-# Layers that a second of the time budget measures well enough to tell neighbouring widths apart.
-LAYERS_A_SECOND = 5.0
+SetOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="An option of the space, or of an installed target, such as --set depth=32; again for more. space.KEY or "
+        "target.KEY where both have it.",
+    ),
+]
 
-# Networks whose layers adaptive sampling chooses from: enough to know where a space spends its time.
-DESIGN = 20
-
-# Of a space's random vectors, those that give a network twice are passed over, but not for ever.
-MOST_TRIES = 100
-
-
-class Work(NamedTuple):
-    """Layers with the curves among them, the networks to measure whole, and what these fix, if
-    anything: the batch, and the data type. ``adaptive``: not all of the layers are to be measured.
-    """
-
-    layers: tuple[Layer, ...]
-    curves: tuple[ChannelCurve, ...] = ()
-    subjects: tuple[Subject, ...] = ()
-    batch: int | None = None
-    dtype: str | None = None
-    adaptive: Adaptive | None = None
-
-    @property
-    def networks(self) -> tuple[Network, ...]:
-        """The networks that are run as a whole."""
-        return tuple(subject.network for subject in self.subjects if subject.whole is not None)
+ExpandOption: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--expand",
+        help="Widest layer of a ResNet space or a sweep, in multiples of the base width (HTAS: e). Default: 2.",
+    ),
+]
 
 
-def work_of_layers(file: Path) -> Work:
-    """Return the layers of a JSON file."""
-    from profiler._layers_file import load_layers
+class PlugInOptions(NamedTuple):
+    """What ``--set`` gives to either plug-in."""
 
-    return Work(load_layers(file))
+    space: Mapping[str, Any]
+    target: Mapping[str, Any]
 
 
-def work_of_space(name: str, *, expand: float, audit: int, hosts: int, seed: int) -> Work:
-    """Return a space's layers, and ``audit`` of its networks; and ``hosts`` more, in whose places layers are timed.
+def plug_in_options(texts: Sequence[str] | None, *, space: str | None, target: str | None) -> PlugInOptions:
+    """Return what ``--set KEY=VALUE`` says, by the plug-in whose option it is.
+
+    Args:
+        texts: as they are given.
+        space: the space's name; ``None`` where none is measured.
+        target: the target's name; ``None`` where nothing is.
 
     Raises:
-        UsageError: the space does not exist, or has fewer networks.
+        UsageError: neither has such an option, both have, or its value does not fit.
     """
-    from profiler._profile import load_space
-    from profiler._whole import subject_of
+    if not texts:
+        return PlugInOptions({}, {})
+    from lut._suggest import did_you_mean
+    from profiler._options import converted, option_names, parse_settings
+    from profiler._spaces import space_factory
+    from profiler._target import available_targets, target_factory
 
-    space = load_space(name, expand=expand)
-    rng = random.Random(f"{seed}-audit")  # noqa: S311 - a sample, no secret
-    networks = _different(space, getattr(space, "sample_measured", space.sample), audit + hosts, rng)
-    return Work(space.layers(), space.curves(), tuple(subject_of(network) for network in networks))
+    factories: dict[str, Any] = {}
+    if space is not None:
+        factories["space"] = space_factory(space)
+    if target is not None and target in available_targets():
+        factories["target"] = target_factory(available_targets()[target])
+    names = {"space": f"space {space}", "target": f"target {target}"}
+    given: dict[str, dict[str, str]] = {"space": {}, "target": {}}
+    for key, value in parse_settings(texts).items():
+        place, _, name = key.rpartition(".")
+        takers = [kind for kind, factory in factories.items() if name in option_names(factory) and place in ("", kind)]
+        if len(takers) == 1:
+            given[takers[0]][name] = value
+        elif takers:
+            raise UsageError(
+                f"--set {key}: both {names['space']} and {names['target']} have it: space.{key} or target.{key}"
+            )
+        else:
+            known = {kind: option_names(factory) for kind, factory in factories.items()}
+            has = "; ".join(f"{names[kind]} has {', '.join(of) or 'none'}" for kind, of in known.items())
+            every = [option for of in known.values() for option in of]
+            raise UsageError(
+                f"--set {key}: there is no such option; {has or 'nothing here takes any'}{did_you_mean(name, every)}"
+            )
+    return PlugInOptions(
+        *(converted(names[kind], factories[kind], texts) if texts else {} for kind, texts in given.items())
+    )
 
 
-def sampled(name: str, *, expand: float, audit: int, target_error: float, seed: int) -> Work:
-    """Return a space's networks: some to measure whole, and others whose layers adaptive sampling chooses from.
+def open_space(name: str, *, expand: float | None, options: Mapping[str, Any]) -> SearchSpace:
+    """Return an installed space; ``--expand`` is one family's option, with a name of its own.
 
     Raises:
-        UsageError: the space does not exist, has fewer networks, or the numbers make no sense.
+        UsageError: no space has this name, or it has no such option.
     """
-    from profiler._adaptive import Adaptive
-    from profiler._profile import load_space
-    from profiler._whole import subject_of
+    from profiler._options import option_names
+    from profiler._spaces import load_space, space_factory
 
-    space = load_space(name, expand=expand)
-    rng = random.Random(f"{seed}-sampling")  # noqa: S311 - a sample, no secret
-    # Those that are never run may be as deep as the space has them; wholes are visited again and again.
-    design = _different(space, space.sample, DESIGN, rng)
-    wholes = _different(space, getattr(space, "sample_quick", space.sample), audit, rng, apart=design)
-    adaptive = Adaptive(tuple(design), target_error)
-    adaptive.check(audit)
-    return Work(adaptive.layers, (), tuple(subject_of(network) for network in wholes), adaptive=adaptive)
-
-
-def _different(
-    space: SearchSpace,
-    sample: Callable[[random.Random], Sequence[int]],
-    count: int,
-    rng: random.Random,
-    *,
-    apart: Sequence[Network] = (),
-) -> list[Network]:
-    """Return so many different networks of a space, none of them among ``apart``."""
-    taken = {network.layers for network in apart}
-    found: dict[Any, Network] = {}
-    for _ in range(count * MOST_TRIES):
-        if len(found) == count:
-            break
-        network = space.decode(sample(rng))
-        if network.layers not in found and network.layers not in taken:
-            found[network.layers] = type(network)(name=f"{space.name} {len(found) + 1}", layers=network.layers)
-    if len(found) < count:
-        raise UsageError(f"{count} networks were asked for, and the space {space.name} gave only {len(found)}")
-    return list(found.values())
+    given = dict(options)
+    if expand is not None:
+        if "expand" not in option_names(space_factory(name)):
+            raise UsageError(f"--expand widens layers, and the space {name} has no widths to choose: leave it away")
+        if "expand" in given:
+            raise UsageError("--expand and --set expand say the same: give one of them")
+        given["expand"] = expand
+    return load_space(name, **given)
 
 
-def work_of_model(
+def user_network(
     text: str, input_text: str | None, *, target: str, batch: int | None, seed: int, output: Path, console: Console
-) -> Work:
+) -> Workload:
     """Return the layers of the user's network: a factory, or an ONNX file.
 
     Args:
@@ -129,6 +128,8 @@ def work_of_model(
     Raises:
         UsageError: it cannot be loaded, run or traced; the message says what to try.
     """
+    from profiler._workload import of_user_network
+
     if text.endswith(".onnx"):
         if target != "onnx":
             raise UsageError(f"--model {text}: an ONNX file runs on --target onnx, not on {target}")
@@ -137,24 +138,21 @@ def work_of_model(
         found = _torch_model(text, input_text, target=target, seed=seed, output=output, console=console)
     if batch is not None and batch != found.batch:
         raise UsageError(f"--batch {batch}: the network's input has batch {found.batch}; give another --input")
-    layers = tuple(dict.fromkeys(item.layer for item in found.subject.network.layers))
-    return Work(layers, (), (found.subject,), found.batch, found.dtype)
+    return of_user_network(found)
 
 
-def swept(work: Work, *, expand: float, step: int | None, budget_s: float, console: Console) -> Work:
-    """Return the network's layers with those of its sweeps: as fine as the time budget allows, unless ``step`` says.
+def swept(work: Workload, *, expand: float, step: int | None, budget_s: float, console: Console) -> Workload:
+    """Return the network's layers with those of its sweeps; says which are left out.
 
     Raises:
         UsageError: ``expand`` is out of range.
     """
-    from profiler._sweep import sweep_curves
+    from profiler._workload import with_sweep
 
-    most = None if step is not None else max(0, int(LAYERS_A_SECOND * budget_s) - len(work.layers))
-    found = sweep_curves(work.subjects[0].network, expand=expand, step=step, most_layers=most)
-    layers = [layer for curve in found.curves for layer in curve.layers]
-    for name, reason in found.left_out:
+    found, left_out = with_sweep(work, expand=expand, step=step, budget_s=budget_s)
+    for name, reason in left_out:
         console.print(f"not swept: {name}: {reason}", style="yellow")
-    return work._replace(layers=tuple(dict.fromkeys([*work.layers, *layers])), curves=found.curves)
+    return found
 
 
 def _torch_model(

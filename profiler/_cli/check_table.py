@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lut import LatencyTable
     from profiler._check import CheckResult, LayerCheck, NetworkCheck
     from profiler._session import Progress
-    from profiler._whole import Subject
+    from profiler._sources import Subject
 
 __all__ = ["main"]
 
@@ -119,11 +119,11 @@ def _subject(
     if model is None:
         yield None
         return
-    from profiler._cli._subjects import work_of_model
+    from profiler._cli._workloads import user_network
 
     setting = table.setting
     with tempfile.TemporaryDirectory(prefix="latency-lut-") as folder:
-        work = work_of_model(
+        work = user_network(
             model,
             input_text,
             target=setting.target,

@@ -9,6 +9,7 @@ import typer
 
 from lut._console import make_console, print_json, run_single_command, styled
 from profiler._cli._progress import ProgressBar, Standing
+from profiler._cli._workloads import ExpandOption, SetOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,9 +45,8 @@ def export_coreml(
     space: Annotated[
         str | None, typer.Option("--space", metavar="NAME", help="All layers of a search space, such as resnet-cifar.")
     ] = None,
-    expand: Annotated[
-        float, typer.Option("--expand", help="Widest layer, in multiples of the base network's width (HTAS: e).")
-    ] = 2.0,
+    expand: ExpandOption = None,
+    settings: SetOption = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images per call of a layer. Default: 1.")] = None,
     precision: Annotated[
         str | None, typer.Option("--precision", help="float16 or float32. Default: float16 for an mlprogram.")
@@ -88,7 +88,7 @@ def export_coreml(
     from profiler._coreml._options import make_options
 
     models = _models(model, input_shape, seed)
-    wanted, curves = _layers(layers, space, expand)
+    wanted, curves = _layers(layers, space, expand, settings)
     if not models and not wanted:
         raise UsageError(
             "say what to export: --model FILE.py:FACTORY --input 1x3x224x224, --layers FILE or --space NAME"
@@ -148,7 +148,7 @@ def _models(model: list[str] | None, input_shape: str | None, seed: int) -> tupl
 
 
 def _layers(
-    layers: Path | None, space: str | None, expand: float
+    layers: Path | None, space: str | None, expand: float | None, settings: list[str] | None
 ) -> tuple[tuple[Layer, ...], tuple[ChannelCurve, ...]]:
     from lut import UsageError
 
@@ -160,9 +160,10 @@ def _layers(
         return load_layers(layers), ()
     if space is None:
         return (), ()
-    from profiler._profile import load_space
+    from profiler._cli._workloads import open_space, plug_in_options
 
-    found = load_space(space, expand=expand)
+    options = plug_in_options(settings, space=space, target=None).space
+    found = open_space(space, expand=expand, options=options)
     return found.layers(), found.curves()
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lut._console import format_ms, make_console, print_json, run_single_command, styled
+from profiler._cli._workloads import ExpandOption, SetOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,9 +56,8 @@ def predict_latency(
             help="The space's option indices, one per decision; as a list, in a file, or drawn with --seed.",
         ),
     ] = None,
-    expand: Annotated[
-        float, typer.Option("--expand", help="Of the space: its widest layer, in multiples of the base width.")
-    ] = 2.0,
+    expand: ExpandOption = None,
+    settings: SetOption = None,
     level: Annotated[
         float, typer.Option("--level", help="The interval holds the latency with this probability.")
     ] = 0.9,
@@ -102,8 +102,8 @@ def predict_latency(
     else:
         assert space is not None
         assert choices is not None
-        network = _of_space(space, choices, expand=expand, seed=seed)
-    found = loaded.predict(network, level=level, unknown=unknown)  # type: ignore[arg-type]
+        network = _of_space(space, choices, expand=expand, settings=settings, seed=seed)
+    found = loaded.predict(network, level=level, unknown=unknown)  # type: ignore[call-overload]
     if json:
         print_json(_as_json(loaded, found))
         return
@@ -113,11 +113,11 @@ def predict_latency(
 def _of_model(model: str, input_text: str | None, loaded: LatencyPredictor, *, seed: int, console: Console) -> Network:
     """Return the user's network by its layers, as the predictor's target sees it."""
     from lut import UsageError
-    from profiler._cli._subjects import work_of_model
+    from profiler._cli._workloads import user_network
 
     setting = loaded.setting
     with tempfile.TemporaryDirectory(prefix="latency-lut-") as folder:
-        work = work_of_model(
+        work = user_network(
             model,
             input_text,
             target=setting.target,
@@ -135,16 +135,16 @@ def _of_model(model: str, input_text: str | None, loaded: LatencyPredictor, *, s
     return work.subjects[0].network
 
 
-def _of_space(name: str, choices: str, *, expand: float, seed: int) -> Network:
+def _of_space(name: str, choices: str, *, expand: float | None, settings: list[str] | None, seed: int) -> Network:
     import random
 
     import msgspec
 
     from lut import UsageError
     from lut._files import read_bytes
-    from profiler._profile import load_space
+    from profiler._cli._workloads import open_space, plug_in_options
 
-    space = load_space(name, expand=expand)
+    space = open_space(name, expand=expand, options=plug_in_options(settings, space=name, target=None).space)
     if choices == "random":
         return space.decode(space.sample(random.Random(seed)))  # noqa: S311 - a sample, no secret
     content = read_bytes(choices) if choices.endswith(".json") else f"[{choices}]".encode()

@@ -9,25 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lut import UsageError
 from lut._console import make_console, run_single_command
 from lut._records import NOT_CHOSEN
 from profiler._cli._progress import ProgressBar, Standing
+from profiler._cli._workloads import ExpandOption, SetOption, plug_in_options
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from lut import LatencyTable
     from predictors import WidthGain, WidthSelection
-    from profiler._cli._subjects import Work
     from profiler._session import Progress
+    from profiler._workload import Workload
 
 __all__ = ["main"]
 
-# Networks of a space that a table is audited with, unless the user says otherwise.
-AUDITED = 20
 MOST_AUDITED = 1000
-# The same for adaptive sampling, which learns from them and stops by them.
-SAMPLED = 30
 TARGET_ERROR = 0.03
 
 
@@ -274,14 +272,8 @@ def profile_device(
             rich_help_panel="What is measured",
         ),
     ] = None,
-    expand: Annotated[
-        float,
-        typer.Option(
-            "--expand",
-            help="Widest layer of a space or a sweep, in multiples of the base width (HTAS: e).",
-            rich_help_panel="What is measured",
-        ),
-    ] = 2.0,
+    expand: ExpandOption = None,
+    settings: SetOption = None,
     groups: Annotated[
         int, typer.Option("--groups", min=1, help="Groups of widths per stage; one width is chosen in each (HTAS: g).")
     ] = 8,
@@ -372,6 +364,13 @@ def profile_device(
         "team": team,
     }
     options = {name: value for name, value in options.items() if value is not None}
+    by_name = model is None and layers is None
+    plugged = plug_in_options(settings, space=space if by_name else None, target=target)
+    if twice := sorted(options.keys() & plugged.target.keys()):
+        from profiler._target import as_flag
+
+        raise UsageError(f"{as_flag(twice[0])} and --set {twice[0]} say the same: give one of them")
+    options |= plugged.target
     console = make_console(stderr=json)
     if import_ is not None or bundle is not None:
         from profiler._cli._coreml import import_table, refuse_for_import
@@ -394,16 +393,12 @@ def profile_device(
     )
 
     if when_busy not in PATIENCE_S:
-        from lut import UsageError
-
         raise UsageError(f"--when-busy is one of {', '.join(PATIENCE_S)}, got {when_busy!r}")
     if self_test:
         ignored = [
             name.rstrip("_") for name in context_.params if name not in WITH_SELF_TEST and _is_given(context_, name)
         ]
         if ignored:
-            from lut import UsageError
-
             names = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)
             raise UsageError(f"--self-test measures networks of its own, and nothing is written: leave out {names}")
         _settle(options, target, when_busy, console)
@@ -412,18 +407,24 @@ def profile_device(
         refuse_unless_held(found)
         return
     from profiler._plan import make_protocol
-    from profiler._profile import check_output
+    from profiler._profile import audited, hosts_beside
+    from profiler._run import check_output
+    from profiler._target import available_targets, target_spec
 
+    if target not in available_targets():
+        target_spec(target, ())  # says so
     protocol = make_protocol(precision=precision, time_budget_s=time_budget, quick=quick, seed=seed)
     if output is not None:
         # Tracing takes a while, and measuring longer.
         check_output(output, restart=restart)
+    wholes = audited(target, audit, quick=quick, sampled=sampling == "adaptive")
     work = _what_to_measure(
         context_,
         layers=layers,
         space=space,
         expand=expand,
-        audit=audit if audit is not None else _audited(target, sampling, quick=quick),
+        options=plugged.space,
+        audit=wholes,
         sampling=sampling,
         target_error=target_error,
         model=model,
@@ -433,25 +434,21 @@ def profile_device(
         target=target,
         batch=batch,
         seed=seed,
-        hosts=_hosts(target, options, audit if audit is not None else _audited(target, sampling, quick=quick)),
+        hosts=hosts_beside(available_targets()[target], options, wholes),
         budget_s=protocol.time_budget_s,
         output=output or _default_output(target, batch or 1, model),
         console=console,
     )
     for curve in work.curves:
         if not sweep and groups > len(curve.layers):
-            from lut import UsageError
-
             raise UsageError(f"{curve.name} has {len(curve.layers)} widths, too few for {groups} groups")
     from profiler._journal import threads_of
-    from profiler._target import target_spec
 
     if work.batch is not None:
         options["batch"] = work.batch
     if work.dtype is not None:
         options.setdefault("dtype", work.dtype)
-    inner = [item.layer for network in work.networks for item in network.layers]
-    wanted = tuple(dict.fromkeys([*work.layers, *inner]))
+    wanted = work.all_layers
     spec = target_spec(target, wanted, work.networks, **options)
     batch = spec.options.get("batch", 1)
     output = output if output is not None else _default_output(target, batch, model)
@@ -484,14 +481,10 @@ def profile_device(
 
     with ProgressBar(console, _standing) as show:
         table = profile(
-            wanted,
+            work,
             target=spec,
-            curves=work.curves,
-            # A network's own sweeps have no groups of widths to choose from.
-            groups=0 if sweep else groups,
+            groups=groups,
             alpha=parse_alpha(alpha),
-            networks=work.subjects,
-            adaptive=work.adaptive,
             precision=precision,
             time_budget_s=time_budget,
             quick=quick,
@@ -516,27 +509,6 @@ def _settle(options: dict[str, Any], target: str, when_busy: str, console: Conso
     )
     if threads is not None:
         options["threads"] = threads
-
-
-def _hosts(target: str, options: Mapping[str, Any], audit: int) -> int:
-    """Return how many networks are measured beside those of an audit for their layers' sake: one for two of these."""
-    from importlib.metadata import entry_points
-
-    from profiler._plan import MANY_NETWORKS
-    from profiler._profile import HOST_EVERY, goes_along
-
-    factories = {point.name: point.value for point in entry_points(group="latency_lut.targets")}
-    hosts = -(-audit // (HOST_EVERY - 1))
-    if target not in factories or audit + hosts < MANY_NETWORKS or not goes_along(factories[target], options):
-        return 0
-    return hosts
-
-
-def _audited(target: str, sampling: str, *, quick: bool) -> int:
-    """Return how many networks are measured whole, unless the user says."""
-    if sampling == "adaptive":
-        return SAMPLED
-    return 0 if quick or target == "coreml" else AUDITED
 
 
 def _default_output(target: str, batch: int, model: str | None) -> Path:
@@ -564,7 +536,7 @@ def _finish(
         print_result(console, table, selections, gains, output, report, groups=groups, alpha=alpha, verbose=verbose)
     missing = [entry for entry in table.not_measured if entry.reason != NOT_CHOSEN]
     # Where a reason stands, a network was to be run as a whole and was not; but Core ML runs what export-coreml makes.
-    unrun = [network for network in table.networks if network.whole is None and network.reason is not None]
+    unrun = [network for network in table.networks if network.end_to_end is None and network.reason is not None]
     if table.setting.target == "coreml":
         unrun = []
     if table.failures or missing or unrun:
@@ -582,7 +554,8 @@ def _what_to_measure(
     *,
     layers: Path | None,
     space: str,
-    expand: float,
+    expand: float | None,
+    options: Mapping[str, Any],
     audit: int,
     sampling: str,
     target_error: float | None,
@@ -597,9 +570,9 @@ def _what_to_measure(
     budget_s: float | None,
     output: Path,
     console: Console,
-) -> Work:
-    from lut import UsageError
-    from profiler._cli._subjects import sampled, swept, work_of_layers, work_of_model, work_of_space
+) -> Workload:
+    from profiler._cli._workloads import open_space, swept, user_network
+    from profiler._workload import Workload, of_space, sampled
 
     def given(name: str) -> bool:
         return getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
@@ -612,6 +585,8 @@ def _what_to_measure(
             raise UsageError(f"{flag} is about a --model, and none is given")
     if given("step") and not sweep:
         raise UsageError("--step is how fine a --sweep is")
+    if given("expand") and not sweep and (model is not None or layers is not None):
+        raise UsageError("--expand is about a --space or a --sweep: yours is measured as wide as it is")
     if given("audit") and audit and (model is not None or layers is not None):
         raise UsageError("--audit samples networks of a --space; a --model is audited by itself")
     if sampling not in ("full", "adaptive"):
@@ -622,13 +597,19 @@ def _what_to_measure(
         if model is not None or layers is not None:
             raise UsageError("--sampling adaptive chooses among the layers of a --space; yours are measured all")
         error = TARGET_ERROR if target_error is None else target_error
-        return sampled(space, expand=expand, audit=audit, target_error=error, seed=seed)
+        opened = open_space(space, expand=expand, options=options)
+        return sampled(opened, audit=audit, target_error=error, seed=seed)
     if model is not None:
-        work = work_of_model(model, input_text, target=target, batch=batch, seed=seed, output=output, console=console)
-        return swept(work, expand=expand, step=step, budget_s=budget_s or 0.0, console=console) if sweep else work
+        work = user_network(model, input_text, target=target, batch=batch, seed=seed, output=output, console=console)
+        if not sweep:
+            return work
+        widest = 2.0 if expand is None else expand
+        return swept(work, expand=widest, step=step, budget_s=budget_s or 0.0, console=console)
     if layers is not None:
-        return work_of_layers(layers)
-    return work_of_space(space, expand=expand, audit=audit, hosts=hosts, seed=seed)
+        from profiler._layers_file import load_layers
+
+        return Workload(load_layers(layers))
+    return of_space(open_space(space, expand=expand, options=options), audit=audit, hosts=hosts, seed=seed)
 
 
 def _standing(now: Progress) -> Standing:
@@ -638,7 +619,7 @@ def _standing(now: Progress) -> Standing:
 
 
 def _select(table: LatencyTable, groups: int, alpha: Any, console: Console) -> tuple[WidthSelection, ...]:
-    from lut import TableError, UsageError
+    from lut import TableError
     from predictors import hardware_aware_widths, measured_curves
 
     if not table.curves or not len(table):

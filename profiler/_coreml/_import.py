@@ -18,6 +18,7 @@ from lut import (
     Interval,
     LatencyTable,
     Layer,
+    MeasuredNetwork,
     Measurement,
     NotMeasured,
     Setting,
@@ -27,7 +28,6 @@ from lut._files import read_bytes
 from lut._records import (
     Correction,
     Flag,
-    NetworkRecord,
     Preflight,
     Protocol,
     RejectedVisit,
@@ -217,7 +217,7 @@ TIMINGS = {None: "sustained", "mac": "back-to-back", "iphone": "idle-burst"}
 def not_measured_table(
     layers: Iterable[Layer],
     curves: Iterable[ChannelCurve] = (),
-    networks: Iterable[NetworkRecord] = (),
+    networks: Iterable[MeasuredNetwork] = (),
     *,
     reason: str = "not timed yet: Core ML runs on Apple hardware only; export-coreml makes a bundle for it",
     batch: int = 1,

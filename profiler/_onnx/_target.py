@@ -26,8 +26,8 @@ from profiler._onnx._graph import EXPORTERS, IR_VERSION, OPSET, Program, module_
 from profiler._onnx._programs import COPIES, lone, marginal
 from profiler._process import keep_freed_memory, layer_errors, pin
 from profiler._reference import BETWEEN
+from profiler._sources import FileSource, NetworkSource, layer_of_source
 from profiler._target import Part, Target
-from profiler._whole import Whole
 
 if TYPE_CHECKING:
     import torch
@@ -320,42 +320,42 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
                     f"it was traced with batch {node.op.batch} and cannot run with batch {self._batch}", reason="error"
                 )
 
-    def prepare_network(self, whole: Whole, seed: int) -> _Prepared | _Timed:
+    def prepare_network(self, source: NetworkSource, seed: int) -> _Prepared | _Timed:
         """Return a whole network as one program: a layer's, or an ONNX file as it is, on random inputs."""
-        if whole.layer is not None:
-            self._check_batch(whole.layer)
+        if (layer := layer_of_source(source)) is not None:
+            self._check_batch(layer)
             with layer_errors(self._torch.OutOfMemoryError), self._torch.random.fork_rng(devices=[]):
-                timed, feed = self._alone(whole.layer, seed)
+                timed, feed = self._alone(layer, seed)
             return _Prepared([(timed, 1.0)], timed.model, feed)
-        if whole.file is None:
+        if not isinstance(source, FileSource):
             raise LayerFailedError(
-                f"{whole.name}: the target onnx runs a PyTorch model as an ONNX file; export it first", reason="error"
+                f"{source.name}: the target onnx runs a PyTorch model as an ONNX file; export it first", reason="error"
             )
         from profiler._onnx._file import example_feed, float_type, load_onnx, session_source
 
         try:
-            model = load_onnx(whole.file, whole.shapes)
+            model = load_onnx(source.path, source.shapes)
             computes = float_type(model)
         except LatencyLutError as error:
             raise LayerFailedError(str(error), reason="error") from None
         if computes != self._dtype_name:
             raise LayerFailedError(
-                f"{whole.name}: the file computes in {computes}, not in {self._dtype_name}: --dtype {computes}",
+                f"{source.name}: the file computes in {computes}, not in {self._dtype_name}: --dtype {computes}",
                 reason="error",
             )
         feed = example_feed(model, seed)
         batch = next(iter(feed.values())).shape[:1]
         if batch != (self._batch,):
             raise LayerFailedError(
-                f"{whole.name}: the file's batch is {batch[0] if batch else 'none'}, and the target's {self._batch}",
+                f"{source.name}: the file's batch is {batch[0] if batch else 'none'}, and the target's {self._batch}",
                 reason="error",
             )
         with layer_errors(self._torch.OutOfMemoryError):
             open_pool(self._ort, self._threads if self._one_pool else 0)
             with tempfile.TemporaryDirectory(prefix="latency-lut-") as folder:
-                source = session_source(model, folder)
+                content = session_source(model, folder)
                 del model
-                session = self._open(source)
+                session = self._open(content)
             names = [node.name for node in session.get_inputs()]
             outputs = session.run(None, {name: feed[name] for name in names})
             timed = self._bound(session, {name: feed[name] for name in names}, outputs)

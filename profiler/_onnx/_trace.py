@@ -33,6 +33,7 @@ import onnx
 
 from lut import Layer, LayerError, Network, NetworkLayer, UsageError
 from lut._layer import Node
+from lut._measured_network import network_record
 from lut._printable import shortened
 from lut._records import NetworkRecord
 from lut.primitives import Plain
@@ -52,8 +53,8 @@ from profiler._onnx._words import (
     multiply_adds,
     weight_of,
 )
+from profiler._sources import Subject, record_of
 from profiler._traced import TracedNetwork
-from profiler._whole import Subject, record_of
 
 __all__ = ["trace"]
 
@@ -654,7 +655,9 @@ def _check_record(traced: TracedNetwork, what: str) -> None:
         UsageError: it will not; says what would be wrong.
     """
     try:
-        content = msgspec.json.encode((traced.network, record_of(Subject(traced.network, None, *traced[2:4]))))
+        content = msgspec.json.encode(
+            (traced.network, network_record(record_of(Subject(traced.network, None, *traced[2:4]))))
+        )
         network, _ = msgspec.json.decode(content, type=tuple[Network, NetworkRecord])
     except (msgspec.MsgspecError, UnicodeError, LayerError) as error:
         raise UsageError(f"{what}: no table can hold it: {error}") from None

@@ -49,7 +49,7 @@ def open_space(name: str, types: str | None, images: ImageData | None) -> Search
     from profiler import load_space
     from search._rcnet import RCNet
 
-    opened = load_space(name, expand=2.0)
+    opened = load_space(name)
     if not isinstance(opened, RCNet):
         if types is not None:
             raise UsageError(f"--types are RCNet's, and {name} is another space")
@@ -71,6 +71,12 @@ def open_space(name: str, types: str | None, images: ImageData | None) -> Search
         )
     except UsageError as error:
         raise UsageError(f"--types {types}: {error}") from None
+
+
+def _takes_small_images(space: SearchSpace) -> bool:
+    """Return whether a space's networks take 32×32 images, which are all that can be trained here."""
+    first = space.decode((0,) * len(space.choices)).layers[0].layer
+    return first.inputs[0][1:] == (32, 32)
 
 
 def workers_for(devices: tuple[str, ...], at_once: int) -> int:
@@ -107,7 +113,7 @@ def open_accuracy(
     from search._nas_bench_macro import NasBenchMacro, load_accuracies
     from search._presets import changed_by_name, rcas_preset
 
-    trainable = getattr(space, "image_size", 32) == 32
+    trainable = _takes_small_images(space)
     if not trainable and (text == "train" or train_epochs):
         raise UsageError(
             f"{space.name} takes other images than the 32×32 that can be trained here: give --accuracy FILE.py:NAME, a "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lut._console import format_ms, make_console, print_json, styled
+from profiler._cli._workloads import ExpandOption, SetOption
 from search._commands._common import LARGEST_SEED
 
 if TYPE_CHECKING:
@@ -29,9 +30,8 @@ def describe(
     predictor: Annotated[
         Path | None, typer.Option("--predictor", metavar="FOLDER", help="Also say what it takes on its device.")
     ] = None,
-    expand: Annotated[
-        float, typer.Option("--expand", help="Of the space: its widest layer, in multiples of the base width.")
-    ] = 2.0,
+    expand: ExpandOption = None,
+    settings: SetOption = None,
     level: Annotated[
         float, typer.Option("--level", help="The interval holds the latency with this probability.")
     ] = 0.9,
@@ -46,11 +46,12 @@ def describe(
     """
     from lut import UsageError
     from predictors import LatencyPredictor
-    from profiler import load_space
+    from profiler._cli._workloads import open_space, plug_in_options
 
     if not 0 < level < 1:
         raise UsageError(f"--level lies between 0 and 1, such as 0.9, got {level}")
-    opened = load_space(space, expand=expand)
+    options = plug_in_options(settings, space=space, target=None).space
+    opened = open_space(space, expand=expand, options=options)
     found = find_network(opened, network, seed=seed)
     loaded = LatencyPredictor.load(predictor) if predictor is not None else None
     prediction = loaded.predict(found, level=level) if loaded is not None else None
@@ -76,7 +77,7 @@ def find_network(space: SearchSpace, text: str, *, seed: int) -> Network:
     from lut import UsageError
     from lut._network_file import read_network_file
 
-    published: dict[str, Any] = dict(getattr(space, "published", dict)())
+    published: dict[str, Any] = dict(space.published())
     if text in published:
         made: Network = published[text]()
         return made
@@ -104,13 +105,12 @@ def _content(
     prediction: NetworkPrediction | None,
     predictor: LatencyPredictor | None,
 ) -> dict[str, Any]:
-    count = getattr(space, "count_madds", None)
     parts = prediction.layers if prediction is not None else (None,) * len(network.layers)
     content: dict[str, Any] = {
         "space": space.name,
         "network": network.name,
         "parameters": network.parameters,
-        "madds": count(network) if count is not None else network.madds,
+        "madds": space.count_madds(network),
         "layers": [
             {
                 "name": item.name,

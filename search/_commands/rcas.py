@@ -466,7 +466,7 @@ def _plan(
     space, predictor = resources.space, resources.predictor
     return RcasPlan(
         space=space.name,
-        space_options=dict(getattr(space, "options", {})),
+        space_options=dict(space.options),
         budgets=budgets,
         bound=bound,  # type: ignore[arg-type]
         level=resources.level,

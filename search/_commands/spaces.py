@@ -15,24 +15,21 @@ def spaces(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """List the installed search spaces, with their sizes and the networks that were published from each."""
-    from importlib.metadata import entry_points
-
-    from profiler import load_space
+    from profiler import available_spaces, load_space
 
     found: list[dict[str, Any]] = []
-    for point in sorted(entry_points(group="latency_lut.spaces"), key=lambda point: point.name):
-        space = load_space(point.name, expand=2.0)
+    for name, place in sorted(available_spaces().items()):
+        space = load_space(name)
         kinds = [decision.kind for decision in space.choices]
-        published = getattr(space, "published", None)
         found.append(
             {
-                "name": point.name,
-                "from": point.value,
+                "name": name,
+                "from": place,
                 "about": (type(space).__doc__ or "").strip().splitlines()[0].removesuffix(" Final."),
                 "decisions": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
                 "curves": len(space.curves()),
                 "layers": len(space.layers()),
-                "published": sorted(published()) if published is not None else [],
+                "published": sorted(space.published()),
             }
         )
     if json:

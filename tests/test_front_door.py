@@ -1,0 +1,310 @@
+"""From a module to a number in Python: what the README shows, and what is said of what cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from _commands import run_here
+from conftest import conv, curve_of
+from torch import nn
+
+from lut import LatencyTable, MissingLayerError, Network, NetworkLayer, UsageError
+from lut.testing import check_space
+from predictors import LatencyPredictor
+from profiler import TargetSpec, TracedModule, load_space, profile, trace
+from profiler._live_module import held_module, taken_module
+from profiler._options import converted, parse_settings
+from profiler._sources import LiveSource, key_of
+from profiler._workload import parts_of
+from search import ResNetCifar
+
+FAKE = TargetSpec("profiler._fake:FakeTarget", {"sigma": 0.01})
+SHORT: dict[str, Any] = {"threads": 1, "quick": True, "precision": 0.5, "time_budget_s": 4.0}
+
+
+class Small(nn.Module):
+    """Four layers, of which no two are alike."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, width, 3), nn.Conv2d(width, 2 * width, 3)
+        self.head = nn.Linear(2 * width, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.second(torch.relu(self.first(x)))).mean((2, 3)))
+
+
+class Answering(nn.Module):
+    """What a caller's forward may give or ask for."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        if self.how == "dict":
+            return {"logits": self.linear(x), "x": x}
+        if self.how == "branch":
+            return self.linear(x) if x.sum() > 0 else -self.linear(x)
+        return self.linear(x)
+
+
+INPUT = torch.zeros(2, 3, 16, 16)
+
+
+def test_a_module_is_a_network_and_stays_as_it_was() -> None:
+    module = Small().train()
+    module.second.eval()
+    network = trace(module, INPUT, name="mine")
+    assert isinstance(network, Network)
+    assert [item.name for item in network.layers] == ["first", "second", "mean", "head"]
+    assert (module.training, module.second.training, module.head.training) == (True, False, True)
+    assert trace(module, (INPUT,)).name == "Small"
+    assert str(network).startswith("mine: 4 layers, 4 different, ")
+    assert len(str(network)) < 400
+    assert repr(network).startswith("<Network 'mine': 4 layers, ")
+
+
+def test_what_the_readme_shows(tmp_path: Path) -> None:
+    network, other = trace(Small(), INPUT, name="mine"), trace(Small(4), INPUT, name="other")
+    table = profile(network, target="cpu", batch=2, output=tmp_path / "mine.json", **SHORT)
+    whole = table.networks[0].end_to_end
+    assert whole is not None
+    assert table.networks[0].network == network
+    assert table.latency_ms(network) == pytest.approx(sum(m.median_ms for m in table.values()))
+    assert table.audit is not None
+    assert table.setting.batch == 2
+    assert LatencyTable.load(tmp_path / "mine.json").networks == table.networks
+    with pytest.raises(MissingLayerError, match=r"other, layer first: this table does not hold .*3 more of its layers"):
+        table.latency_ms(other)
+    predictor = LatencyPredictor.fit(table)
+    found = predictor.predict(network)
+    assert found.ms == pytest.approx(whole.median_ms, rel=0.2)
+    both = predictor.predict([network, other])
+    assert [each.name for each in both] == ["mine", "other"]
+    assert both[0] == found
+    assert both[1] == predictor.predict(other)
+    for shown in (table, predictor, found):
+        assert 20 < len(str(shown)) < 600
+        assert len(repr(shown)) < 300
+
+
+def test_a_traced_module_is_run_as_it_is(tmp_path: Path) -> None:
+    class Slow(Small):
+        """Known to this function alone, and slow by its own code, which no layer has."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            import time
+
+            if not torch.compiler.is_exporting():
+                time.sleep(0.02)
+            return super().forward(x)
+
+    module = Slow()
+    traced = TracedModule(module, INPUT, name="slow")
+    assert "slow: Slow on 2×3×16×16, 4 layers" in repr(traced)
+    table = profile(traced, output=tmp_path / "t.json", **SHORT)
+    (measured,) = table.networks
+    assert measured.end_to_end is not None
+    # As it was timed: the correction of a busy machine moves a sleep too.
+    assert measured.end_to_end.raw_median_ms > 20 > 4 * table.latency_ms(traced.network)
+    assert table.setting.batch == 2
+
+
+def test_a_module_is_carried_with_its_weights() -> None:
+    module = Small()
+    with held_module(module, (INPUT,), name="small") as descriptor:
+        again, inputs = taken_module(descriptor)
+        # Read twice: each process of a run takes it.
+        assert torch.equal(taken_module(descriptor)[1][0], INPUT)
+    assert not again.training
+    assert torch.equal(again(*inputs), module.eval()(INPUT))
+    module.open = (byte for byte in b"")  # type: ignore[assignment]
+    with pytest.raises(UsageError, match=r"cannot be carried into the measuring process.*profiler\.trace"):
+        held_module(module, (INPUT,), name="small").__enter__()
+
+
+def test_a_run_is_taken_up_again_whatever_its_descriptor() -> None:
+    keys = [key_of(LiveSource("net", descriptor, digest)) for descriptor, digest in ((3, "a"), (4, "a"), (3, "b"))]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_onnx_runtime_runs_what_a_module_is_exported_to(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    traced = TracedModule(Small().train(), INPUT, name="my net/1")
+    table = profile(traced, target="onnx", output=tmp_path / "t.json", **SHORT)
+    assert (tmp_path / "my-net-1-exported.onnx").is_file()
+    assert traced.module.training
+    assert table.networks[0].name == "my net/1"
+    assert table.networks[0].end_to_end is not None
+    again = profile(tmp_path / "my-net-1-exported.onnx", target="onnx", **SHORT)
+    assert set(again) == set(table)
+    with pytest.raises(UsageError, match="runs on the target onnx, not on cpu"):
+        profile(tmp_path / "my-net-1-exported.onnx")
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "problem"),
+    [
+        (list, {}, "nothing to measure"),
+        (lambda: Network("none", ()), {}, "network 'none' has no layers"),
+        (Small, {}, r"Small is a torch module: profile\(TracedModule\(module, inputs\)\)"),
+        (lambda: "resnet-cifar", {}, r"'resnet-cifar' is no network: profiler\.load_space\(name\)"),
+        (lambda: 3, {}, "got int"),
+        (lambda: Path("net.pt"), {}, "is no ONNX file"),
+        (lambda: [conv(8), object()], {}, "got object"),
+        (lambda: TracedModule(Small(), INPUT), {"batch": 4}, "Small was traced with batch 2, and batch 4 is asked for"),
+        (
+            lambda: [TracedModule(Small(), INPUT), TracedModule(Small(), INPUT[:1], name="one")],
+            {},
+            "Small is of batch 2, and one of batch 1",
+        ),
+        (lambda: [trace(Small(), INPUT), trace(Small(4), INPUT)], {}, "network 'Small' stands twice"),
+        (lambda: conv(8), {"batchsize": 4}, r"has no option batchsize; it has batch, .*did you mean 'batch'\?"),
+        (lambda: conv(8), {"provider": "cpu"}, "target cpu has no option provider"),
+        (lambda: conv(8), {"target": "onxx"}, r"unknown target 'onxx'; installed: .*did you mean 'onnx'\?"),
+        (lambda: conv(8), {"audit": 3}, "audit is about a search space"),
+        (lambda: conv(8), {"target_error": 0.1}, "target_error is about a search space"),
+        (lambda: conv(8), {"target": FAKE, "batch": 3}, "a TargetSpec has its options in it: leave out batch"),
+        (lambda: conv(8), {"target": FAKE, "context": "isolated"}, "leave out context"),
+        (lambda: ResNetCifar(depth=8, expand=0.25), {"target_error": 7.0}, "a target error is a share"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_anything_is(
+    given: Any, options: dict[str, Any], problem: str, tmp_path: Path
+) -> None:
+    seen: list[object] = []
+    with pytest.raises(UsageError, match=problem):
+        profile(given(), progress=seen.append, reference=tmp_path / "r.json", **options)
+    assert not seen
+    assert not (tmp_path / "r.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "inputs", "problem"),
+    [
+        (Answering("branch"), torch.ones(2, 6), "depends on its input's values"),
+        (Small(), torch.zeros(2, 4, 16, 16), r"Small: it does not run on inputs of 2×4×16×16: RuntimeError: "),
+        (Small(), {"x": INPUT}, "got a dict; wrap the module in one whose forward takes them in order"),
+        (Small(), (), "give at least one input"),
+        (Small(), [3, 4], "got list of int"),
+        (Small(), torch.zeros(2, 3, 16, 16, device="meta"), "its inputs are on meta; move both to the CPU"),
+        (Small().to("meta"), INPUT, "the module is on meta; move both to the CPU"),
+        (Small(), torch.tensor(3.0), "does not run on inputs of"),
+        ("my.pt", INPUT, "a torch.nn.Module is traced, got str"),
+    ],
+)
+def test_what_cannot_be_traced_is_said(module: Any, inputs: Any, problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        trace(module, inputs)
+
+
+def test_outputs_in_a_dict_are_a_network_like_any_other() -> None:
+    assert [item.name for item in trace(Answering("dict"), torch.ones(2, 6)).layers] == ["linear"]
+
+
+def test_layers_curves_and_networks_go_together(tmp_path: Path) -> None:
+    curve = curve_of((8, 16, 24))
+    network = Network("net", (NetworkLayer("a", conv(12)),))
+    table = profile(
+        [conv(40), curve, network], target=FAKE, quick=True, time_budget_s=20.0, reference=tmp_path / "r.json"
+    )
+    assert set(table) == {conv(40), *curve.layers, conv(12)}
+    assert table.curves == (curve,)
+    assert [known.name for known in table.networks] == ["net"]
+
+
+def test_a_space_is_measured_with_some_of_its_networks(tmp_path: Path) -> None:
+    space = ResNetCifar(depth=8, expand=0.125)
+    options: dict[str, Any] = {"target": FAKE, "quick": True, "time_budget_s": 40.0, "reference": tmp_path / "r.json"}
+    table = profile(space, audit=2, groups=1, **options)
+    assert set(space.layers()) <= set(table)
+    assert [known.name for known in table.networks] == ["resnet-cifar 1", "resnet-cifar 2"]
+    assert profile(space, groups=1, **options).networks == ()
+
+
+def test_batches_are_fixed_by_layers_that_were_traced_with_one(tmp_path: Path) -> None:
+    class Sorting(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.sort(x, dim=1).values
+
+    two, three = (trace(Sorting(), torch.zeros(batch, 6), name=f"of {batch}") for batch in (2, 3))
+    with parts_of([two], target="cpu", folder=tmp_path) as found:
+        assert found.batch == 2
+    with pytest.raises(UsageError, match="of 2 was traced with batch 2, and batch 3 is asked for"):
+        profile(two, batch=3)
+    with pytest.raises(UsageError, match="of 2 is of batch 2, and of 3 of batch 3: profile them one after the other"):
+        profile([two, three])
+
+
+# Options of plug-ins.
+
+
+def test_options_are_converted_to_what_a_factory_takes() -> None:
+    def make(*, depth: int = 3, width: float = 1.0, names: tuple[int, ...] = (), deep: bool = False, free=None) -> None:  # type: ignore[no-untyped-def]
+        """Take one of each."""
+
+    texts = {"depth": "32", "width": "0.5", "names": "1, 5", "deep": "true", "free": "as it is"}
+    assert converted("it", make, texts) == {
+        "depth": 32,
+        "width": 0.5,
+        "names": (1, 5),
+        "deep": True,
+        "free": "as it is",
+    }
+    for texts, problem in (
+        ({"dept": "3"}, r"it has no option 'dept'; it has depth, .*did you mean 'depth'\?"),
+        ({"depth": "much"}, r"--set depth=much: "),
+        ({"names": "1,b"}, r"--set names=1,b: "),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            converted("it", make, texts)
+    assert parse_settings(["a-b=c=d", "space.depth=3"]) == {"a_b": "c=d", "space.depth": "3"}
+    for wrong, problem in ((["depth"], "is KEY=VALUE"), (["=3"], "is KEY=VALUE"), (["a=1", "a=2"], "given twice")):
+        with pytest.raises(UsageError, match=problem):
+            parse_settings(wrong)
+
+
+def test_a_space_takes_options_of_its_own() -> None:
+    space = load_space("resnet-cifar", depth=32, expand=0.5)
+    assert isinstance(space, ResNetCifar)
+    assert (space.depth, space.expand) == (32, 0.5)
+    assert "made with expand 0.5, depth 32, depths all, classes 10" in str(space)
+    assert str(load_space("nas-bench-macro")) == "nas-bench-macro: 8 decisions (8 of operator), 6,561 vectors"
+    assert repr(space) == "<ResNetCifar resnet-cifar: 34 decisions>"
+    with pytest.raises(UsageError, match=r"space rcnet-cifar has no option 'expand'; it has positions, types"):
+        load_space("rcnet-cifar", expand=2.0)
+    with pytest.raises(UsageError, match=r"unknown space 'resnet_cifr'; .*did you mean 'resnet-cifar'\?"):
+        load_space("resnet_cifr")
+
+
+@pytest.mark.parametrize("name", ["resnet-cifar", "resnet-cifar-bottleneck", "rcnet-cifar", "nas-bench-macro"])
+def test_our_own_spaces_keep_their_promises(name: str) -> None:
+    options: dict[str, Any] = {"expand": 0.25} if name.startswith("resnet") else {}
+    if name == "resnet-cifar":
+        options["depth"] = 20
+    check_space(load_space(name, **options), samples=6)
+
+
+def test_commands_pass_options_on(tmp_path: Path) -> None:
+    def refused(*arguments: str) -> str:
+        return str(run_here(tmp_path, *arguments, code=2).stderr)
+
+    profiled = ("profile-device", "--space", "resnet-cifar")
+    assert "got depth 33" in refused(*profiled, "--set", "depth=33")
+    text = refused(*profiled, "--set", "dept=32")
+    assert "--set dept: there is no such option; space resnet-cifar has expand, depth, depths, classes" in text
+    assert "did you mean 'depth'?" in text
+    assert "leave it away" in refused("profile-device", "--space", "rcnet-cifar", "--expand", "2")
+    assert "--batch and --set batch say the same" in refused(*profiled, "--batch", "2", "--set", "batch=4")
+    assert "--set is KEY=VALUE" in refused(*profiled, "--set", "depth")
+    assert "about a --space or a --sweep" in refused("profile-device", "--model", "my.py:make", "--expand", "2")
+    described = ("search-architecture", "describe", "resnet-cifar", "random", "--json")
+    deep = {depth: json.loads(run_here(tmp_path, *described, "--set", f"depth={depth}").stdout) for depth in (8, 110)}
+    assert len(deep[8]["layers"]) < 20 < len(deep[110]["layers"])
