@@ -11,8 +11,9 @@ import msgspec
 from _interleaved import Found, layers_of
 from _networks import SPACES, as_layer, blocks_of, distinct
 
-from lut import Device, Interval, LatencyTable, Layer, Measurement, Network, Setting, Visits
+from lut import Device, LatencyTable, Layer, Measurement, Network, Setting
 from lut._files import write_atomically
+from lut._records import Interval, Visits
 from profiler._machine import cpu_device
 
 __all__ = ["SESSIONS", "RecordedSession", "read_sessions", "session_networks", "table_of", "write_session"]

@@ -29,7 +29,8 @@ from lut import LatencyTable, Network
 from lut._files import read_bytes, write_atomically
 from lut._statistics import log_standard_error
 from lut.errors import LatencyLutError
-from predictors import WidthGain, width_gains
+from predictors import width_gains
+from predictors._gains import WidthGain
 from profiler import profile
 from profiler._sources import Subject
 from profiler._sweep import sweep_curves

@@ -460,7 +460,7 @@ class EndToEnd(Record, frozen=True):
 
 
 class NetworkRecord(Record, frozen=True):
-    """A network in a file: its layers, and what it takes as a whole. People get a :class:`~lut.MeasuredNetwork`.
+    """A network in a file: its layers, and what it takes as a whole. People get :attr:`lut.LatencyTable.networks`.
 
     ``operators``: how many operators of the framework the layers hold, 0 where nobody counted; ``idle``: operators in
     no layer, by name: those that do no work at inference, and, marked ``(unused)``, those whose results nothing reads.

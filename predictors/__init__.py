@@ -5,50 +5,32 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from predictors._compiled import CompiledLatency, compile_madds
-    from predictors._curve_table import CurveTableModel, LatencyCurve
+    from predictors._curve_table import CurveTableModel
     from predictors._features import feature_matrix
-    from predictors._gains import WidthChange, WidthGain, width_gains
+    from predictors._gains import width_gains
     from predictors._latency_predictor import LatencyPredictor
     from predictors._mlp import LatencyMLP
     from predictors._power_law import PowerLaw
-    from predictors._predictions import HeldOut, LayerPrediction, NetworkPrediction
     from predictors._ranges import ExtrapolationWarning
     from predictors._sampling import next_layers
     from predictors._stairs import StairInterpolator
-    from predictors._torch_latency import TorchLatency
     from predictors._transfer import (
         DeviceTransfer,
-        LayerTransfer,
-        TransferPrediction,
-        TransferPrior,
         choose_probes,
         learn_prior,
         transfer_tables,
     )
-    from predictors._widths import MeasuredCurve, WidthChoice, WidthSelection, hardware_aware_widths, measured_curves
+    from predictors._widths import hardware_aware_widths, measured_curves
 
 __all__ = [
     "CompiledLatency",
     "CurveTableModel",
     "DeviceTransfer",
     "ExtrapolationWarning",
-    "HeldOut",
-    "LatencyCurve",
     "LatencyMLP",
     "LatencyPredictor",
-    "LayerPrediction",
-    "LayerTransfer",
-    "MeasuredCurve",
-    "NetworkPrediction",
     "PowerLaw",
     "StairInterpolator",
-    "TorchLatency",
-    "TransferPrediction",
-    "TransferPrior",
-    "WidthChange",
-    "WidthChoice",
-    "WidthGain",
-    "WidthSelection",
     "choose_probes",
     "compile_madds",
     "feature_matrix",
@@ -66,23 +48,10 @@ _HOMES = {
     "CurveTableModel": "predictors._curve_table",
     "DeviceTransfer": "predictors._transfer",
     "ExtrapolationWarning": "predictors._ranges",
-    "HeldOut": "predictors._predictions",
-    "LatencyCurve": "predictors._curve_table",
     "LatencyMLP": "predictors._mlp",
     "LatencyPredictor": "predictors._latency_predictor",
-    "LayerPrediction": "predictors._predictions",
-    "LayerTransfer": "predictors._transfer",
-    "MeasuredCurve": "predictors._widths",
-    "NetworkPrediction": "predictors._predictions",
     "PowerLaw": "predictors._power_law",
     "StairInterpolator": "predictors._stairs",
-    "TorchLatency": "predictors._torch_latency",
-    "TransferPrediction": "predictors._transfer",
-    "TransferPrior": "predictors._transfer",
-    "WidthChange": "predictors._gains",
-    "WidthChoice": "predictors._widths",
-    "WidthGain": "predictors._gains",
-    "WidthSelection": "predictors._widths",
     "choose_probes": "predictors._transfer",
     "compile_madds": "predictors._compiled",
     "feature_matrix": "predictors._features",
@@ -99,3 +68,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'predictors' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

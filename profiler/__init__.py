@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from profiler._compare import ComparedNetwork, NetworkComparison, Ratio, compare_networks
+    from profiler._compare import compare_networks
     from profiler._coreml import CoremlTarget
     from profiler._cpu import CpuTarget
     from profiler._cuda import CudaTarget
@@ -15,23 +15,18 @@ if TYPE_CHECKING:
     from profiler._process import layer_errors
     from profiler._profile import profile
     from profiler._report import report_html
-    from profiler._session import Progress
     from profiler._spaces import available_spaces, load_space
     from profiler._target import Observation, Part, Target, TargetSpec, available_targets
     from profiler._traced_module import TracedModule, trace
 
 __all__ = [
-    "ComparedNetwork",
     "CoremlTarget",
     "CpuTarget",
     "CudaTarget",
     "FakeTarget",
-    "NetworkComparison",
     "Observation",
     "OnnxTarget",
     "Part",
-    "Progress",
-    "Ratio",
     "Target",
     "TargetSpec",
     "TracedModule",
@@ -49,17 +44,13 @@ __all__ = [
 
 # Resolved at first use (PEP 562): a command's --help should not wait for PyTorch.
 _HOMES = {
-    "ComparedNetwork": "profiler._compare",
     "CoremlTarget": "profiler._coreml",
     "CpuTarget": "profiler._cpu",
     "CudaTarget": "profiler._cuda",
     "FakeTarget": "profiler._fake",
-    "NetworkComparison": "profiler._compare",
     "Observation": "profiler._target",
     "OnnxTarget": "profiler._onnx",
     "Part": "profiler._target",
-    "Progress": "profiler._session",
-    "Ratio": "profiler._compare",
     "Target": "profiler._target",
     "TargetSpec": "profiler._target",
     "TracedModule": "profiler._traced_module",
@@ -80,3 +71,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'profiler' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -12,14 +12,18 @@ from typing import Any
 
 import msgspec
 
-from lut import ChannelCurve, Failure, LatencyTable, Layer, MeasuredNetwork, Measurement, NotMeasured, Visits
+from lut import ChannelCurve, LatencyTable, Layer, Measurement
+from lut._measured_network import MeasuredNetwork
 from lut._records import (
     NOT_CHOSEN,
     Correction,
     EndToEnd,
+    Failure,
+    NotMeasured,
     RejectedVisit,
     SentinelTimeline,
     Session,
+    Visits,
 )
 from lut.errors import FileAccessError
 from profiler._adaptive import Sampler

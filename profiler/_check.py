@@ -18,20 +18,9 @@ from pathlib import Path
 from statistics import NormalDist, fmean, median, stdev
 from typing import Any, Literal, NamedTuple
 
-from lut import (
-    Device,
-    LatencyTable,
-    Layer,
-    LayerError,
-    MeasuredNetwork,
-    Measurement,
-    Network,
-    Session,
-    Setting,
-    TableError,
-    UsageError,
-)
-from lut._records import ORIGINS, EndToEnd, Software
+from lut import Device, LatencyTable, Layer, LayerError, Measurement, Network, Setting, TableError, UsageError
+from lut._measured_network import MeasuredNetwork
+from lut._records import ORIGINS, EndToEnd, Session, Software
 from lut._statistics import log_standard_error
 from lut.errors import IncompleteError, UnlikeTablesError
 from profiler._contexts import Offset, offsets_of

@@ -12,7 +12,7 @@ from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
 from lut._printable import printable
-from predictors import MeasuredCurve
+from predictors._widths import MeasuredCurve
 
 __all__ = [
     "CHOSEN",

@@ -11,8 +11,9 @@ import plotly.graph_objects as go
 from lut import LatencyTable
 from lut._console import format_ms
 from lut._records import FLAGS, REJECTION_CAUSES
-from predictors import WidthGain, WidthSelection
+from predictors._gains import WidthGain
 from predictors._show import SURE_SHARE, UNSURE_NOTE, law_line
+from predictors._widths import WidthSelection
 from profiler._page import (
     CHOSEN,
     LAW,

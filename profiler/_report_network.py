@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from lut import LatencyTable, MeasuredNetwork
+from lut import LatencyTable
 from lut._console import format_ms
+from lut._measured_network import MeasuredNetwork
 from lut._network_text import audit_line, coverage, sum_line
 from profiler._page import LAW, MEASURED, finish, html_plot, html_table, html_text, plot_label
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from lut import LatencyTable
-from predictors import MeasuredCurve, WidthGain, measured_curves
-from predictors._gains import swept_curve
+from predictors import measured_curves
+from predictors._gains import WidthGain, swept_curve
 from predictors._show import GAINS_HEADER, GAINS_NOTE, gain_cells
+from predictors._widths import MeasuredCurve
 from profiler._page import CHOSEN, LAW, QUIET, finish, html_plot, html_table, html_text, staircase
 
 __all__ = ["sweep_section"]

@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from lut import ChannelCurve, LatencyTable, Layer, MeasuredNetwork, Network, UsageError
+from lut import ChannelCurve, LatencyTable, Layer, Network, UsageError
 from lut._codec import refuse_unwritable
 from lut._files import file_error, write_atomically
+from lut._measured_network import MeasuredNetwork
 from lut._records import Protocol
 from lut.errors import FileAccessError, InterruptedRunError, JournalError, TargetUnavailableError
 from profiler._adaptive import Sampler

@@ -19,7 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from lut import LatencyTable, MeasuredNetwork, Network, SearchSpace
+from lut import LatencyTable, Network, SearchSpace
+from lut._measured_network import MeasuredNetwork
 from lut._records import Interval
 from lut._statistics import trimmed_variance
 from profiler._contexts import kind_of, offsets_of

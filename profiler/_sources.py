@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-from lut import Layer, MeasuredNetwork, Network
+from lut import Layer, Network
+from lut._measured_network import MeasuredNetwork
 from lut.errors import LayerFailedError
 from profiler._live_module import taken_module
 from profiler._model import ModelSpec, load_model
@@ -104,7 +105,7 @@ def load_source(source: NetworkSource) -> tuple[Any, tuple[Any, ...]]:
 class Subject(NamedTuple):
     """A network whose layers a table is to hold, and how it is run end to end, ``None`` if not at all.
 
-    ``operators``, ``idle`` and ``kernels`` are what tracing it found; see :class:`lut.MeasuredNetwork`.
+    ``operators``, ``idle`` and ``kernels`` are what tracing it found; see :attr:`lut.LatencyTable.networks`.
     """
 
     network: Network

@@ -41,7 +41,7 @@ class TracedModule:
     """How many operators its layers hold."""
 
     idle: Mapping[str, int]
-    """Operators in no layer, by name, and how often each occurs; see :class:`lut.MeasuredNetwork`."""
+    """Operators in no layer, by name, and how often each occurs; see :attr:`lut.LatencyTable.networks`."""
 
     def __init__(
         self, module: torch.nn.Module, inputs: torch.Tensor | Sequence[torch.Tensor], *, name: str | None = None

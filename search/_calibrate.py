@@ -17,7 +17,8 @@ from lut import Network, SearchSpace, UsageError
 from lut._files import read_bytes, write_atomically
 from lut.errors import CheckpointError
 from predictors import LatencyPredictor
-from profiler import Progress, compare_networks
+from profiler import compare_networks
+from profiler._session import Progress
 from search._cost import compile_latency, compiled_digest
 
 __all__ = ["LEAST_NETWORKS", "calibrated", "check_count"]

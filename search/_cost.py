@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from lut import SearchSpace, Setting, TableError, UsageError
 from lut.errors import BudgetError, UnknownOperatorError
-from predictors import CompiledLatency, LatencyPredictor, NetworkPrediction, compile_madds
+from predictors import CompiledLatency, LatencyPredictor, compile_madds
 from predictors._compiled import layers_of
-from predictors._predictions import NO_SUCH_KIND
+from predictors._predictions import NO_SUCH_KIND, NetworkPrediction
 from search._resnet_cifar import ResNetCifar
 from search._resources import bounded
 

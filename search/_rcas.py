@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 from lut import Network, SearchSpace, UsageError
-from predictors import NetworkPrediction
+from predictors._predictions import NetworkPrediction
 from search._greedy import UNIFORM, Budget, GreedyPath, GreedyStep, SetProblem, cost_effective_greedy
 from search._resources import Budgets, NetworkResources
 

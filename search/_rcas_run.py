@@ -12,7 +12,7 @@ from lut import Network, SearchSpace, save_network
 from lut._files import write_atomically
 from lut.errors import InterruptedRunError
 from predictors import LatencyPredictor
-from profiler import Progress
+from profiler._session import Progress
 from search._accuracy import Accuracy, AccuracyCache, BatchAccuracy, EvaluationProgress, Evaluator
 from search._data import ImageData
 from search._rcas import RcasResult, RcasSettings, RcasStep, search_rcas

@@ -11,7 +11,8 @@ import msgspec
 
 from lut import Network, SearchSpace, UsageError
 from lut.errors import BudgetError
-from predictors import LatencyPredictor, NetworkPrediction
+from predictors import LatencyPredictor
+from predictors._predictions import NetworkPrediction
 
 __all__ = ["Budgets", "NetworkResources", "Resources", "bounded", "sample_within"]
 

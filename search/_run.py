@@ -12,8 +12,9 @@ import msgspec
 from lut import Network, save_network
 from lut._files import write_atomically
 from lut.errors import InterruptedRunError, UsageError
-from predictors import LatencyPredictor, WidthSelection
-from profiler import Progress
+from predictors import LatencyPredictor
+from predictors._widths import WidthSelection
+from profiler._session import Progress
 from search._cost import CostKind, NetworkCost, check_budget
 from search._data import ImageData, halves
 from search._evolution import EvolutionSettings, check_pymoo, search_evolution

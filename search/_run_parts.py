@@ -16,7 +16,9 @@ from lut._folder_lock import LOCK_NAME, folder_lock
 from lut._printable import printable, shortened
 from lut.errors import CheckpointError, FileAccessError, IncompleteError, ProfileError, UsageError
 from predictors import LatencyPredictor
-from profiler import NetworkComparison, Progress, Ratio, compare_networks
+from profiler import compare_networks
+from profiler._compare import NetworkComparison, Ratio
+from profiler._session import Progress
 from search._checkpoint import content_digest
 from search._data import ImageData
 from search._recipe import Recipe

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import msgspec
 
 from lut import Network, UsageError
-from predictors import NetworkPrediction
+from predictors._predictions import NetworkPrediction
 from search._architecture import TemperatureSchedule
 from search._cost import Penalty
 from search._recipe import Recipe

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 from lut import TableError, UsageError
 
 if TYPE_CHECKING:
-    from predictors import LatencyPredictor, MeasuredCurve, WidthSelection
+    from predictors import LatencyPredictor
+    from predictors._widths import MeasuredCurve, WidthSelection
     from search._resnet_cifar import ResNetCifar
 
 __all__ = [
@@ -122,7 +123,7 @@ def predicted_curves(space: ResNetCifar, predictor: LatencyPredictor) -> tuple[M
     A predictor does not keep visits, so choices from it come without certainty. Predicted widths are warned of: HTAS's
     score is about what is faster than expected, and a prediction is an expectation.
     """
-    from predictors import MeasuredCurve
+    from predictors._widths import MeasuredCurve
 
     found, guessed, count = [], 0, 0
     # Asked for all together they are predicted once.

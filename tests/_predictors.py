@@ -17,8 +17,6 @@ from conftest import simulate, table_of
 from lut import (
     Decision,
     Device,
-    Failure,
-    Interval,
     LatencyTable,
     Layer,
     LayerSlot,
@@ -27,11 +25,11 @@ from lut import (
     NetworkLayer,
     SearchSpace,
     Setting,
-    Visits,
     conv_norm_act,
     global_pool,
     linear,
 )
+from lut._records import Failure, Interval, Visits
 from predictors import LatencyPredictor
 from profiler import FakeTarget
 from profiler._sources import subject_of

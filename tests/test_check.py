@@ -15,7 +15,8 @@ import pytest
 from _commands import run_here
 from conftest import conv, simulate, table_of
 
-from lut import LatencyTable, Layer, MeasuredNetwork, Network, NetworkLayer, TableError, UsageError, linear
+from lut import LatencyTable, Layer, Network, NetworkLayer, TableError, UsageError, linear
+from lut._measured_network import MeasuredNetwork
 from lut._records import Setting, Software
 from lut.errors import IncompleteError
 from profiler import TargetSpec, profile

@@ -18,8 +18,8 @@ from conftest import HANGS_S
 from rich.console import Console
 from test_cli import command
 
-from lut import LatencyTable, Network, NotMeasured, UsageError, conv_norm_act
-from lut._records import NOT_CHOSEN
+from lut import LatencyTable, Network, UsageError, conv_norm_act
+from lut._records import NOT_CHOSEN, NotMeasured
 from predictors import LatencyPredictor
 from profiler._cli import _workloads, predict_latency
 from profiler._sources import Subject

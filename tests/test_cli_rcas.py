@@ -23,8 +23,7 @@ from conftest import in_the_foreground, onnx_session, simulate, table_of, wait_u
 
 from lut import LatencyTable, Layer, Network, load_network
 from predictors import LatencyPredictor
-from profiler import NetworkComparison
-from profiler._compare import ComparedNetwork, ComparedVisits
+from profiler._compare import ComparedNetwork, ComparedVisits, NetworkComparison
 from profiler._sources import subject_of
 from search import NasBenchMacro, RCNet, load_weights
 from search._accuracy import AccuracyCache

@@ -19,8 +19,7 @@ from test_cli import command
 from lut import LatencyTable, UsageError, load_network
 from lut.errors import CheckpointError
 from predictors import LatencyPredictor
-from profiler import NetworkComparison
-from profiler._compare import ComparedNetwork, ComparedVisits
+from profiler._compare import ComparedNetwork, ComparedVisits, NetworkComparison
 from search import ResNetCifar, load_data, load_weights
 from search._run import FILES
 

@@ -12,8 +12,8 @@ from conftest import HANGS_S, conv, simulate, table_of
 
 from lut import Device, LatencyTable, Network, NetworkLayer, Setting, UnlikeTablesError, UsageError, linear
 from lut.errors import DeviceBusyError, IncompleteError
-from profiler import ComparedNetwork, NetworkComparison, TargetSpec, _compare, _session, compare_networks
-from profiler._compare import ComparedVisits, _comparison, setting_options
+from profiler import TargetSpec, _compare, _session, compare_networks
+from profiler._compare import ComparedNetwork, ComparedVisits, NetworkComparison, _comparison, setting_options
 from profiler._fake import FakeTarget
 from profiler._lock import device_lock
 from profiler._sources import Subject, subject_of

@@ -13,8 +13,8 @@ from conftest import conv, curve_of, simulate, table_of
 from lut import LatencyTable, Layer, Network, NetworkLayer, UsageError, chain, conv_norm_act, linear
 from lut._terminal import DataConsole
 from lut.primitives import Linear
-from predictors import WidthGain, measured_curves, width_gains
-from predictors._gains import swept_curve
+from predictors import measured_curves, width_gains
+from predictors._gains import WidthGain, swept_curve
 from predictors._show import GAINS_HEADER, gains_json, gains_table
 from profiler import FakeTarget
 from profiler._report_sweep import sweep_section

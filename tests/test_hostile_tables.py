@@ -22,7 +22,6 @@ from _predictors import measurement, resnet_table, table_with
 from conftest import conv, curve_of, simulate, table_of
 
 from lut import (
-    Interval,
     LatencyTable,
     Layer,
     LayerError,
@@ -34,6 +33,7 @@ from lut import (
     conv_norm_act,
 )
 from lut._audit import kendall_tau
+from lut._records import Interval
 from lut._statistics import attained_level, log_standard_error, median_interval, median_rank
 from lut.errors import DeviceBusyError, FileAccessError, LatencyLutError
 from predictors import LatencyPredictor, hardware_aware_widths, measured_curves

@@ -20,8 +20,8 @@ from _predictors import DEVICE, SETTING
 from conftest import HANGS_S
 
 from lut import Device, Network
-from predictors import NetworkPrediction
-from profiler import Ratio
+from predictors._predictions import NetworkPrediction
+from profiler._compare import Ratio
 from search import NasBenchMacro, RCNet, Recipe
 from search._rcas import RcasSettings, RcasStep, search_rcas
 from search._rcas_report import rcas_report

@@ -15,7 +15,7 @@ import torch
 
 from lut import Layer, LayerError, Network, NetworkLayer, Node, chain, conv_norm_act, global_pool, linear, residual_add
 from lut.primitives import Activation, Add, ChannelShuffle, Concat, Conv2d, Flatten, Linear
-from predictors import WidthGain
+from predictors._gains import WidthGain
 from profiler._modules import build_module, example_inputs
 from profiler._trace import trace
 

@@ -9,7 +9,8 @@ import pytest
 from conftest import curve_of
 
 from lut import LatencyTable, TableError, UsageError
-from predictors import MeasuredCurve, hardware_aware_widths, measured_curves
+from predictors import hardware_aware_widths, measured_curves
+from predictors._widths import MeasuredCurve
 
 MakeTable = Callable[..., LatencyTable]
 

@@ -10,8 +10,9 @@ from lut._network_text import audit_line, coverage, sum_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lut import LatencyTable, MeasuredNetwork
-    from predictors import WidthGain
+    from lut import LatencyTable
+    from lut._measured_network import MeasuredNetwork
+    from predictors._gains import WidthGain
 
 __all__ = ["network_gains", "networks_json", "print_networks"]
 

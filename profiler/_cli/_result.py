@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from lut import Device, LatencyTable
     from lut._records import Session
-    from predictors import WidthGain, WidthSelection
+    from predictors._gains import WidthGain
+    from predictors._widths import WidthSelection
 
 __all__ = ["count_layers", "print_as_json", "print_result"]
 

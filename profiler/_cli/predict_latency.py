@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lut import Network
-    from predictors import LatencyPredictor, NetworkPrediction
+    from predictors import LatencyPredictor
+    from predictors._predictions import NetworkPrediction
 
 __all__ = ["main"]
 

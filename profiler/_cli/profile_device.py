@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lut import LatencyTable
-    from predictors import WidthGain, WidthSelection
+    from predictors._gains import WidthGain
+    from predictors._widths import WidthSelection
     from profiler._session import Progress
     from profiler._workload import Workload
 

@@ -11,23 +11,15 @@ from pathlib import Path
 from statistics import median, pstdev
 from typing import NamedTuple
 
-from lut import (
-    ChannelCurve,
-    Device,
-    Failure,
-    Interval,
-    LatencyTable,
-    Layer,
-    MeasuredNetwork,
-    Measurement,
-    NotMeasured,
-    Setting,
-    Visits,
-)
+from lut import ChannelCurve, Device, LatencyTable, Layer, Measurement, Setting
 from lut._files import read_bytes
+from lut._measured_network import MeasuredNetwork
 from lut._records import (
     Correction,
+    Failure,
     Flag,
+    Interval,
+    NotMeasured,
     Preflight,
     Protocol,
     RejectedVisit,
@@ -35,6 +27,7 @@ from lut._records import (
     Session,
     Software,
     Spread,
+    Visits,
 )
 from lut._statistics import bimodal_split, median_interval, quantile
 from lut.errors import ProfileError, TableError, UsageError

@@ -13,7 +13,8 @@ from search._commands._common import LARGEST_SEED
 
 if TYPE_CHECKING:
     from lut import Network, SearchSpace
-    from predictors import LatencyPredictor, NetworkPrediction
+    from predictors import LatencyPredictor
+    from predictors._predictions import NetworkPrediction
 
 __all__ = ["describe", "find_network"]
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lut import LatencyTable
-    from predictors import LatencyPredictor, WidthSelection
+    from predictors import LatencyPredictor
+    from predictors._widths import WidthSelection
     from search._cost import NetworkCost
     from search._resnet_cifar import ResNetCifar
     from search._run import RunPlan, RunResult
