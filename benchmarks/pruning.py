@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 from _common import parser, print_table, write_results
-from _rewidth import WidthGroup, rewidth, width_groups
 from _zoo import INPUTS, ZOO
 
 from lut import LatencyTable, Network
@@ -31,6 +30,7 @@ from lut._statistics import log_standard_error
 from lut.errors import LatencyLutError
 from predictors import width_gains
 from predictors._gains import WidthGain
+from predictors._tied_widths import WidthGroup, rewidth, width_groups
 from profiler import profile
 from profiler._sources import Subject
 from profiler._sweep import sweep_curves
@@ -74,18 +74,12 @@ def _allowed(group: WidthGroup, wanted: float) -> int:
 
 def choices(network: Network, gains: Sequence[WidthGain]) -> dict[int, Choice]:
     """Return where the network's groups go, by number; those without a friendly width in reach are left out."""
-    by_layer = {gain.layer: gain for gain in gains}
-    layers = {item.name: item for item in network.layers}
+    by_name = {name: gain for gain in gains for name in gain.modules}
     found: dict[int, Choice] = {}
     for number, group in enumerate(width_groups(network)):
-        times: dict[WidthGain, float] = {}
-        for name in group.layers:
-            gain = by_layer.get(layers[name].layer)
-            if gain is not None:
-                times[gain] = times.get(gain, 0.0) + layers[name].count * gain.ms
-        if not times:
+        judge = next((by_name[name] for name in group.layers if name in by_name), None)
+        if judge is None:
             continue
-        judge = max(times, key=lambda gain: times[gain])
         reach = max(REACH * group.width, LEAST_REACH)
         near = [
             width
@@ -95,8 +89,7 @@ def choices(network: Network, gains: Sequence[WidthGain]) -> dict[int, Choice]:
         if near:
             # Of two as near the wider one: its channels cost little.
             nearest = min(near, key=lambda width: (abs(width - group.width), -width))
-            name = next(name for name in group.layers if layers[name].layer == judge.layer)
-            found[number] = Choice(name, group.width, nearest, judge.friendly_channels)
+            found[number] = Choice(judge.name, group.width, nearest, judge.friendly_channels)
     return found
 
 

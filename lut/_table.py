@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -282,6 +282,25 @@ class LatencyTable(Mapping[Layer, Measurement]):
         decode_table(content, source=f"{os.fspath(path)} is not written, since it could not be read again")
         write_atomically(path, content)
 
+    def curve_of(self, layer: Layer) -> TableCurve:
+        """Return the sweep that a layer is in, by which a width's latency is looked up: ``table.curve_of(l).ms(24)``.
+
+        Of several sweeps it is the one with the most measured widths.
+
+        Raises:
+            MissingLayerError: the table has no sweep of such layers; ``profile-device --sweep`` measures one.
+        """
+        family = layer.family if isinstance(layer, Layer) else None
+        found = [curve for curve in self.curves if family is not None and curve.layers[0].family == family]
+        if not found:
+            raise MissingLayerError(
+                f"this table has no sweep over the widths of {layer}; profile-device --model FILE.py:FACTORY --sweep "
+                "measures those of a network, profile-device --space those of a space"
+            )
+        # Of one family are all that differ in channels; the sweep that holds the layer comes first.
+        best = max(found, key=lambda curve: (layer in curve.layers, sum(other in self for other in curve.layers)))
+        return TableCurve(best, tuple((other.out_channels, self[other]) for other in best.layers if other in self))
+
     def select(self, keep: Callable[[Measurement], bool]) -> LatencyTable:
         """Return the table of the measurements for which ``keep`` is true; curves keep those of their layers."""
         kept = {layer: m for layer, m in self._measurements.items() if keep(m)}
@@ -458,6 +477,45 @@ def _channels(layer: Layer) -> tuple[int, ...]:
 
 def _width(measurement: Measurement) -> float:
     return measurement.across_runs.high_ms / measurement.across_runs.low_ms
+
+
+class TableCurve:
+    """A sweep of a table: a layer's latency by its width, in output channels. Final; made by ``table.curve_of``."""
+
+    def __init__(self, curve: ChannelCurve, points: Sequence[tuple[int, Measurement]]) -> None:
+        self.name = curve.name
+        self.base_channels = curve.base_channels
+        self._by_width = dict(points)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The widths that were measured, in increasing order."""
+        return tuple(self._by_width)
+
+    def __getitem__(self, width: int) -> Measurement:
+        """Return the measurement of a width.
+
+        Raises:
+            MissingLayerError: it was not measured; the message names the widths beside it that were.
+        """
+        found = self._by_width.get(width)
+        if found is not None:
+            return found
+        below = [each for each in self.channels if each < width]
+        above = [each for each in self.channels if each > width]
+        beside = " and ".join(map(str, (*below[-1:], *above[:1]))) or "none"
+        raise MissingLayerError(
+            f"{self.name}: {width} channels were not measured; the nearest that were: {beside}. "
+            "A predictor fitted to the table answers for others"
+        )
+
+    def ms(self, width: int) -> float:
+        """Return a width's latency in ms; errors as of ``curve[width]``."""
+        return self[width].median_ms
+
+    def __repr__(self) -> str:
+        widths = self.channels
+        return f"<TableCurve {self.name}: {len(widths)} widths" + (f", {widths[0]} … {widths[-1]}>" if widths else ">")
 
 
 _Entry = TypeVar("_Entry", Measurement, EndToEnd, Failure)

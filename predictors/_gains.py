@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import hypot, log
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from lut import ChannelCurve, LatencyTable, Layer, Network, UsageError
+from lut import ChannelCurve, LatencyTable, Layer, LayerError, Network, NetworkLayer, UsageError
 from lut._statistics import log_standard_error
+from predictors._tied_widths import tied_layers
 
-__all__ = ["WidthChange", "WidthGain", "swept_curve", "width_gains"]
+__all__ = ["WidthChange", "WidthGain", "shown_modules", "swept_curve", "width_gains"]
 
 # Beyond this many standard errors a difference is no noise: 95 %, two-sided.
 SURE = NormalDist().inv_cdf(0.975)
@@ -24,43 +26,79 @@ LEAST_REACH = 8
 
 
 class WidthChange(NamedTuple):
-    """Another width of a layer.
+    """Another width of the layers of a row.
 
-    ``channels`` with their ``ms``; ``gain_ms``: how much faster one occurrence gets, negative where it gets slower;
-    ``gain_ms_total``: all of the layer's occurrences; ``sure``: the difference is beyond the noise of both widths.
+    ``channels``; ``ms``: what all of their occurrences take then; ``gain_ms``: how much faster that is, negative where
+    it is slower; ``sure``: the difference is beyond the noise of both widths.
     """
 
     channels: int
     ms: float
     gain_ms: float
-    gain_ms_total: float
     sure: bool
 
 
 @dataclass(frozen=True)
 class WidthGain:
-    """A layer of a network, and the friendly widths next to its own.
+    """Layers of a network that have one width, and the friendly widths next to it.
+
+    Residual blocks add layers to each other, and depthwise convolutions pass on the width of what they read: these are
+    one row, since they can be changed together only, and their latencies are summed.
 
     Args:
-        name: the layer's first name in the network.
-        layer: as the network has it.
-        count: how often it occurs.
-        channels: its width.
-        ms: its latency, one occurrence.
-        friendly_channels: the friendly ones among all widths that were measured.
+        name: the name of the first of them in the network.
+        groups: names of layers that give this width and have weights, in groups: those of one group are equally wide.
+            Groups of the same layers are one row, since what is good for one is good for all. Names of a traced
+            module's layers are those of its modules.
+        layers: those of them that were measured at other widths, each once.
+        unmeasured: names of those that were not, whose gain comes on top.
+        ties_known: whether all that must change with them is in ``groups``; not where their output goes out of the
+            network, or into operators that were kept as their framework wrote them.
+        count: how often the layers occur together.
+        channels: their width.
+        ms: what all of their occurrences take.
+        widths: that were measured, in increasing order.
+        widths_ms: what all of their occurrences take at each of these.
+        friendly_channels: the friendly ones among these.
         narrower: the friendly width below that gives the most per channel; ``None`` where none is faster within reach.
-        wider: the nearest friendly width above, whose channels may be free; ``None`` where the layer's own width is
-            friendly, or there is none within reach.
+        wider: the nearest friendly width above, whose channels may be free; ``None`` where their own width is friendly,
+            or there is none within reach.
     """
 
     name: str
-    layer: Layer
+    groups: tuple[tuple[str, ...], ...]
+    layers: tuple[Layer, ...]
+    unmeasured: tuple[str, ...]
+    ties_known: bool
     count: int
     channels: int
     ms: float
+    widths: tuple[int, ...]
+    widths_ms: tuple[float, ...]
     friendly_channels: tuple[int, ...]
     narrower: WidthChange | None
     wider: WidthChange | None
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The names of all ``groups``."""
+        return tuple(name for group in self.groups for name in group)
+
+    def __str__(self) -> str:
+        """Return a line for people: ``layer1.0.conv1 and 3 more, 64 channels: 56 saves 0.12 ms``."""
+        text = shown_modules(self.modules) + f", {self.channels} channels, {self.ms:.4g} ms: "
+        parts = [
+            f"{change.channels} {'saves' if change.gain_ms > 0 else 'costs'} {abs(change.gain_ms):.3g} ms"
+            + ("" if change.sure else " (within the noise)")
+            for change in (self.narrower, self.wider)
+            if change is not None
+        ]
+        return text + ("; ".join(parts) or "no better width within reach")
+
+
+def shown_modules(modules: Sequence[str]) -> str:
+    """Return ``layer1.0.conv1 +3``: the first name, and how many more there are."""
+    return modules[0] + (f" +{len(modules) - 1}" if len(modules) > 1 else "")
 
 
 class _Point(NamedTuple):
@@ -71,18 +109,25 @@ class _Point(NamedTuple):
     error: float
 
 
+class _Row(NamedTuple):
+    """Layers with one width, by their names in groups, and whether nothing else changes with them."""
+
+    groups: tuple[tuple[str, ...], ...]
+    ties_known: bool
+
+
 def width_gains(table: LatencyTable, network: Network, *, reach: float = 0.25) -> tuple[WidthGain, ...]:
     """Return what other widths of a network's layers would buy, the largest gain of a narrower width first.
 
-    A layer is looked at where a curve of the table was swept from it: its base layer occurs in the network and was
-    measured. A width is *friendly* where every wider one within reach costs clearly more: it is the last of its stair.
-    A wider one whose median lies below this one's plus the joint half-width of their within-run intervals, or plus one
-    per cent, does not cost clearly more; so a stair lower than the noise is not seen. Of the widest width nothing is
-    known.
+    A row is of all layers that must be equally wide: those that a sum or a product takes, and depthwise convolutions
+    with what they read. A layer is looked at where a curve of the table was swept from it: its base layer occurs in the
+    network and was measured. A width is *friendly* where every wider one within reach costs clearly more: it is the
+    last of its stair. A wider one whose median lies below this one's plus the joint half-width of their within-run
+    intervals, or plus one per cent, does not cost clearly more; so a stair lower than the noise is not seen. Of the
+    widest width nothing is known.
 
-    What a figure does not hold: the layers that read this one's output get narrower or wider with it, and so do those
-    whose output a sum adds to it, or, of a depthwise convolution, the layer before. Their gain comes on top, and is
-    looked up or measured by itself.
+    What a figure does not hold: the layers that read this width get narrower or wider with it. Their gain comes on top,
+    and is looked up or measured by itself. Layers whose width the network's input or output has are left out.
 
     Args:
         table: with the sweep's curves; those of no layer of the network are passed over.
@@ -91,27 +136,45 @@ def width_gains(table: LatencyTable, network: Network, *, reach: float = 0.25) -
             measured width in any case.
 
     Raises:
-        UsageError: ``reach`` is not positive and finite.
+        UsageError: ``reach`` is not positive and finite, or it is no network.
     """
     if not 0 < reach < float("inf"):
         raise UsageError(f"reach is a positive share of a layer's width, got {reach}")
-    counts: dict[Layer, int] = {}
-    names: dict[Layer, str] = {}
-    for item in network.layers:
-        counts[item.layer] = counts.get(item.layer, 0) + item.count
-        names.setdefault(item.layer, item.name)
+    if not isinstance(network, Network):
+        raise UsageError(
+            f"widths are of a lut.Network, got {type(network).__name__}; profiler.suggest_widths takes a TracedModule"
+        )
+    items = {item.name: item for item in network.layers}
     swept: dict[Layer, list[ChannelCurve]] = {}
+    inside = {item.layer for item in network.layers}
     for curve in table.curves:
         base = _base(curve)
-        if base is not None and base in table and base in counts:
+        if base is not None and base in table and base in inside:
             swept.setdefault(base, []).append(curve)
-    found = [
-        _gain(table, layer, _most_measured(table, swept[layer]), name, counts[layer], reach)
-        for layer, name in names.items()
-        if layer in swept
-    ]
+    curves = {layer: _most_measured(table, found) for layer, found in swept.items()}
+    found = [gain for row in _rows(network) if (gain := _gain(table, row, items, curves, reach)) is not None]
     # Stable: where nothing is to be gained, the network's order stays.
-    return tuple(sorted(found, key=lambda gain: -gain.narrower.gain_ms_total if gain.narrower else 0.0))
+    return tuple(sorted(found, key=lambda gain: -gain.narrower.gain_ms if gain.narrower else 0.0))
+
+
+def _rows(network: Network) -> list[_Row]:
+    """Return the layers that have weights by the widths that they share, in the network's order."""
+    items = {item.name: item for item in network.layers}
+    groups: list[tuple[tuple[str, ...], bool]]
+    try:
+        ties = tied_layers(network)
+    except LayerError:
+        # Layers that were put together from nowhere: all that is known is that one width suits equal ones.
+        groups = [((item.name,), False) for item in network.layers]
+    else:
+        groups = [(group.layers, ties.open.isdisjoint(group.layers)) for group in ties.groups]
+    alike: dict[tuple[Any, bool], list[tuple[str, ...]]] = {}
+    for names, known in groups:
+        weighted = tuple(name for name in names if items[name].layer.parameters > 0)
+        if weighted:
+            work = frozenset(Counter(items[name].layer for name in weighted).items())
+            alike.setdefault((work, known), []).append(weighted)
+    return [_Row(tuple(found), known) for (_, known), found in alike.items()]
 
 
 def swept_curve(table: LatencyTable, layer: Layer) -> ChannelCurve | None:
@@ -128,9 +191,32 @@ def _base(curve: ChannelCurve) -> Layer | None:
     return next((layer for layer in curve.layers if layer.out_channels == curve.base_channels), None)
 
 
-def _gain(table: LatencyTable, layer: Layer, curve: ChannelCurve, name: str, count: int, reach: float) -> WidthGain:
-    points = [_point(table, other) for other in curve.layers if other in table]
-    own = next(point for point in points if point.channels == curve.base_channels)
+def _gain(
+    table: LatencyTable,
+    row: _Row,
+    items: Mapping[str, NetworkLayer],
+    curves: Mapping[Layer, ChannelCurve],
+    reach: float,
+) -> WidthGain | None:
+    """Return what other widths of a row's layers would buy, ``None`` where none of them was swept."""
+    names = [name for group in row.groups for name in group]
+    swept = [items[name] for name in names if items[name].layer in curves]
+    if not swept:
+        return None
+    counts: dict[Layer, int] = {}
+    for item in swept:
+        counts[item.layer] = counts.get(item.layer, 0) + item.count
+    width = swept[0].layer.out_channels
+    # Of a width where one of them was not measured, the sum is not known.
+    by_width = [{other.out_channels: other for other in curves[layer].layers if other in table} for layer in counts]
+    common = sorted(set.intersection(*(set(each) for each in by_width)))
+    if width not in common:
+        return None
+    points = [
+        _summed([(count, _point(table, each[channels])) for count, each in zip(counts.values(), by_width, strict=True)])
+        for channels in common
+    ]
+    own = points[common.index(width)]
     friendly = _friendly(points, reach)
     near = _reach(own, reach)
     below = [p for p in friendly if own.channels - near <= p.channels < own.channels and p.ms < own.ms]
@@ -139,19 +225,30 @@ def _gain(table: LatencyTable, layer: Layer, curve: ChannelCurve, name: str, cou
     wider = above[0] if above and own not in friendly else None
 
     def change(point: _Point) -> WidthChange:
-        gain_ms = own.ms - point.ms
-        return WidthChange(point.channels, point.ms, gain_ms, count * gain_ms, abs(_distance(own, point)) > SURE)
+        return WidthChange(point.channels, point.ms, own.ms - point.ms, abs(_distance(own, point)) > SURE)
 
     return WidthGain(
-        name=name,
-        layer=layer,
-        count=count,
+        name=swept[0].name,
+        groups=row.groups,
+        layers=tuple(counts),
+        unmeasured=tuple(name for name in names if items[name].layer not in curves),
+        ties_known=row.ties_known,
+        count=sum(counts.values()),
         channels=own.channels,
         ms=own.ms,
+        widths=tuple(common),
+        widths_ms=tuple(point.ms for point in points),
         friendly_channels=tuple(point.channels for point in friendly),
         narrower=None if narrower is None else change(narrower),
         wider=None if wider is None else change(wider),
     )
+
+
+def _summed(parts: Sequence[tuple[int, _Point]]) -> _Point:
+    """Return what layers of one width take together; what each one's measurement is off by is its own."""
+    total = sum(count * point.ms for count, point in parts)
+    error_ms = hypot(*(count * point.ms * point.error for count, point in parts))
+    return _Point(parts[0][1].channels, total, error_ms / total)
 
 
 def _point(table: LatencyTable, layer: Layer) -> _Point:

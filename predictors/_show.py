@@ -10,6 +10,7 @@ from lut import UsageError
 from lut._console import format_ms
 from lut._printable import shortened
 from predictors._exponent import LARGEST_ALPHA
+from predictors._gains import shown_modules
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,11 +35,12 @@ __all__ = [
 SURE_SHARE = 0.9
 UNSURE_NOTE = "~ in more than a tenth of the resamples a width that is not next to it wins its group"
 
-GAINS_HEADER = ("layer", "count", "width", "ms", "narrower", "saves ms", "wider", "costs ms")
+GAINS_HEADER = ("layers", "count", "width", "ms", "narrower", "saves ms", "wider", "costs ms")
 GAINS_NOTE = (
-    "Narrower and wider: widths nearby at the end of a stair, and the ms that they save or cost in all occurrences of "
-    "the layer together. – none within reach; ~ a difference within the noise. The layers that read a layer's output "
-    "change with it, which these numbers do not hold."
+    "A row is of all layers that must be equally wide, the first by name, with what they take together. Narrower and "
+    "wider: widths nearby at the end of a stair, and the ms that they save or cost. – none within reach; ~ within the "
+    "noise; ? what else must change with them is not known. The layers that read this width change with it, which "
+    "these numbers do not hold."
 )
 
 
@@ -108,7 +110,7 @@ def selection_json(selection: WidthSelection) -> dict[str, Any]:
 
 
 def gains_table(gains: Sequence[WidthGain]) -> Table:
-    """Return one line per layer: its width, the friendly ones next to it, and the ms that they save or cost."""
+    """Return one line for each width that layers share, the friendly ones next to it, and the ms that they save."""
     from rich.table import Table
 
     grid = Table(box=None, pad_edge=False)
@@ -123,16 +125,21 @@ def gains_table(gains: Sequence[WidthGain]) -> Table:
 def gain_cells(gain: WidthGain) -> list[str]:
     """Return what stands under :data:`GAINS_HEADER` of a layer; ``~`` marks a difference within the noise."""
     # As many decimals as the latency has that it is a difference of: more would be noise.
-    decimals = max(0, 3 - floor(log10(gain.count * gain.ms)))
+    decimals = max(0, 3 - floor(log10(gain.ms)))
 
     def change(found: WidthChange | None, sign: int) -> list[str]:
         if found is None:
             return ["–", "–"]
-        text = f"{sign * found.gain_ms_total:.{decimals}f}".replace("-", "−")
+        text = f"{sign * found.gain_ms:.{decimals}f}".replace("-", "−")
         text = "0" if float(text.replace("−", "-")) == 0 else text
         return [str(found.channels), text + ("" if found.sure else "~")]
 
-    own = [gain.name, str(gain.count), str(gain.channels), format_ms(gain.ms)]
+    own = [
+        shown_modules(gain.modules) + "?" * (not gain.ties_known),
+        str(gain.count),
+        str(gain.channels),
+        format_ms(gain.ms),
+    ]
     return [*own, *change(gain.narrower, 1), *change(gain.wider, -1)]
 
 
@@ -141,8 +148,11 @@ def gains_json(gains: Sequence[WidthGain]) -> list[dict[str, Any]]:
     return [
         {
             "name": gain.name,
-            "layer": str(gain.layer),
-            "digest": gain.layer.digest,
+            "groups": [list(group) for group in gain.groups],
+            "layers": [str(layer) for layer in gain.layers],
+            "digests": [layer.digest for layer in gain.layers],
+            "unmeasured": list(gain.unmeasured),
+            "ties_known": gain.ties_known,
             "count": gain.count,
             "channels": gain.channels,
             "ms": gain.ms,

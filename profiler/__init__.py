@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from profiler._profile import profile
     from profiler._report import report_html
     from profiler._spaces import available_spaces, load_space
+    from profiler._suggest_widths import suggest_widths, sweep
     from profiler._target import Observation, Part, Target, TargetSpec, available_targets
     from profiler._traced_module import TracedModule, trace
 
@@ -39,6 +40,8 @@ __all__ = [
     "load_space",
     "profile",
     "report_html",
+    "suggest_widths",
+    "sweep",
     "trace",
 ]
 
@@ -63,6 +66,8 @@ _HOMES = {
     "load_space": "profiler._spaces",
     "profile": "profiler._profile",
     "report_html": "profiler._report",
+    "suggest_widths": "profiler._suggest_widths",
+    "sweep": "profiler._suggest_widths",
     "trace": "profiler._traced_module",
 }
 

@@ -8,15 +8,17 @@ import plotly.graph_objects as go
 
 from lut import LatencyTable
 from predictors import measured_curves
-from predictors._gains import WidthGain, swept_curve
+from predictors._gains import WidthGain, shown_modules, swept_curve
 from predictors._show import GAINS_HEADER, GAINS_NOTE, gain_cells
 from predictors._widths import MeasuredCurve
-from profiler._page import CHOSEN, LAW, QUIET, finish, html_plot, html_table, html_text, staircase
+from profiler._page import CHOSEN, LAW, MEASURED, QUIET, finish, html_plot, html_table, html_text, staircase
 
 __all__ = ["sweep_section"]
 
 # Staircases of a deep network would be a page of their own.
 MOST_PLOTS = 5
+# Different layers of a row that are named in a heading.
+MOST_NAMED = 3
 
 
 def sweep_section(gains: Sequence[WidthGain], table: LatencyTable) -> str:
@@ -35,23 +37,35 @@ def sweep_section(gains: Sequence[WidthGain], table: LatencyTable) -> str:
     worth = [gain for gain in gains if gain.narrower is not None and gain.narrower.gain_ms > 0][:MOST_PLOTS]
     measured = dict(zip(table.curves, measured_curves(table), strict=True))
     for gain in worth:
-        curve = swept_curve(table, gain.layer)
-        assert curve is not None
-        text += _staircase(gain, measured[curve])
+        curve = swept_curve(table, gain.layers[0]) if len(gain.layers) == gain.count == 1 else None
+        text += _staircase(gain, None if curve is None else measured[curve])
     return text
 
 
-def _staircase(gain: WidthGain, curve: MeasuredCurve) -> str:
-    figure = staircase(curve)
-    by_width = dict(zip(curve.channels, curve.ms, strict=True))
+def _staircase(gain: WidthGain, curve: MeasuredCurve | None) -> str:
+    """Draw a row: with its interval where it is one layer, else what its layers take together."""
+    if curve is not None:
+        figure = staircase(curve)
+    else:
+        figure = go.Figure(
+            go.Scatter(
+                x=list(gain.widths),
+                y=list(gain.widths_ms),
+                mode="lines",
+                line={"shape": "hv", "color": MEASURED},
+                name="all layers together",
+            )
+        )
+    by_width = dict(zip(gain.widths, gain.widths_ms, strict=True))
     changes = [change for change in (gain.narrower, gain.wider) if change is not None]
     special = {gain.channels, *(change.channels for change in changes)}
     friendly = [width for width in gain.friendly_channels if width not in special]
     _mark(figure, "friendly widths", QUIET, friendly, [by_width[width] for width in friendly], labelled=False)
-    _mark(figure, "as it is", LAW, [gain.channels], [gain.ms])
-    _mark(figure, "next to it", CHOSEN, [c.channels for c in changes], [c.ms for c in changes])
+    _mark(figure, "own width", LAW, [gain.channels], [gain.ms])
+    _mark(figure, "suggested", CHOSEN, [c.channels for c in changes], [c.ms for c in changes])
     finish(figure, y="latency in ms", height=300)
-    return f"<h3>{html_text(gain.name)}: {html_text(str(gain.layer))}</h3>" + html_plot(figure)
+    what = f"{shown_modules(gain.modules)}: {', '.join(map(str, gain.layers[:MOST_NAMED]))}"
+    return f"<h3>{html_text(what)}</h3>" + html_plot(figure)
 
 
 def _mark(

@@ -15,7 +15,7 @@ from torch import nn
 from lut import LatencyTable, MissingLayerError, Network, NetworkLayer, UsageError
 from lut.testing import check_space
 from predictors import LatencyPredictor
-from profiler import TargetSpec, TracedModule, load_space, profile, trace
+from profiler import TargetSpec, TracedModule, load_space, profile, suggest_widths, sweep, trace
 from profiler._live_module import held_module, taken_module
 from profiler._options import converted, parse_settings
 from profiler._sources import LiveSource, key_of
@@ -308,3 +308,78 @@ def test_commands_pass_options_on(tmp_path: Path) -> None:
     described = ("search-architecture", "describe", "resnet-cifar", "random", "--json")
     deep = {depth: json.loads(run_here(tmp_path, *described, "--set", f"depth={depth}").stdout) for depth in (8, 110)}
     assert len(deep[8]["layers"]) < 20 < len(deep[110]["layers"])
+
+
+# Widths.
+
+
+class Residual(nn.Module):
+    """A stem, two blocks that add to it, a depthwise pair, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 3, padding=1)
+        self.inner = nn.ModuleList([nn.Conv2d(12, 20, 3, padding=1) for _ in range(2)])
+        self.outer = nn.ModuleList([nn.Conv2d(20, 12, 3, padding=1) for _ in range(2)])
+        self.point, self.depth = nn.Conv2d(12, 24, 1), nn.Conv2d(24, 24, 3, groups=24)
+        self.head = nn.Linear(24, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        for inner, outer in zip(self.inner, self.outer, strict=True):
+            x = torch.relu(x + outer(torch.relu(inner(x))))
+        return self.head(self.depth(torch.relu(self.point(x))).mean((2, 3)))
+
+
+def test_widths_that_are_tied_are_one_row_with_their_gains_summed(tmp_path: Path) -> None:
+    network = trace(Residual(), INPUT, name="residual")
+    curves = sweep(network)
+    assert {curve.name for curve in curves} == {"stem", "inner.0", "outer.0", "point", "depth"}
+    table = profile(
+        [network, *curves],
+        target=TargetSpec("profiler._fake:FakeTarget", {"sigma": 0.002, "batch": 2}),
+        time_budget_s=60.0,
+        reference=tmp_path / "r.json",
+    )
+    rows = suggest_widths(network, table)
+    tied = {row.groups: row for row in rows}
+    residual = ("stem", "outer.0", "outer.1")
+    assert set(tied) == {(residual,), (("inner.0",), ("inner.1",)), (("point", "depth"),)}
+    assert not tied[(("point", "depth"),)].ties_known  # the mean behind it is kept as PyTorch has it
+    shared = tied[(residual,)]
+    assert (shared.count, shared.channels, shared.ties_known, shared.unmeasured) == (3, 12, True, ())
+    layers = {item.name: item.layer for item in network.layers}
+    by_hand = [table.curve_of(layers[name]) for name in shared.modules]
+    for width, ms in zip(shared.widths, shared.widths_ms, strict=True):
+        assert ms == pytest.approx(sum(curve.ms(width) for curve in by_hand))
+    assert shared.narrower is not None
+    assert shared.narrower.channels == 8
+    assert shared.narrower.gain_ms == pytest.approx(shared.ms - shared.widths_ms[shared.widths.index(8)])
+    assert [row.narrower.gain_ms for row in rows if row.narrower] == sorted(
+        (row.narrower.gain_ms for row in rows if row.narrower), reverse=True
+    )
+    with pytest.raises(UsageError, match="holds no sweep of other's layers"):
+        suggest_widths(trace(Small(), INPUT, name="other"), table)
+    for wrong in (Residual(), "residual"):
+        with pytest.raises(UsageError, match="TracedModule"):
+            suggest_widths(wrong, table)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="TracedModule"):
+            sweep(wrong)  # type: ignore[arg-type]
+
+
+def test_a_tables_curve_is_looked_up_by_width(tmp_path: Path) -> None:
+    curve = curve_of((8, 16, 24))
+    table = profile(
+        [curve, conv(5, size=7)], target=FAKE, quick=True, time_budget_s=20.0, reference=tmp_path / "r.json"
+    )
+    found = table.curve_of(conv(16))
+    assert found.channels == (8, 16, 24)
+    assert found.ms(16) == table[conv(16)].median_ms == found[16].median_ms
+    assert "3 widths, 8 … 24" in repr(found)
+    for width, beside in ((12, "8 and 16"), (4, "8"), (99, "24")):
+        with pytest.raises(
+            MissingLayerError, match=f"{width} channels were not measured; the nearest that were: {beside}"
+        ):
+            found.ms(width)
+    with pytest.raises(MissingLayerError, match="no sweep over the widths of conv"):
+        table.curve_of(conv(5, size=7))

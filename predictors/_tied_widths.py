@@ -1,4 +1,4 @@
-"""A traced network with other widths: which of its layers must be equally wide, and the network that results.
+"""Tied widths: which layers of a network must be equally wide, and the network with other widths.
 
 Only numbers of channels change. A convolution or linear layer makes a width; everything behind it passes the width on
 until another one reads it. Sums and products bind the widths of what they take, concatenations lay them one after
@@ -7,18 +7,20 @@ another, and a depthwise convolution is as wide as its input. All functions are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import lcm
 from typing import NamedTuple, TypeAlias
 
 import msgspec
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from lut import Layer, LayerError, Network, NetworkLayer, Node
 from lut._network import INPUT
 from lut.primitives import Add, ChannelShuffle, Concat, Conv2d, Linear, Mul, Primitive, Shape, Subgraph
-from profiler._groups import Groups
 
-__all__ = ["WidthGroup", "rewidth", "width_groups"]
+__all__ = ["Ties", "WidthGroup", "rewidth", "tied_layers", "width_groups"]
 
 # The channels of a value: the numbers of the widths that lie one after another in it.
 _Widths: TypeAlias = tuple[int, ...]
@@ -38,11 +40,24 @@ class WidthGroup(NamedTuple):
     least: int = 1
 
 
+class Ties(NamedTuple):
+    """What is known of the widths of a network's layers, each named by its layer.
+
+    ``groups``: layers whose width is the same and may be changed together; ``open``: layers of these whose width also
+    goes where nobody knows what changes with it: out of the network, into operators that are kept as their framework
+    wrote them, or into tokens. Layers in no group are as wide as the network's input.
+    """
+
+    groups: tuple[WidthGroup, ...]
+    open: frozenset[str]
+
+
 class _Analysis(NamedTuple):
-    """``groups``, and by which convolution or linear layer (layer, node) each one's width is made."""
+    """``groups`` and ``open`` of :class:`Ties`, and by which operator (layer, node) each group's width is made."""
 
     groups: tuple[WidthGroup, ...]
     made: dict[tuple[int, int], int]
+    open: frozenset[str]
 
 
 def width_groups(network: Network) -> tuple[WidthGroup, ...]:
@@ -58,6 +73,16 @@ def width_groups(network: Network) -> tuple[WidthGroup, ...]:
         LayerError: a layer is a subgraph, works on tokens, or reads what no layer before it gives.
     """
     return _analysed(network).groups
+
+
+def tied_layers(network: Network) -> Ties:
+    """Return which layers share their width, of any network; what cannot be followed is named as unknown.
+
+    Raises:
+        LayerError: a layer reads what no layer before it gives, or another shape than that.
+    """
+    analysis = _analysed(network, lenient=True)
+    return Ties(analysis.groups, analysis.open)
 
 
 def rewidth(network: Network, widths: Mapping[int, int]) -> Network:
@@ -94,10 +119,10 @@ def rewidth(network: Network, widths: Mapping[int, int]) -> Network:
             if _is_depthwise(op, item.layer.shapes[node.args[0]]):
                 op = msgspec.structs.replace(op, out_channels=first[0], groups=first[0])
             elif (i, j) in analysis.made:
-                width = widths.get(analysis.made[i, j])
-                if width is not None:
+                wanted = widths.get(analysis.made[i, j])
+                if wanted is not None:
                     field = "out_channels" if isinstance(op, Conv2d) else "out_features"
-                    op = msgspec.structs.replace(op, **{field: width})
+                    op = msgspec.structs.replace(op, **{field: wanted})
             nodes.append(Node(op=op, args=node.args))
             shapes.append(op.output_shape(tuple(shapes[arg] for arg in node.args)))
         layer = Layer(inputs=inputs, nodes=tuple(nodes))
@@ -109,14 +134,17 @@ def rewidth(network: Network, widths: Mapping[int, int]) -> Network:
     return msgspec.structs.replace(network, layers=tuple(items))
 
 
-def _analysed(network: Network) -> _Analysis:
+def _analysed(network: Network, *, lenient: bool = False) -> _Analysis:
     found: list[int] = []  # each width, in channels
     multiples: list[int] = []
     leasts: list[int] = []
     made: dict[tuple[int, int], int] = {}
     equal: list[tuple[int, int]] = []
     fixed: set[int] = set()
+    unknown: set[int] = set()
     given: dict[str, _Widths] = {}
+    shapes_of: dict[str, Shape] = {}
+    own_inputs: set[str] = set()
     read: set[str] = set()
 
     def new(width: int) -> _Widths:
@@ -130,6 +158,14 @@ def _analysed(network: Network) -> _Analysis:
             equal.extend(zip(first, second, strict=True))
         else:
             fixed.update(first, second)
+
+    def opaque(problem: str, taken: list[_Widths], width: int) -> _Widths:
+        """Return a width that nothing is known of, as of all that goes into it."""
+        if not lenient:
+            raise LayerError(problem)
+        own = new(width)
+        unknown.update(own, *taken)
+        return own
 
     def output(op: Primitive, taken: list[_Widths], shapes: list[Shape], place: tuple[int, int]) -> _Widths:
         match op:
@@ -145,8 +181,9 @@ def _analysed(network: Network) -> _Analysis:
                 return own
             case Linear():
                 if len(shapes[0]) != 1:
-                    raise LayerError(
-                        f"{op.label(tuple(shapes))}: widths are known of images and vectors, not of tokens"
+                    label = op.label(tuple(shapes))
+                    return opaque(
+                        f"{label}: widths are known of images and vectors, not of tokens", taken, op.out_features
                     )
                 own = new(op.out_features)
                 made[place] = own[0]
@@ -161,41 +198,46 @@ def _analysed(network: Network) -> _Analysis:
                     multiples[width] = lcm(multiples[width], op.groups)
                 return taken[0]
             case Subgraph():
-                raise LayerError(
+                return opaque(
                     f"{op.label(tuple(shapes))}: its operators are kept as the framework wrote them, with the widths "
-                    "that they have"
+                    "that they have",
+                    taken,
+                    op.output[0] or 1,
                 )
             case _:
                 return taken[0]
 
     for i, (item, sources) in enumerate(_with_sources(network)):
         for source, shape in zip(sources, item.layer.inputs, strict=True):
-            if source == INPUT and INPUT not in given:
-                given[INPUT] = new(shape[0])
-                fixed.update(given[INPUT])
+            if source not in given and (source == INPUT or (lenient and source.startswith(f"{INPUT} "))):
+                given[source] = new(shape[0])
+                fixed.update(given[source])
+                own_inputs.add(source)
             if source not in given:
                 raise LayerError(f"{item.name} takes the output of {source!r}, which does not come before it")
+            if shapes_of.get(source, shape) != shape:
+                raise LayerError(f"{item.name} takes {shape}, and {source!r} gives {shapes_of[source]}")
         read.update(sources)
         values = [given[source] for source in sources]
         for j, node in enumerate(item.layer.nodes):
             shapes = [item.layer.shapes[arg] for arg in node.args]
             values.append(output(node.op, [values[arg] for arg in node.args], shapes, (i, j)))
         if item.count > 1:
+            if item.layer.inputs[0] != item.layer.output_shape:
+                raise LayerError(f"{item.name} stands {item.count} times in a row, and does not take what it gives")
             for source in sources:
                 bind(given[source], values[-1])
-        given[item.name] = values[-1]
-    for name, widths in given.items():
-        if name not in read:
-            fixed.update(widths)
+        given[item.name], shapes_of[item.name] = values[-1], item.layer.output_shape
+    ends = {width for name, widths in given.items() if name not in read for width in widths}
+    if not lenient:
+        fixed |= ends
 
-    united = Groups(range(len(found)))
-    for first, second in equal:
-        united.unite(first, second)
-    pinned = {united.find(width) for width in fixed}
+    label = _components(len(found), equal)
+    pinned = {label[width] for width in fixed}
     members: dict[int, list[int]] = {}
     for width in range(len(found)):
-        if united.find(width) not in pinned:
-            members.setdefault(united.find(width), []).append(width)
+        if label[width] not in pinned:
+            members.setdefault(label[width], []).append(width)
     numbers = {width: number for number, group in enumerate(members.values()) for width in group}
     givers: dict[int, list[str]] = {}
     for name, widths in given.items():
@@ -210,7 +252,20 @@ def _analysed(network: Network) -> _Analysis:
         )
         for number, group in enumerate(members.values())
     )
-    return _Analysis(groups, {place: numbers[width] for place, width in made.items() if width in numbers})
+    last = {label[width] for width in ends | unknown}
+    outputs = {name: {label[width] for width in widths} for name, widths in given.items() if name not in own_inputs}
+    return _Analysis(
+        groups,
+        {place: numbers[width] for place, width in made.items() if width in numbers},
+        frozenset(name for name, labels in outputs.items() if labels & last),
+    )
+
+
+def _components(count: int, equal: Sequence[tuple[int, int]]) -> list[int]:
+    """Return a number for each width; those that must be equal share it."""
+    first, second = (np.array([pair[i] for pair in equal], dtype=np.int64) for i in (0, 1))
+    graph = coo_array((np.ones(len(equal)), (first, second)), shape=(count, count))
+    return [int(number) for number in connected_components(graph, directed=False)[1]]
 
 
 def _with_sources(network: Network) -> Iterator[tuple[NetworkLayer, tuple[str, ...]]]:
