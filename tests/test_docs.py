@@ -1,0 +1,64 @@
+"""What the pages say is what the results, the code and the commands say."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import _python_page
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def evidence(monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    yield import_module("evidence")
+    sys.modules.pop("evidence", None)
+
+
+def test_the_evidence_is_what_the_results_say(evidence: object) -> None:
+    assert evidence.PAGE.read_text(encoding="utf-8") == evidence.page()  # type: ignore[attr-defined]
+
+
+def test_every_public_name_is_documented() -> None:
+    assert _python_page.undocumented() == []
+    assert _python_page.PAGE.read_text(encoding="utf-8") == _python_page.page()
+
+
+def test_the_readme_fits_on_a_screen_and_its_links_lead_somewhere() -> None:
+    assert len(README.splitlines()) <= 135
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        for place in re.findall(r"\]\(([^)#][^)]*)\)", text):
+            target, _, anchor = place.partition("#")
+            if target.startswith("http"):
+                continue
+            found = page.parent / target
+            assert found.exists(), f"{page.name} links to {place}"
+            if anchor:
+                titles = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+                anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+                assert anchor in anchors, f"{page.name} links to {place}"
+
+
+def test_the_readmes_figures_stand_in_the_results() -> None:
+    real = json.loads((ROOT / "benchmarks" / "results" / "real_models.json").read_bytes())["summaries"]
+    errors = [f"{real[target]['in_context_ms']['mape']:.1%}".replace("%", " %") for target in ("cpu", "onnx")]
+    assert f"{errors[0]} off in PyTorch and {errors[1]} in ONNX" in " ".join(README.split())
+
+
+def test_the_readme_names_every_command() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    scripts = re.findall(r"^([\w-]+) = ", text.partition("[project.scripts]\n")[2].partition("\n[")[0], re.MULTILINE)
+    assert len(scripts) == 9
+    for command in scripts:
+        assert f"| `{command}" in README, command
+    targets = text.partition('latency_lut.targets"]\n')[2].partition("\n[")[0]
+    for target in re.findall(r"^([\w-]+) = ", targets, re.MULTILINE):
+        assert f"| [`{target}`](docs/{target}.md)" in README
