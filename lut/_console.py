@@ -5,13 +5,16 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
+import inspect
 import io
 import os
 import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lut._printable import printable, printable_json, shortened
@@ -36,6 +39,11 @@ __all__ = [
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
+HELP = ("-h", "--help")
+
+# What stands behind an option in its help, for the names of types.
+METAVARS = {"<str>": "TEXT", "<int>": "N", "<int range>": "N", "<float>": "NUMBER", "<Path>": "PATH"}
+
 # An error is a line or a few; what it quotes from a file may be of any length.
 LONGEST_MESSAGE = 800
 
@@ -43,23 +51,32 @@ LONGEST_MESSAGE = 800
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF, errno.ENXIO)
 
 
-def run_command(make_app: Callable[[], typer.Typer]) -> None:
-    """Run a command line application and exit: 0 done, 1 failed, 2 usage, 3 incomplete or stale, 130 stopped."""
+def run_command(
+    make_app: Callable[[], typer.Typer], *, panels: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> None:
+    """Run a command line application and exit: 0 done, 1 failed, 2 usage, 3 incomplete or stale, 130 stopped.
+
+    ``panels``: see :func:`run_single_command`.
+    """
     for stream in (sys.stdout, sys.stderr):
         # A terminal of few characters, and names of files that are no text, are shown as far as they can be.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(_flushed(_run(make_app)))
+    sys.exit(_flushed(_run(make_app, panels)))
 
 
-def _run(make_app: Callable[[], typer.Typer]) -> int:
+def _run(make_app: Callable[[], typer.Typer], panels: Mapping[str, Sequence[str]]) -> int:
     """Run an application and return the exit code; whatever goes wrong is said in one line."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             warnings.simplefilter("always", UnauditedTableWarning)
+            if sys.argv[1:] == ["--version"]:
+                print_line(f"{os.path.basename(sys.argv[0])} {version('latency-lut')}")  # noqa: PTH119
+                return 0
+            command = _command_of(make_app(), panels)
             # By itself the application would print its own kind of errors, in a frame, and exit.
-            ended = make_app()(standalone_mode=False)
+            ended = command(standalone_mode=False)
         if ended != INTERRUPTED:
             return ended if isinstance(ended, int) else 0
         # The application has taken Ctrl-C for an end.
@@ -81,6 +98,37 @@ def _run(make_app: Callable[[], typer.Typer]) -> int:
     except Exception as error:
         return _other_end(error)
     return INTERRUPTED
+
+
+def _command_of(app: typer.Typer, panels: Mapping[str, Sequence[str]]) -> Any:
+    """Return an application's command with help that reads well: paragraphs wrapped once, and flags shown as flags."""
+    import typer
+    from typer.main import get_command
+
+    command: Any = get_command(app)
+    waiting = [command]
+    while waiting:
+        each = waiting.pop()
+        waiting += getattr(each, "commands", {}).values()
+        # A docstring's own line breaks would stand among those of the terminal's width.
+        each.help = "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(each.help or "").split("\n\n"))
+        # Typer makes the option for help when it is first asked for, and keeps it.
+        helper = each.get_help_option(typer.Context(each, help_option_names=list(HELP)))
+        helper.rich_help_panel = list(panels)[-1] if panels else None
+        for parameter in (*each.params, helper):
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""
+            elif getattr(parameter, "metavar", None) is None:
+                parameter.metavar = METAVARS.get(str(parameter.display_type(None)))
+    places = {name: (i, title) for i, (title, names) in enumerate(panels.items()) for name in names}
+    order = {name: i for i, name in enumerate(name for names in panels.values() for name in names)}
+    for parameter in command.params:
+        if parameter.name in places:
+            parameter.rich_help_panel = places[parameter.name][1]
+    # Stable: what stands in no panel of ours keeps its place, behind.
+    command.params.sort(key=lambda parameter: order.get(parameter.name, len(order)))
+    command.epilog = "--version says which version this is."
+    return command
 
 
 def _failed(message: str) -> int:
@@ -236,20 +284,27 @@ def make_app(**options: Any) -> typer.Typer:
     return typer.Typer(
         add_completion=False,
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": list(HELP)},
         **options,
     )
 
 
-def run_single_command(function: Callable[..., None]) -> None:
-    """Run a command line application that is one command."""
+def run_single_command(
+    function: Callable[..., None], *, panels: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> None:
+    """Run a command line application that is one command.
+
+    Args:
+        function: the command.
+        panels: what its help shows together, in this order: titles, with the names of parameters. Others come last.
+    """
 
     def make() -> typer.Typer:
         app = make_app()
         app.command()(function)
         return app
 
-    run_command(make)
+    run_command(make, panels=panels)
 
 
 def format_ms(value: float) -> str:

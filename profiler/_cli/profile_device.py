@@ -30,9 +30,26 @@ MOST_AUDITED = 1000
 TARGET_ERROR = 0.03
 
 
+# What the help shows together: what people come for first, and last what hardly anybody needs.
+PANELS = {
+    "What is measured": (
+        *("model", "input_shape", "sweep", "step", "space", "settings", "expand", "layers", "audit", "sampling"),
+        "target_error",
+    ),
+    "Where and how": ("target", "batch", "threads", "dtype", "memory_format", "context"),
+    "How long": ("quick", "time_budget", "precision"),
+    "What comes out": ("output", "restart", "groups", "alpha", "json", "verbose"),
+    "Target cpu": ("compile_",),
+    "Target onnx": ("provider", "spinning", "exporter"),
+    "Target cuda": ("mode", "tf32"),
+    "Target coreml": ("compute_units", "device", "model_format", "deployment_target", "team", "import_", "bundle"),
+    "Rarely needed": ("self_test", "when_busy", "new_reference", "seed"),
+}
+
+
 def main() -> None:
     """Run the command."""
-    run_single_command(profile_device)
+    run_single_command(profile_device, panels=PANELS)
 
 
 # What --import takes beside the timings and their bundle; anything else says how to measure.
