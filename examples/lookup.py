@@ -14,14 +14,15 @@ def main() -> None:
     """Print the widest first-stage layer under several budgets, then what a miss looks like."""
     table = LatencyTable.load(sys.argv[1] if len(sys.argv) > 1 else "cpu-b4.json")
     (curve, *_) = table.curves
-    for budget_ms in (0.1, 0.15, 0.2, 0.3):
-        affordable = [layer for layer in curve.layers if layer in table and table[layer].median_ms <= budget_ms]
-        if not affordable:
-            print(f"{budget_ms} ms: nothing fits")
-            continue
+    measured = [layer for layer in curve.layers if layer in table]
+    # Budgets between the fastest width and the slowest, whatever this device takes for them.
+    fastest, slowest = (choose(table[layer].median_ms for layer in measured) for choose in (min, max))
+    for share in (0.25, 0.5, 0.75, 1.0):
+        budget_ms = fastest + share * (slowest - fastest)
+        affordable = [layer for layer in measured if table[layer].median_ms <= budget_ms]
         widest = table[max(affordable, key=lambda layer: layer.output_shape[0])]
         low, high = widest.within_run.low_ms, widest.within_run.high_ms
-        print(f"{budget_ms} ms: {widest.layer}, {widest.median_ms:.4f} ms ({low:.4f} … {high:.4f})")
+        print(f"{budget_ms:.4f} ms: {widest.layer}, {widest.median_ms:.4f} ms ({low:.4f} … {high:.4f})")
 
     # What was not measured is an error that names its neighbours, never 0 ms.
     try:

@@ -9,7 +9,7 @@ import typer
 
 from lut._console import format_ms, make_app, make_console, print_error, print_json, print_line, run_command, styled
 from lut._diff import compare_tables
-from lut._network_text import audit_line, sum_line
+from lut._network_text import AUDIT_STYLES, audit_level, audit_line, sum_line
 from lut._records import FLAGS, NOT_CHOSEN, Measurement
 from lut._table import LatencyTable
 from lut.errors import LatencyLutError, UsageError
@@ -28,6 +28,10 @@ AcrossOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text for a person.")]
+
+
+# Networks that a table is shown with.
+MOST_NETWORKS = 5
 
 
 def main() -> None:
@@ -100,14 +104,18 @@ def _show_table(console: Console, table: LatencyTable, contains: str, limit: int
     )
     if passed := sum(entry.reason == NOT_CHOSEN for entry in table.not_measured):
         console.print(f"{passed} of those not measured are for a predictor to say: fit-predictor")
-    for network in table.networks[:limit]:
-        console.print(f"{network.name}: {sum_line(table, network)}")
     if table.audit is not None:
-        console.print(audit_line(table))
+        console.print(audit_line(table), style=AUDIT_STYLES[audit_level(table)])
     console.print()
     console.print(_layer_table(found[:limit]))
     if len(found) > limit:
         console.print(f"… and {len(found) - limit} more: --limit {len(found)} shows all, --contains TEXT picks some")
+    named = [network for network in table.networks if contains in network.name]
+    # A sentence each: below the layers, which people come for.
+    for network in named[: min(limit, MOST_NETWORKS)]:
+        console.print(f"network {network.name}: {sum_line(table, network)}")
+    if (more := len(named) - min(limit, MOST_NETWORKS)) > 0:
+        console.print(f"… and {more} more networks: --contains NAME picks some")
     for failure in table.failures:
         console.print(f"failed: {failure.layer}: {failure.reason}: {failure.message}", style="red")
     for entry in [entry for entry in table.not_measured if entry.reason != NOT_CHOSEN][:limit]:

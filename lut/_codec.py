@@ -15,7 +15,7 @@ from lut._audit import audit_of
 from lut._layer import Layer
 from lut._measured_network import MeasuredNetwork, measured_network, network_record
 from lut._network import ChannelCurve
-from lut._printable import printable, shortened
+from lut._printable import lowered, printable, shortened
 from lut._records import (
     ESTIMATORS,
     FORMAT,
@@ -222,8 +222,7 @@ def _numbered(content: bytes, message: str) -> str:
 
 
 def _lower(error: Exception) -> str:
-    text = short_problem(str(error))
-    return text[:1].lower() + text[1:]
+    return lowered(short_problem(str(error)))
 
 
 def short_problem(text: str) -> str:

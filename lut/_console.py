@@ -17,7 +17,7 @@ from importlib.metadata import version
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from lut._printable import printable, printable_json, shortened
+from lut._printable import lowered, printable, printable_json, shortened
 from lut.errors import AdditivityError, LatencyLutError, StaleTableError, UnauditedTableWarning
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _other_end(error: Exception) -> int:
     message = str(format_message()).rstrip(".")
     context = getattr(error, "ctx", None)
     advice = "" if context is None else f"; see {context.command_path} --help"
-    print_error(f"error: {message[:1].lower()}{shortened(message[1:], LONGEST_MESSAGE - 100)}{advice}")
+    print_error(f"error: {shortened(lowered(message), LONGEST_MESSAGE - 100)}{advice}")
     return int(getattr(error, "exit_code", FAILED))
 
 

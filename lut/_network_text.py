@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 from lut._console import format_ms
 from lut._measured_network import MeasuredNetwork
 from lut._records import UNUSED
 from lut._table import LatencyTable, never_audited
 
-__all__ = ["audit_line", "coverage", "sum_line"]
+__all__ = ["AUDIT_STYLES", "audit_level", "audit_line", "coverage", "sum_line"]
+
+# Sums that are off by no more than this, or than the wholes' own error explains, hold; beyond the other they do not.
+HOLDS, FAILS = 0.05, 0.10
+OWN_ERRORS = 2.0
+
+AuditLevel: TypeAlias = Literal["holds", "off", "fails", "none"]
+AUDIT_STYLES: dict[AuditLevel, str | None] = {"holds": None, "off": "yellow", "fails": "red", "none": "yellow"}
 
 
 def coverage(network: MeasuredNetwork, distinct: int) -> str:
@@ -48,17 +57,30 @@ def sum_line(table: LatencyTable, network: MeasuredNetwork) -> str:
     return text
 
 
+def audit_level(table: LatencyTable) -> AuditLevel:
+    """Return what to think of a table's sums: by how far they are off, against how well the networks repeat."""
+    audit = table.audit
+    if audit is None:
+        return "none"
+    own = OWN_ERRORS * (audit.repeat_error or 0.0)
+    if audit.mape <= max(HOLDS, own):
+        return "holds"
+    return "off" if audit.mape <= max(FAILS, own) else "fails"
+
+
 def audit_line(table: LatencyTable) -> str:
     """Return what the audit says, or that there was none."""
     audit = table.audit
     if audit is None:
         return f"{never_audited(table)}; --model FILE.py:FACTORY, or --audit 20 for a space, does that"
     count = f"{audit.networks} whole network{'s' * (audit.networks != 1)}"
-    text = f"audited by {count}: sums are {audit.bias:+.1%} off on average, {audit.mape:.1%} either way"
+    text = f"audited by {count}: sums are {audit.bias:+.1%} off on average, mean absolute error {audit.mape:.1%}"
     if audit.kendall_tau is not None:
         text += f", Kendall τ {audit.kendall_tau:.2f}"
     if audit.repeat_error is not None:
         text += f"; wholes repeat within {audit.repeat_error:.1%}"
     else:
         text += "; too few visits to say how well wholes repeat: give more with --time-budget"
+    if audit_level(table) in ("off", "fails"):
+        text += ". Do not add layers up without calibration: fit-predictor does that"
     return text

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["printable", "printable_json", "shortened"]
+__all__ = ["lowered", "printable", "printable_json", "shortened"]
 
 # Control characters (C0, DEL, C1), line and paragraph separators, marks of direction, and lone surrogates.
 _UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -46,3 +46,8 @@ def shortened(text: str, most: int) -> str:
         return text
     end = most // 4
     return f"{text[: most - end - 1]}…{text[-end:]}"
+
+
+def lowered(text: str) -> str:
+    """Return a sentence as the rest of another one: its first letter small, unless an abbreviation begins there."""
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]

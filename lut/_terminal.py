@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, final
 
@@ -28,7 +29,16 @@ class DataConsole(Console):
     """
 
     def __init__(self, *, stderr: bool, soft_wrap: bool) -> None:
-        super().__init__(stderr=stderr, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
+        # https://no-color.org: no colour, and nothing bold either.
+        plain = bool(os.environ.get("NO_COLOR"))
+        super().__init__(
+            stderr=stderr,
+            soft_wrap=soft_wrap,
+            markup=False,
+            emoji=False,
+            highlight=False,
+            color_system=None if plain else "auto",
+        )
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a string as text to lay out."""

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from lut._codec import short_problem
 from lut._files import file_error, read_bytes, write_atomically
+from lut._printable import lowered
 from lut._records import Device, Record, Setting
 from lut.errors import LatencyLutError, PredictorFormatError
 from predictors._calibration import GROUPS, Calibration
@@ -235,7 +236,7 @@ def _decoded(content: bytes, path: Path) -> PredictorRecord:
         record = msgspec.json.decode(content, type=PredictorRecord)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         problem = short_problem(str(error))
-        raise PredictorFormatError(f"{path}: {problem[:1].lower()}{problem[1:]}") from None
+        raise PredictorFormatError(f"{path}: {lowered(problem)}") from None
     unsigned = content.replace(_SELF + record.sha256.encode() + b'"', _SELF + b'"', 1)
     if hashlib.sha256(unsigned).hexdigest() != record.sha256:
         raise PredictorFormatError(f"{path} was altered after it was written: its hash is another. Fit it again")

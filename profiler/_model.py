@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lut import UsageError
+from lut._suggest import did_you_mean
 from profiler._dtypes import torch_dtype
 
 if TYPE_CHECKING:
@@ -130,9 +131,11 @@ def load_model(spec: ModelSpec) -> tuple[Any, tuple[Any, ...]]:
 def _load(spec: ModelSpec) -> tuple[Any, tuple[Any, ...]]:
     import torch
 
-    factory = getattr(import_place(spec.place, f"--model {spec}"), spec.factory, None)
+    place = import_place(spec.place, f"--model {spec}")
+    factory = getattr(place, spec.factory, None)
     if not callable(factory):
-        raise UsageError(f"--model {spec}: there is no function {spec.factory} in it")
+        own = [name for name in dir(place) if not name.startswith("_")]
+        raise UsageError(f"--model {spec}: there is no function {spec.factory} in it{did_you_mean(spec.factory, own)}")
     try:
         made = factory()
     except (Exception, SystemExit) as error:
@@ -158,7 +161,10 @@ def _load(spec: ModelSpec) -> tuple[Any, tuple[Any, ...]]:
             module(*examples)
     except (Exception, SystemExit) as error:
         shapes = ", ".join("x".join(map(str, x.shape)) for x in examples)
-        raise UsageError(f"--model {spec}: it does not run on --input {shapes}: {_short(error)}") from None
+        text = f"--model {spec}: it does not run on --input {shapes}: {_short(error)}"
+        if len(examples) > 1 and all(x.ndim == 1 for x in examples):
+            text += f"; did you mean --input {'x'.join(str(len(x)) for x in examples)}? Commas stand between inputs"
+        raise UsageError(text) from None
     return module, examples
 
 

@@ -9,6 +9,7 @@ from typing import Any, get_origin, get_type_hints
 import msgspec
 
 from lut import UsageError
+from lut._printable import lowered
 from lut._suggest import did_you_mean
 
 __all__ = ["check_known", "converted", "option_names", "parse_settings"]
@@ -76,7 +77,7 @@ def converted(what: str, factory: Callable[..., Any], texts: Mapping[str, str]) 
             found[name] = msgspec.convert(given, type=hint, strict=False)
         except msgspec.ValidationError as error:
             problem = str(error).split(" - at")[0]
-            raise UsageError(f"--set {name}={text}: {problem[:1].lower() + problem[1:]}") from None
+            raise UsageError(f"--set {name}={text}: {lowered(problem)}") from None
         except TypeError:
             raise UsageError(f"--set {name}: {what} takes no text for it; make it in Python") from None
     return found

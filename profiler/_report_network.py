@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from lut import LatencyTable
 from lut._console import format_ms
 from lut._measured_network import MeasuredNetwork
-from lut._network_text import audit_line, coverage, sum_line
+from lut._network_text import audit_level, audit_line, coverage, sum_line
 from profiler._page import LAW, MEASURED, finish, html_plot, html_table, html_text, plot_label
 
 __all__ = ["networks_section"]
@@ -19,7 +19,9 @@ MOST_BARS = 25
 def networks_section(table: LatencyTable) -> str:
     """Return the section as HTML: the user's network layer by layer, or sampled networks; and the audit in any case."""
     text = "<h2>Do sums of layers give the whole network?</h2>"
-    text += f'<div class="{"audit" if table.audit else "warning"}">{html_text(audit_line(table))}</div>'
+    text += (
+        f'<div class="{"audit" if audit_level(table) == "holds" else "warning"}">{html_text(audit_line(table))}</div>'
+    )
     if len(table.networks) == 1:
         return text + _network(table, table.networks[0])
     measured = [(n.name, table.sum_ms(n), n.end_to_end.median_ms) for n in table.networks if n.end_to_end is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lut._console import format_ms, styled
-from lut._network_text import audit_line, coverage, sum_line
+from lut._network_text import AUDIT_STYLES, audit_level, audit_line, coverage, sum_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,7 @@ def print_networks(console: Console, table: LatencyTable, *, verbose: bool) -> N
     """Print the user's network layer by layer, or what the sampled networks say of the sums."""
     if len(table.networks) == 1:
         _print_network(console, table, table.networks[0], verbose=verbose)
-    console.print(audit_line(table), style=None if table.audit else "yellow")
+    console.print(audit_line(table), style=AUDIT_STYLES[audit_level(table)])
 
 
 def _print_network(console: Console, table: LatencyTable, network: MeasuredNetwork, *, verbose: bool) -> None:

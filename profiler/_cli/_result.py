@@ -27,6 +27,10 @@ def count_layers(count: int) -> str:
     return f"{count} layer{'' if count == 1 else 's'}"
 
 
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
 def print_result(
     console: Console,
     table: LatencyTable,
@@ -88,7 +92,8 @@ def print_result(
         console.print(GAINS_NOTE)
     if session is not None:
         console.print()
-        console.print(f"measured in {session.measuring_s:.0f} s, {session.processes} processes")
+        again = f", taken up again {_times(session.resumed)}" if session.resumed else ""
+        console.print(f"measured in {session.measuring_s:.0f} s, {session.processes} processes{again}")
     console.print(f"table   {output}")
     if report is not None:
         console.print(f"report  {report}")

@@ -53,8 +53,9 @@ def predict_latency(
         str | None,
         typer.Option(
             "--choices",
-            metavar="3,0,7…|FILE.json|random",
-            help="The space's option indices, one per decision; as a list, in a file, or drawn with --seed.",
+            metavar="3,0,7…|FILE.json|NAME|random",
+            help="The space's option indices, one per decision, as a list or in a file; a published network's name; or "
+            "random, drawn with --seed.",
         ),
     ] = None,
     expand: ExpandOption = None,
@@ -143,9 +144,12 @@ def _of_space(name: str, choices: str, *, expand: float | None, settings: list[s
 
     from lut import UsageError
     from lut._files import read_bytes
+    from lut._suggest import did_you_mean
     from profiler._cli._workloads import open_space, plug_in_options
 
     space = open_space(name, expand=expand, options=plug_in_options(settings, space=name, target=None).space)
+    if (made := space.published().get(choices)) is not None:
+        return made()
     if choices == "random":
         return space.decode(space.sample(random.Random(seed)))  # noqa: S311 - a sample, no secret
     content = read_bytes(choices) if choices.endswith(".json") else f"[{choices}]".encode()
@@ -153,7 +157,8 @@ def _of_space(name: str, choices: str, *, expand: float | None, settings: list[s
         vector = msgspec.json.decode(content, type=list[int])
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise UsageError(
-            f"--choices is a list of {len(space.choices)} option indices, such as 3,0,7, got {choices[:60]!r}"
+            f"--choices is a list of {len(space.choices)} option indices, such as 3,0,7, a published network's name or "
+            f"random, got {choices[:60]!r}{did_you_mean(choices[:60], space.published())}"
         ) from None
     return space.decode(vector)
 
@@ -166,7 +171,7 @@ def _print(console: Console, loaded: LatencyPredictor, found: NetworkPrediction,
     grid = Table(box=None, pad_edge=False)
     grid.add_column("layer", overflow="fold")
     grid.add_column("operators", overflow="fold")
-    for column in ("×", "ms each", "share", "known by"):
+    for column in ("×", "ms in it", "share", "known by"):
         grid.add_column(column, justify="left" if column == "known by" else "right", no_wrap=True)
     rows = _distinct(found)
     shown = rows if verbose else rows[:SHOWN]

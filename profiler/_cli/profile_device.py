@@ -460,7 +460,7 @@ def profile_device(
     for curve in work.curves:
         if not sweep and groups > len(curve.layers):
             raise UsageError(f"{curve.name} has {len(curve.layers)} widths, too few for {groups} groups")
-    from profiler._journal import threads_of
+    from profiler._journal import journal_path, threads_of
 
     if work.batch is not None:
         options["batch"] = work.batch
@@ -491,6 +491,8 @@ def profile_device(
         console.print()
     also = f" and {len(work.networks)} whole network{'s' * (len(work.networks) != 1)}" if work.networks else ""
     some = "some of " if work.adaptive else ""
+    if began_with is not None or (not restart and journal_path(output).exists()):
+        console.print(f"Going on with the interrupted run of {output}; --restart discards it.")
     console.print(
         f"Measuring {some}{len(wanted)} layers{also} on {target}, batch {batch}. Leave the machine alone meanwhile."
     )
@@ -557,10 +559,14 @@ def _finish(
     unrun = [network for network in table.networks if network.end_to_end is None and network.reason is not None]
     if table.setting.target == "coreml":
         unrun = []
-    if table.failures or missing or unrun:
+    sampling = table.sessions[-1].sampling if table.sessions else None
+    missed = sampling is not None and sampling.ended != "met"
+    if table.failures or missing or unrun or missed:
         from lut.errors import IncompleteError
 
         parts = [f"{count_layers(len(table.failures))} failed, {len(missing)} not measured"]
+        if sampling is not None and missed:
+            parts.append(f"the target error of {sampling.target_error:.1%} was not met")
         if unrun:
             also = f" and {len(unrun) - 1} more" if len(unrun) > 1 else ""
             parts.append(f"not measured end to end: {unrun[0].name}{also}: {unrun[0].reason}")

@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from lut import ChannelCurve, Layer, LayerError
 from lut._files import file_error, read_bytes
+from lut._printable import lowered
 from lut._records import AtLeastOne, Count, CurveRecord, Instant, Record, Seconds, Text
 from lut.errors import FileAccessError, ProfileError
 from profiler._coreml._options import ExportOptions
@@ -280,7 +281,7 @@ def _numbered(content: bytes, kind: type[Record], message: str) -> str:
 
 def _lower(error: Exception) -> str:
     text = str(error)
-    return text[:1].lower() + text[1:]
+    return lowered(text)
 
 
 def load_bundle(

@@ -1,0 +1,167 @@
+"""What somebody meets who does not know the tool yet: slips, colours, help, and what is said at the end."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from _commands import run_here
+from conftest import conv, simulate, table_of
+
+from lut import LatencyTable, Network, NetworkLayer
+from lut._network_text import audit_level, audit_line
+from lut._printable import lowered
+from lut._suggest import did_you_mean
+from lut._terminal import DataConsole
+from profiler._sources import subject_of
+
+MODEL = """
+import torch
+
+def make():
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+"""
+
+
+@pytest.fixture
+def audited(tmp_path: Path) -> LatencyTable:
+    networks = [Network(name, (NetworkLayer("a", conv(width)),)) for name, width in (("one", 8), ("two", 16))]
+    subjects = [subject_of(network) for network in networks]
+    plan, result, _ = simulate([conv(8), conv(16)], networks=subjects)
+    return table_of(plan, result, tmp_path / "r.json", networks=subjects)
+
+
+def off_by(table: LatencyTable, factor: float) -> LatencyTable:
+    """Return a table whose sums are off by a factor."""
+    moved = []
+    for network in table.networks:
+        whole = network.end_to_end
+        assert whole is not None
+        ms = table.latency_ms(network.network) / factor
+        moved.append(network._replace(end_to_end=msgspec.structs.replace(whole, median_ms=ms, repeat_error=0.01)))
+    return LatencyTable(
+        device=table.device,
+        setting=table.setting,
+        sessions=table.sessions,
+        measurements=table.values(),
+        networks=moved,
+    )
+
+
+def test_an_audit_is_coloured_by_its_size(audited: LatencyTable) -> None:
+    levels = {factor: audit_level(off_by(audited, factor)) for factor in (1.0, 1.04, 0.93, 1.3, 0.39)}
+    assert list(levels.values()) == ["holds", "holds", "off", "fails", "fails"]
+    assert "Do not add layers up without calibration" in audit_line(off_by(audited, 0.39))
+    assert "without calibration" not in audit_line(off_by(audited, 1.0))
+    assert audit_level(audited.select(lambda _: True)) == "none"
+
+
+def test_words_are_suggested() -> None:
+    assert did_you_mean("resnet_cifer", ["resnet-cifar", "rcnet-cifar"]) == "; did you mean 'resnet-cifar'?"
+    assert did_you_mean("zzz", ["resnet-cifar"]) == ""
+    assert lowered("JSON is malformed") == "JSON is malformed"
+    assert lowered("Expected `int`") == "expected `int`"
+
+
+def test_no_color_means_no_escape_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown() -> str:
+        console = DataConsole(stderr=False, soft_wrap=True)
+        console.file = io.StringIO()
+        console.print("bold", style="bold red")
+        return str(console.file.getvalue())
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[" in shown()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert shown() == "bold\n"
+
+
+COMMANDS = (
+    *("profile-device", "check-table", "export-coreml", "report-table", "lut", "select-widths", "fit-predictor"),
+    *("predict-latency", "search-architecture"),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_its_version_and_shows_flags_as_flags(command: str, tmp_path: Path) -> None:
+    assert run_here(tmp_path, command, "--version").stdout.split()[1:] == ["0.1.0"]
+    text = run_here(tmp_path, command, "--help").stdout
+    assert "<bool>" not in text
+    assert "--version says which version" in text
+
+
+def test_a_paragraph_of_help_is_wrapped_once(tmp_path: Path) -> None:
+    lines = run_here(tmp_path, "profile-device", "--help", COLUMNS="100").stdout.splitlines()
+    paragraph = [line.strip() for line in lines if line.startswith(" ") and "─" not in line]
+    assert max(map(len, paragraph)) <= 98
+    start = next(i for i, line in enumerate(paragraph) if line.startswith("The result is"))
+    assert all(len(line) > 70 for line in paragraph[start : start + 2])
+    titles = [line for line in lines if line.startswith("╭─")]
+    assert "What is measured" in titles[0]
+    assert "Rarely needed" in titles[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("profile-device", "--space", "resnet"), "unknown space 'resnet'; installed: "),
+        (("profile-device", "--target", "cpuu"), "did you mean 'cpu'?"),
+        (
+            ("profile-device", "--model", "my.py:mak", "--input", "1x3x8x8"),
+            "mak in it; did you mean 'make'?",
+        ),
+        (("profile-device", "--model", "my.py:make", "--input", "1,3,8,8"), "did you mean --input 1x3x8x8?"),
+        (("profile-device", "--model", "you.py:make", "--input", "1x3x8x8"), "there is no file you.py"),
+        (("profile-device", "--traget", "cpu"), "--traget"),
+        (("predict-latency", "--predictor", "none", "--space", "resnet-cifar", "--choices", "random"), "none"),
+        (("check-table", "none.json"), "none.json"),
+        (("report-table", "my.py"), "not a lookup table"),
+        (("lut", "show", "none.json"), "none.json"),
+        (("lut", "shwo", "t.json"), "shwo"),
+        (("select-widths", "none.json"), "none.json"),
+        (("select-widths", "t.json", "--groups", "0"), "groups"),
+        (("fit-predictor", "none.json", "--output", "p"), "none.json"),
+        (("fit-predictor",), "missing"),
+        (("export-coreml", "--space", "resnet_cifar", "-o", "out"), "did you mean 'resnet-cifar'?"),
+        (("search-architecture", "htsa"), "htsa"),
+        (("search-architecture", "describe", "resnet-cifar", "tas-c10-r33"), "is no network of resnet-cifar"),
+    ],
+)
+def test_a_slip_is_one_line_with_the_way_out(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    (tmp_path / "my.py").write_text(MODEL, encoding="utf-8")
+    done = run_here(tmp_path, *arguments, code=None)
+    assert done.returncode in (1, 2)
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert said in lines[-1], lines
+    assert "Traceback" not in done.stderr
+    assert len(lines[-1]) < 900
+
+
+def test_a_shown_table_has_its_layers_first(audited: LatencyTable, tmp_path: Path) -> None:
+    audited.save(tmp_path / "t.json")
+    lines = run_here(tmp_path, "lut", "show", "t.json").stdout.splitlines()
+    place: Callable[[str], int] = lambda start: next(i for i, line in enumerate(lines) if line.startswith(start))  # noqa: E731
+    assert place("conv3×3") < place("network one")
+    found = run_here(tmp_path, "lut", "show", "t.json", "--contains", "two").stdout
+    assert "network two" in found
+    assert "network one" not in found
+
+
+def test_the_lookup_example_asks_for_what_the_device_can_do(
+    audited: LatencyTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, make_table: Any
+) -> None:
+    import runpy
+
+    make_table(range(1, 9)).save(tmp_path / "t.json")
+    monkeypatch.setattr(sys, "argv", ["lookup.py", str(tmp_path / "t.json")])
+    runpy.run_path(str(Path(__file__).parent.parent / "examples" / "lookup.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert all(" ms: conv3×3" in line for line in lines[:4])
+    assert "this table does not hold" in lines[4]
