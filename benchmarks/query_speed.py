@@ -81,7 +81,7 @@ class Chain(SearchSpace):
 
 def bare_gather(compiled: CompiledLatency, block_size: int) -> Callable[[Any], Any]:
     """Return a function of columns of option indices, shape ``(decisions, n)``, that looks the arrays up and adds."""
-    terms = [(t.decisions, t.ms.shape, np.ascontiguousarray(t.ms).ravel(), t.when) for t in compiled.terms]
+    terms = [(t.decisions, t.values.shape, np.ascontiguousarray(t.values).ravel(), t.when) for t in compiled.terms]
     masks = {}
     for _, _, _, when in terms:
         for decision, options in when:
@@ -97,7 +97,7 @@ def bare_gather(compiled: CompiledLatency, block_size: int) -> Callable[[Any], A
             block = columns[:, start : start + block_size]
             size = block.shape[1]
             i, v, total = index[:size], value[:size], found[start : start + block_size]
-            total[:] = compiled.constant_ms
+            total[:] = compiled.constant
             for decisions, shape, flat, when in terms:
                 if len(decisions) == 1:
                     np.take(flat, block[decisions[0]], out=v, mode="clip")
@@ -177,7 +177,7 @@ def main() -> None:
         tensors = compiled.torch()
         some = torch.as_tensor(choices[:100_000].astype(np.int64))
         plan = compiled._plan
-        fused = bare_gather(CompiledLatency(space.name, space.choices, compiled.constant_ms, plan.fused_terms), best)
+        fused = bare_gather(CompiledLatency(space.name, space.choices, compiled.constant, plan.fused_terms), best)
         vectors = [space.sample(picker) for _ in range(FRESH)]
         ways: dict[str, tuple[Callable[[], Any], int]] = {
             "bare numpy gather": (lambda b=bare, c=columns: b(c), BATCH),

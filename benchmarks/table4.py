@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from lut import Network
 from predictors import CompiledLatency, compile_madds
+from predictors._compiled import CompiledSpace
 from profiler import compare_networks
 from search import ResNetCifar
 
@@ -58,7 +59,7 @@ def vector_of(space: ResNetCifar, network: Network) -> NDArray[np.int64]:
     return np.array(vector)
 
 
-def friendly(space: ResNetCifar, madds: CompiledLatency, network: Network) -> NDArray[np.int64]:
+def friendly(space: ResNetCifar, madds: CompiledSpace, network: Network) -> NDArray[np.int64]:
     """Return a network of the same depth and multiply-adds, its widths near the given ones and all in the space.
 
     Each width moves to the nearest option; then, one at a time, the move to a neighbouring option that brings the
@@ -69,7 +70,7 @@ def friendly(space: ResNetCifar, madds: CompiledLatency, network: Network) -> ND
     target = network.madds / 1e6
     searched = [d for d, decision in enumerate(space.choices) if decision.name in own]
     for _ in range(len(searched) * 4):
-        off = float(madds.latency(vector)[0]) / target - 1
+        off = float(madds.values(vector)[0]) / target - 1
         if abs(off) <= AGREE:
             return vector
         tried = []
@@ -80,7 +81,7 @@ def friendly(space: ResNetCifar, madds: CompiledLatency, network: Network) -> ND
                 row = vector.copy()
                 row[d] = step
                 moved = abs(np.log(options[step] / own[space.choices[d].name]))
-                after = abs(float(madds.latency(row)[0]) / target - 1)
+                after = abs(float(madds.values(row)[0]) / target - 1)
                 tried.append((after + 0.02 * moved, d, row))
         if not tried:
             break
@@ -89,7 +90,7 @@ def friendly(space: ResNetCifar, madds: CompiledLatency, network: Network) -> ND
 
 
 def fastest(
-    space: ResNetCifar, latency: CompiledLatency, madds: CompiledLatency, target: float, seed: int
+    space: ResNetCifar, latency: CompiledLatency, madds: CompiledSpace, target: float, seed: int
 ) -> NDArray[np.int64]:
     """Return the vector of least latency that local search from many starts finds at the wanted multiply-adds.
 
@@ -100,7 +101,7 @@ def fastest(
     sizes = np.array([len(decision.options) for decision in space.choices])
 
     def worth(rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        off = np.abs(madds.latency(rows) / target - 1)
+        off = np.abs(madds.values(rows) / target - 1)
         return latency.latency(rows) * (1 + PRICE * np.maximum(0.0, off - 0.9 * AGREE))
 
     best, best_worth = rng.integers(sizes), float("inf")
@@ -118,7 +119,7 @@ def fastest(
                 vector, now = rows[int(found.argmin())], float(found.min())
         if now < best_worth:
             best, best_worth = vector, now
-    if abs(float(madds.latency(best)[0]) / target - 1) > AGREE:
+    if abs(float(madds.values(best)[0]) / target - 1) > AGREE:
         raise SystemExit("no shape has the wanted multiply-adds")
     return best
 

@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from lut import Decision, Layer, LayerSlot, Network, SearchSpace, UsageError
 
 if TYPE_CHECKING:
-    from predictors._torch_latency import TorchLatency
+    from predictors._torch_latency import TorchLatency, TorchSpace
 
-__all__ = ["CompiledLatency", "Term", "compile_madds", "compile_space", "layers_of", "places_of"]
+__all__ = ["CompiledLatency", "CompiledSpace", "Term", "compile_madds", "compile_space", "layers_of", "places_of"]
 
 Floats = NDArray[np.float64]
 
@@ -36,33 +36,38 @@ CHECKED = 16
 class Term(NamedTuple):
     """An array over the options of one or more decisions, which counts where all of ``when`` holds.
 
-    ``ms`` has one axis per decision of ``decisions``; ``when`` as in :class:`lut.LayerSlot`.
+    ``values`` has one axis per decision of ``decisions``; ``when`` as in :class:`lut.LayerSlot`.
     """
 
     decisions: tuple[int, ...]
-    ms: Floats
+    values: Floats
     when: tuple[tuple[int, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True)
-class CompiledLatency:
-    """The latencies of a space's networks, in ms, as arrays. Final; made by :meth:`LatencyPredictor.compile`.
+class CompiledSpace:
+    """What a space's networks cost, as arrays: sums of what their layers do.
 
     Args:
         space: the space's name.
         choices: its decisions.
-        constant_ms: what every network takes.
+        constant: what every network costs.
         terms: arrays to be looked up and added: one for each pair of decisions that fix layers together, one for each
             decision that does so alone, and one for each condition.
+        unit: of all values: ``ms``, or ``million multiply-adds``.
     """
 
     space: str
     choices: tuple[Decision, ...]
-    constant_ms: float
+    constant: float
     terms: tuple[Term, ...]
+    unit: str = "ms"
 
-    def latency(self, choices: ArrayLike) -> Floats:
-        """Return the latency in ms of each network, shape ``(n,)``.
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.space}: {len(self.terms)} arrays, {self.unit}>"
+
+    def values(self, choices: ArrayLike) -> Floats:
+        """Return what each network costs, in :attr:`unit`, shape ``(n,)``.
 
         Args:
             choices: option indices, integers of shape ``(n, decisions)``, or ``(decisions,)`` for one network.
@@ -92,27 +97,50 @@ class CompiledLatency:
 
     @cached_property
     def _plan(self) -> _Plan:
-        return _Plan(self.space, self.choices, self.constant_ms, self.terms)
+        return _Plan(self.space, self.choices, self.constant, self.terms)
 
-    def expected_latency(self, probabilities: Sequence[Any], **options: Any) -> Any:
-        """Return the expected latency in ms under probabilities over the options, as a tensor; see :meth:`torch`."""
+    def expected(self, probabilities: Sequence[Any], **options: Any) -> Any:
+        """Return the expected cost under probabilities over the options, as a tensor; see :meth:`torch`."""
         first = probabilities[0]
         key = (str(first.device), str(first.dtype))
         if key not in self._tensors:
             self._tensors[key] = self.torch(device=first.device, dtype=first.dtype)
-        return self._tensors[key].expected_latency(probabilities, **options)
+        return self._tensors[key].expected(probabilities, **options)
 
     @cached_property
-    def _tensors(self) -> dict[tuple[str, str], TorchLatency]:
+    def _tensors(self) -> dict[tuple[str, str], TorchSpace]:
         return {}
 
-    def torch(self, *, device: Any = "cpu", dtype: Any = None) -> TorchLatency:
+    def torch(self, *, device: Any = "cpu", dtype: Any = None) -> TorchSpace:
         """Return the same arrays as tensors: looked up and differentiable, on any device.
 
         Args:
             device: PyTorch's name of it, or a ``torch.device``.
-            dtype: of the latencies; by default ``torch.float32``.
+            dtype: of the values; by default ``torch.float32``.
         """
+        from predictors._torch_latency import TorchSpace
+
+        return TorchSpace(self, device=device, dtype=dtype)
+
+
+@dataclass(frozen=True, repr=False)
+class CompiledLatency(CompiledSpace):
+    """The latencies of a space's networks, in ms, as arrays. Final; made by :meth:`LatencyPredictor.compile`.
+
+    ``latency(choices)`` looks up tens of millions of networks a second, ``expected_latency(probabilities)`` is
+    differentiable, ``torch()`` gives both on any device.
+    """
+
+    def latency(self, choices: ArrayLike) -> Floats:
+        """Return the latency in ms of each network, shape ``(n,)``; see :meth:`values`."""
+        return self.values(choices)
+
+    def expected_latency(self, probabilities: Sequence[Any], **options: Any) -> Any:
+        """Return the expected latency in ms under probabilities over the options, as a tensor; see :meth:`torch`."""
+        return self.expected(probabilities, **options)
+
+    def torch(self, *, device: Any = "cpu", dtype: Any = None) -> TorchLatency:
+        """Return the same arrays as tensors: looked up and differentiable, on any device; in ms."""
         from predictors._torch_latency import TorchLatency
 
         return TorchLatency(self, device=device, dtype=dtype)
@@ -146,7 +174,7 @@ class _Buffers:
 class _Plan:
     """How a block of networks is looked up: arrays without conditions fused where they are small."""
 
-    def __init__(self, space: str, choices: Sequence[Decision], constant_ms: float, terms: Sequence[Term]) -> None:
+    def __init__(self, space: str, choices: Sequence[Decision], constant: float, terms: Sequence[Term]) -> None:
         self._space = space
         self._choices = choices
         self._sizes = np.array([len(decision.options) for decision in choices])
@@ -158,11 +186,11 @@ class _Plan:
                 sometimes.append(term)
             else:
                 always.append(unconditional)
-        self._constant = constant_ms
+        self._constant = constant
         fused = _fused(always)
         self.fused_terms = (*(Term(decisions, ms, ()) for decisions, ms in fused), *sometimes)
         self._always = [_lookup(decisions, ms, (), self._sizes) for decisions, ms in fused]
-        self._sometimes = [_lookup(t.decisions, t.ms, t.when, self._sizes) for t in sometimes]
+        self._sometimes = [_lookup(t.decisions, t.values, t.when, self._sizes) for t in sometimes]
 
     def buffers(self, size: int) -> _Buffers:
         """Return room for blocks of ``size`` networks."""
@@ -253,7 +281,7 @@ def _with_conditions(term: Term, sizes: NDArray[Any]) -> tuple[tuple[int, ...], 
 
     ``None`` where that were too large.
     """
-    array: tuple[tuple[int, ...], Floats] = (term.decisions, term.ms)
+    array: tuple[tuple[int, ...], Floats] = (term.decisions, term.values)
     for decision, options in term.when:
         mask = np.zeros(int(sizes[decision]))
         mask[list(options)] = 1.0
@@ -311,18 +339,20 @@ def compile_space(
     *,
     decode: Callable[[Sequence[int]], Network],
     sample: Callable[[random.Random], tuple[int, ...]],
-    network_ms: Callable[[Network], float],
-) -> CompiledLatency:
-    """Return a space's latencies as arrays.
+    network_cost: Callable[[Network], float],
+    unit: str = "ms",
+) -> CompiledSpace:
+    """Return what a space's networks cost as arrays.
 
     Args:
         name: of the space.
         choices: its decisions.
         places: where its layers stand.
-        contributions: what layers contribute to a network, in ms.
+        contributions: what layers contribute to a network.
         decode: gives a vector's network.
         sample: gives a random vector.
-        network_ms: what a network takes, against which the arrays are checked.
+        network_cost: what a network costs, against which the arrays are checked.
+        unit: of both.
 
     Raises:
         UsageError: a place has more than two decisions, or numbers that do not exist; or the places are not those of
@@ -344,12 +374,12 @@ def compile_space(
                     index[at] = order.setdefault(layer, len(order))
         drafts.append((place, index))
     # The last entry stands for "no layer".
-    ms = np.append(contributions(list(order)), 0.0)
+    costs = np.append(contributions(list(order)), 0.0)
     merged: dict[tuple[tuple[int, ...], tuple[tuple[int, tuple[int, ...]], ...]], Floats] = {}
     constant = 0.0
     for place, index in drafts:
         decisions, when = place.decisions, _conditions(place)
-        values = ms[index] * place.times
+        values = costs[index] * place.times
         for axis, decision in enumerate(decisions):
             # A condition on what fixes the layer is a part of the array: where it does not hold, there is no layer.
             if decision in when:
@@ -364,13 +394,13 @@ def compile_space(
         key = (decisions, gates)
         merged[key] = merged[key] + values if key in merged else values
     terms = tuple(Term(decisions, values, when) for (decisions, when), values in _absorbed(merged).items())
-    compiled = CompiledLatency(name, choices, constant, terms)
-    _check(compiled, decode, sample, network_ms)
+    compiled = CompiledSpace(name, choices, constant, terms, unit)
+    _check(compiled, decode, sample, network_cost)
     return compiled
 
 
-def compile_madds(space: SearchSpace) -> CompiledLatency:
-    """Return a space's multiply-adds, in millions, in the form of its latencies: what searches that know no device use.
+def compile_madds(space: SearchSpace) -> CompiledSpace:
+    """Return a space's multiply-adds, in millions, as arrays: what searches that know no device go by.
 
     Raises:
         UsageError: as :meth:`LatencyPredictor.compile`.
@@ -382,7 +412,8 @@ def compile_madds(space: SearchSpace) -> CompiledLatency:
         lambda layers: np.array([layer.madds / 1e6 for layer in layers], dtype=np.float64),
         decode=space.decode,
         sample=space.sample,
-        network_ms=lambda network: network.madds / 1e6,
+        network_cost=lambda network: network.madds / 1e6,
+        unit="million multiply-adds",
     )
 
 
@@ -465,19 +496,19 @@ def _absorbed(arrays: _Arrays) -> _Arrays:
 
 
 def _check(
-    compiled: CompiledLatency,
+    compiled: CompiledSpace,
     decode: Callable[[Sequence[int]], Network],
     sample: Callable[[random.Random], tuple[int, ...]],
-    network_ms: Callable[[Network], float],
+    network_cost: Callable[[Network], float],
 ) -> None:
     """Raise where the arrays do not give what the predictor says of the networks themselves."""
     rng = random.Random(0)  # noqa: S311 - a sample, no secret
     for _ in range(CHECKED):
         vector = sample(rng)
         network = decode(vector)
-        mine, other = float(compiled.latency(np.asarray(vector))[0]), network_ms(network)
+        mine, other = float(compiled.values(np.asarray(vector))[0]), network_cost(network)
         if abs(mine - other) > 1e-6 * other:
             raise UsageError(
-                f"{compiled.space}: its slots() gives {mine:.6g} ms for {tuple(vector)}, and the layers of that "
-                f"network give {other:.6g} ms: a place is missing, or its decisions are not what fixes its layer"
+                f"{compiled.space}: its slots() gives {mine:.6g} {compiled.unit} for {tuple(vector)}, and the layers "
+                f"of that network give {other:.6g}: a place is missing, or its decisions are not what fixes its layer"
             )

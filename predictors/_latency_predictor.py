@@ -483,17 +483,18 @@ class LatencyPredictor:
             UnknownOperatorError: a layer of the space has an operator that no measured layer has.
             PredictorError: a layer of the space is known to fail on this device; leave its options out of the space.
         """
-        from predictors._compiled import compile_space, places_of
+        from predictors._compiled import CompiledLatency, compile_space, places_of
 
-        return compile_space(
+        found = compile_space(
             space.name,
             space.choices,
             places_of(space),
             self.contributions,
             decode=space.decode,
             sample=space.sample,
-            network_ms=self.latency_ms,
+            network_cost=self.latency_ms,
         )
+        return CompiledLatency(found.space, found.choices, found.constant, found.terms)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``predictor.json`` and its arrays into a folder, which is made if need be.

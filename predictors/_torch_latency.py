@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
 import numpy as np
 import torch
@@ -13,9 +13,9 @@ from lut import UsageError
 from predictors._surface import fit_surface
 
 if TYPE_CHECKING:
-    from predictors._compiled import CompiledLatency, Term
+    from predictors._compiled import CompiledSpace, Term
 
-__all__ = ["TorchLatency"]
+__all__ = ["TorchLatency", "TorchSpace"]
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -26,39 +26,39 @@ class _Stack(NamedTuple):
     """Terms of one shape: decisions of each, shape ``(terms, axes)``; arrays, ``(terms, options …)``; conditions."""
 
     decisions: list[tuple[int, ...]]
-    ms: torch.Tensor
+    values: torch.Tensor
     when: list[_When]
 
 
-class TorchLatency:
-    """A compiled space in PyTorch: see :meth:`latency` and :meth:`expected_latency`. Final.
+class TorchSpace:
+    """A compiled space in PyTorch: see :meth:`values` and :meth:`expected`; in the unit of the compiled one.
 
     Args:
         compiled: the arrays.
         device: where the tensors lie.
-        dtype: of the latencies; ``None`` is ``torch.float32``.
+        dtype: of the values; ``None`` is ``torch.float32``.
     """
 
-    def __init__(self, compiled: CompiledLatency, *, device: Any = "cpu", dtype: torch.dtype | None = None) -> None:
+    def __init__(self, compiled: CompiledSpace, *, device: Any = "cpu", dtype: torch.dtype | None = None) -> None:
         self.compiled = compiled
         self.device = torch.device(device)
         self.dtype = dtype or torch.float32
         self._sizes = [len(decision.options) for decision in compiled.choices]
         groups: dict[tuple[int, ...], list[Term]] = defaultdict(list)
         for term in compiled.terms:
-            groups[term.ms.shape].append(term)
+            groups[term.values.shape].append(term)
         self._stacks = [
             _Stack(
                 [term.decisions for term in terms],
-                torch.as_tensor(np.stack([term.ms for term in terms]), dtype=self.dtype, device=self.device),
+                torch.as_tensor(np.stack([term.values for term in terms]), dtype=self.dtype, device=self.device),
                 [term.when for term in terms],
             )
             for terms in groups.values()
         ]
         self._laws: list[_Law] | None = None
 
-    def latency(self, choices: torch.Tensor) -> torch.Tensor:
-        """Return the latency in ms of each network, shape ``(n,)``.
+    def values(self, choices: torch.Tensor) -> torch.Tensor:
+        """Return what each network costs, shape ``(n,)``.
 
         Args:
             choices: option indices, an integer tensor of shape ``(n, decisions)`` on :attr:`device`.
@@ -75,25 +75,25 @@ class TorchLatency:
         sizes = torch.as_tensor(self._sizes, device=rows.device)
         if bool(((rows < 0) | (rows >= sizes)).any()):
             raise UsageError(f"{self.compiled.space}: an option index is out of range")
-        total = torch.full((len(rows),), self.compiled.constant_ms, dtype=self.dtype, device=self.device)
+        total = torch.full((len(rows),), self.compiled.constant, dtype=self.dtype, device=self.device)
         for stack in self._stacks:
             # Flat indices into the stack, shape (n, terms).
             index = torch.arange(len(stack.decisions), device=rows.device).expand(len(rows), -1)
-            for axis, size in enumerate(stack.ms.shape[1:]):
+            for axis, size in enumerate(stack.values.shape[1:]):
                 index = index * size + rows[:, [decisions[axis] for decisions in stack.decisions]]
-            values = stack.ms.reshape(-1)[index]
+            values = stack.values.reshape(-1)[index]
             gates = self._gates(stack.when, lambda d, options: _is_in(rows[:, d], options))
             total = total + (values if gates is None else values * gates).sum(1)
         return total
 
-    def expected_latency(
+    def expected(
         self,
         probabilities: Sequence[torch.Tensor],
         *,
         of: Literal["table", "law"] = "table",
         joint: Mapping[tuple[int, int], torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """Return the expected latency in ms, differentiable in the probabilities.
+        """Return the expected cost, differentiable in the probabilities.
 
         ``of="table"`` is the expectation itself, Σ p·m over the arrays' entries with the joint probability of both
         decisions: their product, as they are drawn independently, unless ``joint`` says otherwise. ``of="law"`` is
@@ -123,7 +123,7 @@ class TorchLatency:
         if of == "law":
             return self._expected_law(p)
         self._check_joint(joint or {})
-        total = torch.zeros(p[0].shape[:-1], dtype=self.dtype, device=self.device) + self.compiled.constant_ms
+        total = torch.zeros(p[0].shape[:-1], dtype=self.dtype, device=self.device) + self.compiled.constant
         for stack in self._stacks:
             gates = self._gates(stack.when, lambda d, options: p[d][..., list(options)].sum(-1))
             values = self._means(stack, p, joint or {})
@@ -142,19 +142,19 @@ class TorchLatency:
         self, stack: _Stack, p: Sequence[torch.Tensor], joint: Mapping[tuple[int, int], torch.Tensor]
     ) -> torch.Tensor:
         """Return each term's expectation, shape ``(…, terms)``."""
-        if stack.ms.ndim == 1:
-            return stack.ms
+        if stack.values.ndim == 1:
+            return stack.values
         first = torch.stack([p[decisions[0]] for decisions in stack.decisions], -2)
-        if stack.ms.ndim == 2:
-            return (first * stack.ms).sum(-1)
+        if stack.values.ndim == 2:
+            return (first * stack.values).sum(-1)
         second = torch.stack([p[decisions[1]] for decisions in stack.decisions], -2)
-        product = (torch.einsum("...ti,tij->...tj", first, stack.ms) * second).sum(-1)
+        product = (torch.einsum("...ti,tij->...tj", first, stack.values) * second).sum(-1)
         if not joint:
             return product
         found = list(product.unbind(-1))
         for i, decisions in enumerate(stack.decisions):
             if (given := joint.get((decisions[0], decisions[1]))) is not None:
-                found[i] = (given.to(self.device, self.dtype) * stack.ms[i]).sum((-1, -2))
+                found[i] = (given.to(self.device, self.dtype) * stack.values[i]).sum((-1, -2))
         return torch.stack(found, -1)
 
     def _gates(self, conditions: Sequence[_When], probability: Any) -> torch.Tensor | None:
@@ -180,7 +180,7 @@ class TorchLatency:
             for i, d in enumerate(self.compiled.choices)
             if d.kind == "width"
         }
-        total = torch.zeros(p[0].shape[:-1], dtype=self.dtype, device=self.device) + self.compiled.constant_ms
+        total = torch.zeros(p[0].shape[:-1], dtype=self.dtype, device=self.device) + self.compiled.constant
         for law in self._laws:
             value = law.expected(p, means)
             for decision, options in law.when:
@@ -189,15 +189,28 @@ class TorchLatency:
         return total
 
 
+@final
+class TorchLatency(TorchSpace):
+    """Compiled latencies in PyTorch, in ms; made by ``predictor.compile(space).torch()``. Final."""
+
+    def latency(self, choices: torch.Tensor) -> torch.Tensor:
+        """Return the latency in ms of each network, shape ``(n,)``; see :meth:`values`."""
+        return self.values(choices)
+
+    def expected_latency(self, probabilities: Sequence[torch.Tensor], **options: Any) -> torch.Tensor:
+        """Return the expected latency in ms, differentiable in the probabilities; see :meth:`expected`."""
+        return self.expected(probabilities, **options)
+
+
 class _Law:
     """A term's law over its widths, one per combination of its other options."""
 
-    def __init__(self, term: Term, compiled: CompiledLatency, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, term: Term, compiled: CompiledSpace, device: torch.device, dtype: torch.dtype) -> None:
         self.when = term.when
         self.widths = [d for d in term.decisions if compiled.choices[d].kind == "width"]
         self.others = [d for d in term.decisions if compiled.choices[d].kind != "width"]
         axes = [term.decisions.index(d) for d in (*self.others, *self.widths)]
-        ms = term.ms.transpose(axes)
+        ms = term.values.transpose(axes)
         options = [np.array(compiled.choices[d].options, dtype=np.float64) for d in self.widths]
         # Where no layer stands, a law says nothing: it counts with the probability that one does.
         stands = ms > 0

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lut import SearchSpace, Setting, TableError, UsageError
 from lut.errors import BudgetError, UnknownOperatorError
 from predictors import CompiledLatency, LatencyPredictor, compile_madds
-from predictors._compiled import layers_of
+from predictors._compiled import CompiledSpace, layers_of
 from predictors._predictions import NO_SUCH_KIND, NetworkPrediction
 from search._resnet_cifar import ResNetCifar
 from search._resources import bounded
@@ -73,7 +73,7 @@ class NetworkCost:
     space: ResNetCifar
     predictor: LatencyPredictor
     latency: CompiledLatency
-    charged: CompiledLatency
+    charged: CompiledSpace
     kind: CostKind
     level: float
     upper: bool
@@ -98,7 +98,7 @@ class NetworkCost:
         """
         # Multiply-adds are products of widths, so TAS's E[C_in]·E[C_out] is their expectation.
         of = "law" if self.kind == "law" else "table"
-        found: torch.Tensor = self.charged.expected_latency(probabilities, of=of)
+        found: torch.Tensor = self.charged.expected(probabilities, of=of)
         return found
 
     def predict(self, vector: Sequence[int]) -> NetworkPrediction:
@@ -121,7 +121,7 @@ class NetworkCost:
     def current(self, vector: Sequence[int]) -> float:
         """Return what the loss charges for one network; for a latency it is the bound."""
         if self.kind == "madds":
-            return float(self.charged.latency(np.asarray(vector))[0])
+            return float(self.charged.values(np.asarray(vector))[0])
         return self.bound_ms(vector)
 
 
@@ -170,12 +170,12 @@ def compile_latency(space: SearchSpace, predictor: LatencyPredictor) -> Compiled
         raise _lacking(space, predictor, error) from None
 
 
-def compiled_digest(compiled: CompiledLatency) -> str:
+def compiled_digest(compiled: CompiledSpace) -> str:
     """Return the SHA-256 of all latencies of a space."""
-    found = sha256(np.float64(compiled.constant_ms).tobytes())
+    found = sha256(np.float64(compiled.constant).tobytes())
     for term in compiled.terms:
         found.update(repr((term.decisions, term.when)).encode())
-        found.update(np.ascontiguousarray(term.ms).tobytes())
+        found.update(np.ascontiguousarray(term.values).tobytes())
     return found.hexdigest()
 
 

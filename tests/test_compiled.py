@@ -521,8 +521,8 @@ def test_a_space_with_an_unknown_operator_is_refused() -> None:
 def test_layers_never_measured_and_those_that_may_be_missing_are_in_the_arrays() -> None:
     names = {term.decisions for term in compiled().terms}
     assert (0, 1) in names
-    assert all(np.isfinite(term.ms).all() and (term.ms >= 0).all() for term in compiled().terms)
-    assert own().constant_ms == pytest.approx(own_predictor().predict_layer(_made(0, 0)).contribution_ms)
+    assert all(np.isfinite(term.values).all() and (term.values >= 0).all() for term in compiled().terms)
+    assert own().constant == pytest.approx(own_predictor().predict_layer(_made(0, 0)).contribution_ms)
 
 
 def test_the_law_of_a_network_with_shortcuts_is_near_its_expectation() -> None:

@@ -143,7 +143,7 @@ def test_a_space_says_which_layers_its_networks_have(name: str) -> None:
     vectors = [space.sample(rng) for _ in range(40)] + [space.sample_measured(rng) for _ in range(40)]
     vectors.append((0,) * len(space.choices))
     layers = set(space.layers())
-    compiled = compile_madds(space).latency(np.array(vectors))
+    compiled = compile_madds(space).values(np.array(vectors))
     for vector, madds in zip(vectors, compiled, strict=True):
         network = space.decode(vector)
         assert network.as_layer().output_shape == (space.classes,)

@@ -125,7 +125,7 @@ def test_expected_costs_by_hand() -> None:
     stage2 = 9 * 16 * 16 * (4 * 6 + 6 * 6) + 16 * 16 * 4 * 6
     stage3 = 9 * 8 * 8 * (6 * 8 + 8 * 8) + 8 * 8 * 6 * 8
     wanted = (stem + first + second + shortcut + stage2 + stage3 + 8 * 10) / 1e6
-    assert float(compiled.expected_latency(p, of="table")) == pytest.approx(wanted, rel=1e-6)
+    assert float(compiled.expected(p, of="table")) == pytest.approx(wanted, rel=1e-6)
 
 
 def test_a_block_counts_with_the_probability_that_it_is_kept() -> None:
@@ -134,11 +134,11 @@ def test_a_block_counts_with_the_probability_that_it_is_kept() -> None:
     p = [torch.ones(1)] * len(deep.choices)
     for s in (1, 2, 3):
         p[[d.name for d in deep.choices].index(f"stage{s}.blocks")] = torch.tensor([1.0, 0.0, 0.0])
-    least = float(compile_madds(deep).expected_latency(p, of="table"))
+    least = float(compile_madds(deep).expected(p, of="table"))
     p[[d.name for d in deep.choices].index("stage1.blocks")] = torch.tensor([0.5, 0.3, 0.2])
     # Blocks 2 and 3 are kept with 0.5, blocks 4 and 5 with 0.2; each is two convolutions of 4 channels.
     block = 2 * 9 * 32 * 32 * 4 * 4 / 1e6
-    found = float(compile_madds(deep).expected_latency(p, of="table"))
+    found = float(compile_madds(deep).expected(p, of="table"))
     assert found - least == pytest.approx((2 * 0.5 + 2 * 0.2) * block, rel=1e-5)
 
 
