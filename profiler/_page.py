@@ -20,6 +20,7 @@ __all__ = [
     "MEASURED",
     "QUIET",
     "finish",
+    "folded",
     "gaps",
     "html_page",
     "html_plot",
@@ -27,10 +28,14 @@ __all__ = [
     "html_text",
     "plot_label",
     "staircase",
+    "width_ticks",
 ]
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
-MEASURED, LAW, CHOSEN, QUIET = "#0072B2", "#555555", "#D55E00", "#9ecae1"
+MEASURED, LAW, CHOSEN, QUIET = "#0072B2", "#777777", "#D55E00", "#9ecae1"
+# Read on white and on black.
+AXIS = "#767676"
+MOST_TICKS = 16
 
 
 # A plot takes its width when it is drawn, which may be before the window, or the page's scroll bar, has its own.
@@ -40,22 +45,30 @@ new ResizeObserver(() => document.querySelectorAll(".plotly-graph-div").forEach(
 </script>"""
 
 STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; margin: 0 auto; max-width: 72rem; padding: 1rem; }
+:root { color-scheme: light dark; --text: #222; --page: #fff; --line: #e5e5e5; --unsure: #8a5a00;
+--warning: #fff8e6; --good: #eefaf5; --bad: #fdf0ea; }
+@media (prefers-color-scheme: dark) { :root { --text: #ddd; --page: #16181b; --line: #3a3d42; --unsure: #e0a94e;
+--warning: #33290f; --good: #10291f; --bad: #34190f; } }
+@media print { body { max-width: none; font-size: 11pt; } details > * { display: block; } h2 { break-after: avoid; }
+.plotly-graph-div, table tr, .warning, .audit, .failure { break-inside: avoid; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page);
+margin: 0 auto; max-width: 72rem; padding: 1rem; }
 h1 { font-size: 1.5rem; margin: .5rem 0; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .3rem; overflow-wrap: anywhere; }
 p { max-width: 46rem; } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; } th, td { padding: .2rem .7rem .2rem 0; text-align: right;
-border-bottom: 1px solid #e5e5e5; white-space: nowrap; } th:first-child, td:first-child { text-align: left; }
+border-bottom: 1px solid var(--line); white-space: nowrap; } th:first-child, td:first-child { text-align: left; }
 table.named th:nth-child(2), table.named td:nth-child(2) { text-align: left; }
 table.brief th { white-space: normal; vertical-align: bottom; }
-table.facts td:first-child { min-width: 7rem; }
-table.facts th, table.facts td { text-align: left; white-space: normal; vertical-align: top; overflow-wrap: anywhere; }
-.warning { border-left: 4px solid #E69F00; background: #fff8e6; padding: .4rem .8rem; margin: .4rem 0; }
-.audit { border-left: 4px solid #009E73; background: #eefaf5; padding: .4rem .8rem; margin: .4rem 0; }
-.failure { border-left: 4px solid #D55E00; background: #fdf0ea; padding: .4rem .8rem; margin: .4rem 0;
+table.facts th, table.facts td { text-align: left; white-space: normal; vertical-align: top; }
+table.facts td { overflow-wrap: break-word; } table.facts td:first-child { white-space: nowrap; }
+@media (max-width: 40rem) { table.facts td:first-child { white-space: normal; min-width: 6rem; } }
+summary { font-size: 1.2rem; font-weight: bold; margin: 2rem 0 .5rem; cursor: pointer; }
+.warning { border-left: 4px solid #E69F00; background: var(--warning); padding: .4rem .8rem; margin: .4rem 0; }
+.audit { border-left: 4px solid #009E73; background: var(--good); padding: .4rem .8rem; margin: .4rem 0; }
+.failure { border-left: 4px solid #D55E00; background: var(--bad); padding: .4rem .8rem; margin: .4rem 0;
 overflow-wrap: anywhere; }
-.unsure { color: #8a5a00; } .big { font-size: 1.1rem; }
+.unsure { color: var(--unsure); } .big { font-size: 1.1rem; }
 """
 
 
@@ -120,14 +133,32 @@ def finish(figure: go.Figure, *, y: str, x: str = "output channels", height: int
     """Give a figure the report's look, with titles for its axes and a ``height`` in pixels."""
     figure.update_layout(
         template="simple_white",
+        # On whichever page, light or dark.
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
         height=height,
         margin={"l": 60, "r": 10, "t": 24, "b": 45},
         showlegend=legend,
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         xaxis_title=x,
         yaxis_title=y,
-        font={"size": 13},
+        font={"size": 13, "color": AXIS},
     )
+    figure.update_xaxes(linecolor=AXIS, tickcolor=AXIS)
+    figure.update_yaxes(linecolor=AXIS, tickcolor=AXIS)
+
+
+def width_ticks(widest: int) -> dict[str, Any]:
+    """Return ticks of an axis of widths at multiples of eight, where the hardware's stairs end."""
+    step = 8
+    while widest / step > MOST_TICKS:
+        step *= 2
+    return {"tick0": 0, "dtick": step}
+
+
+def folded(summary: str, content: str) -> str:
+    """Return a section that opens at a click; ``content`` is HTML already."""
+    return f"<details><summary>{html_text(summary)}</summary>{content}</details>"
 
 
 def html_plot(figure: go.Figure) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from lut import LatencyTable
 from lut._console import format_ms
@@ -19,6 +20,7 @@ from profiler._page import (
     LAW,
     QUIET,
     finish,
+    folded,
     gaps,
     html_page,
     html_plot,
@@ -26,6 +28,7 @@ from profiler._page import (
     html_text,
     plot_label,
     staircase,
+    width_ticks,
 )
 from profiler._report_network import networks_section
 from profiler._report_sweep import sweep_section
@@ -105,31 +108,31 @@ def _stage(selection: WidthSelection) -> str:
             x=chosen,
             y=[choice.ms for choice in selection.choices],
             mode="markers+text",
-            text=[str(width) for width in chosen],
+            text=[f"{c.channels}{'' if c.chosen_share >= SURE_SHARE else '~'}" for c in selection.choices],
             textposition="bottom center",
-            marker={"color": CHOSEN, "size": 9},
-            name="chosen",
+            marker={
+                "color": CHOSEN,
+                "size": 9,
+                # One that this run cannot tell from another is drawn hollow.
+                "symbol": ["circle" if c.chosen_share >= SURE_SHARE else "circle-open" for c in selection.choices],
+                "line": {"width": 2},
+            },
+            name="chosen (hollow: unsure)",
         )
     )
-    finish(latency, y="latency in ms", height=380)
-
-    scores = go.Figure()
+    # The scores stand under the stairs that they are of: one axis of widths for both.
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.62, 0.38], vertical_spacing=0.05)
+    figure.add_traces(latency.data, rows=1, cols=1)
     colours = [CHOSEN if width in chosen else QUIET for width in x]
-    scores.add_trace(go.Bar(x=x, y=gaps(selection.scores_ms), marker={"color": colours}, name="score s(x)"))
+    bars = go.Bar(x=x, y=gaps(selection.scores_ms), marker={"color": colours}, name="score s(x)", showlegend=False)
+    figure.add_trace(bars, row=2, col=1)
     for choice in selection.choices[:-1]:
-        scores.add_vline(x=choice.last + 0.5, line={"dash": "dash", "width": 1, "color": "#bbbbbb"})
-    scores.add_trace(
-        go.Scatter(
-            x=chosen,
-            y=[max(choice.score_ms, 0.0) for choice in selection.choices],
-            mode="text",
-            text=[str(width) for width in chosen],
-            textposition="top center",
-            cliponaxis=False,
-            hoverinfo="skip",
-        )
-    )
-    finish(scores, y="score f(x) − m(x) in ms", height=280, legend=False)
+        figure.add_vline(x=choice.last + 0.5, line={"dash": "dash", "width": 1, "color": "#bbbbbb"}, row=2, col=1)
+    finish(figure, y="latency in ms", height=560)
+    figure.update_xaxes(title_text=None, row=1, col=1)
+    figure.update_xaxes(title_text="output channels", row=2, col=1)
+    figure.update_xaxes(**width_ticks(x[-1]))
+    figure.update_yaxes(title_text="score in ms", row=2, col=1)
 
     rows = [
         [
@@ -149,8 +152,7 @@ def _stage(selection: WidthSelection) -> str:
     header = ["group", "width", "ms", "score ms", "runner-up", "margin", "chosen", "uniform", "ms", "score ms"]
     return (
         f"<h2>{html_text(curve.name)}, {html_text(curve.size)}</h2><p>{html_text(law_line(selection))}</p>"
-        + html_plot(latency)
-        + html_plot(scores)
+        + html_plot(figure)
         + "<p>One choice per group: its margin over the runner-up in standard errors, how often resampled visits "
         "choose it, and what an evenly spaced grid would have taken.</p>" + html_table(header, rows)
     )
@@ -187,18 +189,26 @@ def _reliability(table: LatencyTable) -> str:
     rows = []
     for flag, meaning in FLAGS.items():
         count = sum(flag in m.flags for m in table.values())
-        rows.append([html_text(flag), str(count), html_text(meaning)])
+        if count:
+            rows.append([html_text(flag), str(count), html_text(meaning)])
     rejected: dict[str, int] = {}
     for m in table.values():
         for cause, count in m.rejected_by_cause.items():
             rejected[cause] = rejected.get(cause, 0) + count
-    causes = [[html_text(c), str(rejected.get(c, 0)), html_text(meaning)] for c, meaning in REJECTION_CAUSES.items()]
-    return (
-        "<h2>How sure the numbers are</h2>"
-        + html_table(["flag", "layers", "meaning"], rows, kind="facts")
-        + "<p>Visits that were put aside and made again, by cause:</p>"
-        + html_table(["cause", "visits", "meaning"], causes, kind="facts")
-    )
+    causes = [
+        [html_text(cause), str(rejected[cause]), html_text(meaning)]
+        for cause, meaning in REJECTION_CAUSES.items()
+        if cause in rejected
+    ]
+    text = "<h2>How sure the numbers are</h2>"
+    if rows:
+        text += html_table(["flag", "layers", "meaning"], rows, kind="facts")
+    else:
+        text += "<p>No layer has a flag.</p>"
+    if causes:
+        text += "<p>Visits that were put aside and made again, by cause:</p>"
+        text += html_table(["cause", "visits", "meaning"], causes, kind="facts")
+    return text
 
 
 def _provenance(table: LatencyTable) -> str:
@@ -242,9 +252,8 @@ def _provenance(table: LatencyTable) -> str:
             ),
         ]
         facts += [(f"{prefix}{key}", value) for key, value in session.software.details.items()]
-    return "<h2>Provenance</h2>" + html_table(
-        None, [[html_text(str(k)), html_text(str(v))] for k, v in facts], kind="facts"
-    )
+    rows = [[html_text(str(k)), html_text(str(v))] for k, v in facts]
+    return folded("Provenance: device, software, protocol", html_table(None, rows, kind="facts"))
 
 
 def _thinned(at_s: Sequence[float], ratios: Sequence[float], most: int = 4000) -> tuple[list[float], list[float]]:

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from conftest import HANGS_S
+from conftest import HANGS_S, conv, simulate, table_of
 
-from lut import LatencyTable
+from lut import LatencyTable, Network, NetworkLayer
 from lut._records import Failure
 from predictors import hardware_aware_widths, measured_curves
 from profiler import report_html
+from profiler._page import width_ticks
+from profiler._report_network import MOST_BARS, network_bars, networks_section
+from profiler._sources import subject_of
 
 MakeTable = Callable[..., LatencyTable]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -37,10 +40,13 @@ def test_it_holds_what_it_should_and_asks_nobody_for_more(make_table: MakeTable)
         "Provenance",
         "simulated device",
         "noise floor",
-        "contaminated",
+        "converged",
         "viewport",
     ):
         assert part in text
+    # Flags that no layer has are not listed, and what few people read is folded.
+    assert "bimodal</td>" not in text
+    assert "<details><summary>Provenance" in text
     outside = text.replace("<script>", "\n<script>").split("\n")
     ours = [line for line in outside if not line.startswith("<script>")]
     assert not any('src="http' in line or "src='http" in line for line in ours)
@@ -122,3 +128,29 @@ def test_a_browser_shows_its_plots_and_logs_no_error(make_table: MakeTable, tmp_
             env=environment,
         )
         assert picture.stat().st_size > 20_000
+
+
+def test_ticks_of_widths_are_where_stairs_end() -> None:
+    assert [width_ticks(widest)["dtick"] for widest in (16, 64, 128, 129, 512, 2048)] == [8, 8, 8, 16, 32, 128]
+
+
+def test_a_networks_bars_are_its_layers_with_the_whole_and_the_rest(tmp_path: Path) -> None:
+    widths = range(4, 4 + MOST_BARS + 3)
+    network = Network("net", tuple(NetworkLayer(f"layer {w}", conv(w), count=2) for w in widths))
+    subject = subject_of(Network("net", (network.layers[0],)))
+    subject = subject._replace(network=network)
+    plan, result, _ = simulate([item.layer for item in network.layers], networks=[subject])
+    table = table_of(plan, result, tmp_path / "r.json", networks=[subject])
+    first, *layers, rest = network_bars(table, table.networks[0])
+    assert (first.kind, rest.kind, rest.name) == ("end to end", "rest", "3 other layers")
+    assert len(layers) == MOST_BARS
+    assert table.networks[0].end_to_end is not None
+    assert first.ms == table.networks[0].end_to_end.median_ms
+    assert sum(bar.ms for bar in layers) + rest.ms == pytest.approx(table.latency_ms(network))
+    assert [bar.ms for bar in layers] == sorted((bar.ms for bar in layers), reverse=True)
+    slowest = max(network.layers, key=lambda item: table[item.layer].median_ms)
+    assert (layers[0].name, layers[0].operators) == (f"{slowest.name} ×2", str(slowest.layer))
+    assert layers[0].low_ms == pytest.approx(2 * table[slowest.layer].within_run.low_ms)
+    text = networks_section(table)
+    assert "end to end" in text
+    assert "conv3×3" in text
