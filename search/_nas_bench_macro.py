@@ -11,7 +11,7 @@ import msgspec
 from lut import Decision, Layer, LayerSlot, Network, NetworkLayer, SearchSpace, UsageError
 from lut._files import read_bytes
 from lut._printable import printable, shortened
-from lut.errors import DataError
+from lut.errors import DataError, FileAccessError
 from search._inverted_residuals import LayerStack
 
 __all__ = ["NasBenchMacro", "load_accuracies", "nas_bench_macro"]
@@ -120,7 +120,13 @@ def load_accuracies(path: str | os.PathLike[str]) -> dict[str, float]:
         DataError: it is another file, or lacks networks.
     """
     try:
-        found = msgspec.json.decode(read_bytes(path, limit=LARGEST_FILE), type=dict[str, _Entry])
+        content = read_bytes(path, limit=LARGEST_FILE)
+    except FileAccessError as error:
+        raise FileAccessError(
+            f"{error}; it is data/nas-bench-macro_cifar10.json of the repository xiusu/NAS-Bench-Macro on GitHub"
+        ) from None
+    try:
+        found = msgspec.json.decode(content, type=dict[str, _Entry])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         why = printable(shortened(str(error), 200))
         raise DataError(f"{path} is not NAS-Bench-Macro's file of accuracies ({why})") from None

@@ -49,6 +49,8 @@ class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 UNITS = {"ms": "ms", "parameters": "parameters", "madds": "multiply-adds"}
+# A budget of fewer parameters or multiply-adds than this is one in millions.
+IN_MILLIONS = 10_000
 
 
 class Resources(NamedTuple):
@@ -168,10 +170,16 @@ class NetworkResources:
                 upper = f" (up to, at {self.level:.0%})" if name == "ms" and self.bound == "upper" else ""
                 beyond.append(
                     f"{_show(held)} {unit}{upper}, {_show(held - limit)} {unit} ({held / limit - 1:.1%}) beyond the "
-                    f"budget of {_show(limit)}"
+                    f"budget of {_show(limit)}{_meant(name, held, limit)}"
                 )
         if beyond:
             raise BudgetError(f"the network that a search of {self.space.name} begins with takes {'; '.join(beyond)}")
+
+
+def _meant(name: str, held: float, limit: float) -> str:
+    """Return a question where somebody seems to have counted in millions."""
+    in_millions = name != "ms" and limit < IN_MILLIONS and held <= limit * 1e6 * IN_MILLIONS
+    return f"; did you mean {limit:g}e6?" if in_millions else ""
 
 
 def sample_within(resources: NetworkResources, budgets: Budgets, rng: random.Random) -> tuple[int, ...]:

@@ -478,6 +478,8 @@ def test_what_cannot_begin_is_refused() -> None:
     space = RCNet("cifar")
     with pytest.raises(BudgetError, match=r"begins with takes 21\.9.* M multiply-adds, 11\.9.* M .*beyond.* of 10 M"):
         search_rcas(made(space), evaluate, Budgets(madds=10e6))
+    with pytest.raises(BudgetError, match=r"beyond the budget of .*; did you mean 2\.4e6\?"):
+        search_rcas(made(space), evaluate, Budgets(parameters=2.4))
     with pytest.raises(BudgetError, match=r"ms \(.*%\) beyond the budget of 1"):
         search_rcas(made(space), evaluate, Budgets(ms=1.0))
     blind = NetworkResources(space, None)

@@ -34,15 +34,17 @@ class ProgressBar(Generic[ProgressT]):
     Args:
         console: where it is drawn, as :func:`lut._console.make_console` makes it.
         describe: what to show of what it is told.
+        begin: what to say once there is something to tell: not before a device that is not there was looked for.
     """
 
     LINE_EVERY_S = 10.0
 
-    def __init__(self, console: Console, describe: Callable[[ProgressT], Standing]) -> None:
+    def __init__(self, console: Console, describe: Callable[[ProgressT], Standing], *, begin: str = "") -> None:
         from lut._terminal import make_progress
 
         self._console = console
         self._describe = describe
+        self._begin = begin
         self._bar = make_progress(console) if console.is_terminal else None
         self._task: Any = None
         self._last_line_s = 0.0
@@ -60,6 +62,9 @@ class ProgressBar(Generic[ProgressT]):
     def update(self, now: ProgressT) -> None:
         """Show where the work stands."""
         shown = self._describe(now)
+        if self._begin:
+            self._console.print(self._begin)
+            self._begin = ""
         if self._bar is not None:
             text, left = printable(shown.text), printable(shown.left)
             self._bar.update(self._task, completed=shown.share, description=text, left=left, refresh=True)

@@ -493,13 +493,11 @@ def profile_device(
     some = "some of " if work.adaptive else ""
     if began_with is not None or (not restart and journal_path(output).exists()):
         console.print(f"Going on with the interrupted run of {output}; --restart discards it.")
-    console.print(
-        f"Measuring {some}{len(wanted)} layers{also} on {target}, batch {batch}. Leave the machine alone meanwhile."
-    )
+    text = f"Measuring {some}{len(wanted)} layers{also} on {target}, batch {batch}. Leave the machine alone meanwhile."
 
     from profiler._profile import profile
 
-    with ProgressBar(console, _standing) as show:
+    with ProgressBar(console, _standing, begin=text) as show:
         table = profile(
             work,
             target=spec,
