@@ -110,7 +110,7 @@ def refuse_unwritable(
     if len(given) > MOST_NETWORKS:
         raise UsageError(f"a table holds at most {MOST_NETWORKS} networks, got {len(given)}")
     for _, problem in _network_names(given, by_digest):
-        raise UsageError(f"{short_problem(problem)}; a table tells its networks apart by their names")
+        raise UsageError(f"{short_problem(problem)}; give each a name of its own: a table tells networks apart by it")
 
 
 def _again(record: msgspec.Struct) -> None:
@@ -269,7 +269,7 @@ def _network_names(networks: Iterable[NetworkRecord], by_digest: Mapping[str, La
     for i, network in enumerate(networks):
         place = f"networks[{i}]"
         if network.name in names:
-            yield place, f"network {network.name!r} stands twice"
+            yield place, f"two networks are called {network.name!r}"
         names.add(network.name)
         for j, part in enumerate(network.layers):
             if part.layer not in by_digest:

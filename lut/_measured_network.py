@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 from lut._layer import Layer
 from lut._network import Network, NetworkLayer
+from lut._printable import printable
 from lut._records import EndToEnd, NetworkRecord, Part
+from lut.errors import UsageError
 
-__all__ = ["MeasuredNetwork", "measured_network", "network_record"]
+__all__ = ["MeasuredNetwork", "measured_network", "network_of", "network_record"]
 
 
 class MeasuredNetwork(NamedTuple):
@@ -43,9 +45,26 @@ class MeasuredNetwork(NamedTuple):
     def __str__(self) -> str:
         """``resnet: 21 layers, 3.41 ms end to end``."""
         count = sum(item.count for item in self.network.layers)
+        text = f"{printable(self.name)}: {count} layer{'s' * (count != 1)}, "
         if self.end_to_end is None:
-            return f"{self.name}: {count} layers, not measured end to end{f': {self.reason}' if self.reason else ''}"
-        return f"{self.name}: {count} layers, {self.end_to_end.median_ms:.4g} ms end to end"
+            return f"{text}not measured end to end{f': {printable(self.reason)}' if self.reason else ''}"
+        return f"{text}{self.end_to_end.median_ms:.4g} ms end to end"
+
+
+def network_of(what: object) -> Network:
+    """Return the network that something is: one, or one that a table knows.
+
+    Raises:
+        UsageError: it is neither; says how a network is made.
+    """
+    if isinstance(what, MeasuredNetwork):
+        return what.network
+    if isinstance(what, Network):
+        return what
+    raise UsageError(
+        f"a lut.Network is wanted, got {type(what).__name__}; profiler.trace(module, inputs) makes one of a torch "
+        "module, space.decode(vector) of a search space's choices"
+    )
 
 
 def network_record(measured: MeasuredNetwork) -> NetworkRecord:

@@ -7,6 +7,7 @@ import itertools
 import msgspec
 
 from lut._layer import MOST_NODES, Layer, Node
+from lut._printable import printable
 from lut.errors import LayerError
 from lut.primitives import Shape
 
@@ -53,9 +54,11 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __str__(self) -> str:
         """Return a few lines for people: ``resnet: 21 layers, 15 different, 69.1 M multiply-adds, …``."""
         count, different = sum(item.count for item in self.layers), len({item.layer for item in self.layers})
-        text = f"{self.name}: {count} layer{'s' * (count != 1)}, {different} different"
+        text = f"{printable(self.name)}: {count} layer{'s' * (count != 1)}, {different} different"
         text += f", {self.madds / 1e6:.4g} M multiply-adds, {self.parameters / 1e6:.3g} M parameters"
-        shown = [f"{i.name}: {i.layer}{f' ×{i.count}' if i.count > 1 else ''}" for i in self.layers[:SHOWN_LAYERS]]
+        shown = [
+            f"{printable(i.name)}: {i.layer}{f' ×{i.count}' if i.count > 1 else ''}" for i in self.layers[:SHOWN_LAYERS]
+        ]
         more = len(self.layers) - len(shown)
         return "\n  ".join([text, *shown, *([f"… and {more} more"] * bool(more))])
 

@@ -15,7 +15,7 @@ from lut._breakdown import Share, breakdown
 from lut._codec import decode_table, encode_table
 from lut._files import read_bytes, write_atomically
 from lut._layer import Layer
-from lut._measured_network import MeasuredNetwork, measured_network, network_record
+from lut._measured_network import MeasuredNetwork, measured_network, network_of, network_record
 from lut._network import ChannelCurve, Network
 from lut._records import (
     FORMAT,
@@ -106,18 +106,14 @@ class LatencyTable(Mapping[Layer, Measurement]):
         """Whether adaptive sampling chose the layers: sums of networks are for a predictor then, not for a lookup."""
         return any(session.sampling is not None for session in self.sessions)
 
-    def latency_ms(self, network: Network) -> float:
+    def latency_ms(self, network: Network | MeasuredNetwork) -> float:
         """Return the sum of a network's layers, in ms; what it adds up to, not what a predictor makes of it.
 
         Raises:
             MissingLayerError: the table holds no latency of one of its layers; the message names it.
             UsageError: it is no network, or has no layers.
         """
-        if not isinstance(network, Network):
-            raise UsageError(
-                f"latency_ms takes a lut.Network, got {type(network).__name__}; profiler.trace(module, inputs) makes "
-                "one of a torch module"
-            )
+        network = network_of(network)
         if not network.layers:
             raise UsageError(f"network {network.name!r} has no layers")
         total = sum_ms(network, self._ms)
@@ -130,12 +126,12 @@ class LatencyTable(Mapping[Layer, Measurement]):
 
     def breakdown(self, network: Network | MeasuredNetwork) -> tuple[Share, ...]:
         """Return a network by its distinct layers, with each one's share of the time; those without one come first."""
-        measured = network if isinstance(network, MeasuredNetwork) else MeasuredNetwork(network)
+        measured = network if isinstance(network, MeasuredNetwork) else MeasuredNetwork(network_of(network))
         return breakdown(measured, self._ms, self._reasons)
 
     def sum_ms(self, network: Network | MeasuredNetwork) -> float | None:
         """Return :meth:`latency_ms`, or ``None`` where a layer has no latency."""
-        return sum_ms(network.network if isinstance(network, MeasuredNetwork) else network, self._ms)
+        return sum_ms(network_of(network), self._ms)
 
     def __getitem__(self, layer: Layer) -> Measurement:
         """Return the layer's measurement.
@@ -174,7 +170,8 @@ class LatencyTable(Mapping[Layer, Measurement]):
         if len(self.networks) > SHOWN_NETWORKS:
             lines.append(f"… and {len(self.networks) - SHOWN_NETWORKS} more networks")
         if (audit := self.audit) is not None:
-            lines.append(f"sums of layers are {audit.bias:+.1%} off on average over {audit.networks} networks")
+            over = f"{audit.networks} network{'s' * (audit.networks != 1)}"
+            lines.append(f"sums of layers are {audit.bias:+.1%} off on average over {over}")
         return "\n  ".join(lines)
 
     def _missing(self, layer: object) -> str:
@@ -290,14 +287,12 @@ class LatencyTable(Mapping[Layer, Measurement]):
         Raises:
             MissingLayerError: the table has no sweep of such layers; ``profile-device --sweep`` measures one.
         """
-        family = layer.family if isinstance(layer, Layer) else None
-        found = [curve for curve in self.curves if family is not None and curve.layers[0].family == family]
+        found = [curve for curve in self.curves if isinstance(layer, Layer) and _is_swept_by(layer, curve)]
         if not found:
             raise MissingLayerError(
                 f"this table has no sweep over the widths of {layer}; profile-device --model FILE.py:FACTORY --sweep "
                 "measures those of a network, profile-device --space those of a space"
             )
-        # Of one family are all that differ in channels; the sweep that holds the layer comes first.
         best = max(found, key=lambda curve: (layer in curve.layers, sum(other in self for other in curve.layers)))
         return TableCurve(best, tuple((other.out_channels, self[other]) for other in best.layers if other in self))
 
@@ -516,6 +511,18 @@ class TableCurve:
     def __repr__(self) -> str:
         widths = self.channels
         return f"<TableCurve {self.name}: {len(widths)} widths" + (f", {widths[0]} … {widths[-1]}>" if widths else ">")
+
+
+def _is_swept_by(layer: Layer, curve: ChannelCurve) -> bool:
+    """Return whether a curve is a sweep of a layer: of its inputs and its kind, at other widths of its output."""
+    first = curve.layers[0]
+    if first.family != layer.family:
+        return False
+    # Of a depthwise convolution the input is as wide as the output, and is swept with it.
+    scaled = all(each.inputs[0][0] == each.out_channels for each in curve.layers) and len(curve.layers) > 1
+    return layer in curve.layers or (
+        layer.inputs[0][0] == layer.out_channels if scaled else first.inputs == layer.inputs
+    )
 
 
 _Entry = TypeVar("_Entry", Measurement, EndToEnd, Failure)

@@ -40,6 +40,10 @@ def check_space(
     Raises:
         AssertionError: a promise is broken; says which, and for which vector.
     """
+    if not isinstance(space, SearchSpace):
+        raise UsageError(f"a lut.SearchSpace is checked, got {type(space).__name__}: make one, and inherit SearchSpace")
+    if samples < 1 or (cost is None) != (cost_of is None):
+        raise UsageError("at least one sample is drawn, and cost and cost_of are given together")
     _check_choices(space)
     layers = space.layers()
     _require(len(layers) == len(set(layers)), f"{space.name}: layers() names a layer twice")
@@ -97,7 +101,7 @@ def _drawn(sample: Callable[[random.Random], tuple[int, ...]], count: int, seed:
 
 
 def _check_choices(space: SearchSpace) -> None:
-    _require(isinstance(space.name, str) and bool(space.name), "a space has a name")
+    _require(isinstance(getattr(space, "name", None), str) and bool(space.name), "a space has a name")
     names = [decision.name for decision in space.choices]
     _require(bool(names), f"{space.name}: a space has at least one decision")
     twice = [name for name, count in Counter(names).items() if count > 1]
@@ -161,6 +165,9 @@ def _check_slots(space: SearchSpace, vectors: Sequence[tuple[int, ...]]) -> None
     slots = space.slots()
     if slots is None:
         return
+    for slot in slots:
+        few = len(slot.decisions) <= 2
+        _require(few, f"{space.name}: slot {slot.name!r} depends on {len(slot.decisions)} decisions; two at most")
     for vector in vectors:
         standing: Counter[Layer] = Counter()
         for slot in slots:

@@ -9,7 +9,7 @@ from functools import cached_property
 from math import isfinite
 from statistics import NormalDist
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lut import LatencyTable, Layer, Network, SearchSpace, TableError, UsageError
 from lut._audit import kendall_tau
+from lut._measured_network import MeasuredNetwork, network_of
 from lut._printable import shortened
 from lut._records import Device, Setting
 from lut._table import refuse_unlike
@@ -164,7 +165,7 @@ class LatencyPredictor:
             UnlikeTablesError: the tables are of unlike devices, settings or reference speeds.
             UnknownOperatorError: one of ``networks`` has an operator that no measured layer has.
         """
-        given = [tables] if isinstance(tables, LatencyTable) else list(tables)
+        given = _as_tables(tables)
         if not given:
             raise UsageError("a predictor is fitted to at least one table, got none")
         for other in given[1:]:
@@ -363,7 +364,7 @@ class LatencyPredictor:
     @overload
     def predict(
         self,
-        network: Iterable[Network],
+        network: Sequence[Network],
         *,
         level: float = DEFAULT_LEVEL,
         unknown: Literal["error", "outside"] = "error",
@@ -371,7 +372,7 @@ class LatencyPredictor:
 
     def predict(
         self,
-        network: Network | Iterable[Network],
+        network: Network | Sequence[Network],
         *,
         level: float = DEFAULT_LEVEL,
         unknown: Literal["error", "outside"] = "error",
@@ -389,14 +390,14 @@ class LatencyPredictor:
             PredictorError: a layer is known to fail on this device.
             UsageError: it is no network, or has no layers, or the level is not between 0 and 1.
         """
-        if isinstance(network, Iterable):
-            networks = list(network)
+        if isinstance(network, (list, tuple)) and not isinstance(network, MeasuredNetwork):
+            networks = [network_of(each) for each in network]
             for each in networks:
                 _check_network(each)
             # Layers that were never asked for before are predicted together.
             self._look_up([item.layer for each in networks for item in each.layers], unknown)
             return tuple(self._predict(each, level, unknown) for each in networks)
-        return self._predict(network, level, unknown)
+        return self._predict(network_of(network), level, unknown)
 
     def _predict(self, network: Network, level: float, unknown: Literal["error", "outside"]) -> NetworkPrediction:
         _check_network(network)
@@ -484,6 +485,11 @@ class LatencyPredictor:
             PredictorError: a layer of the space is known to fail on this device; leave its options out of the space.
         """
         from predictors._compiled import CompiledLatency, compile_space, places_of
+
+        if not isinstance(space, SearchSpace):
+            raise UsageError(
+                f"a lut.SearchSpace is compiled, got {type(space).__name__}; profiler.load_space(name) gives one"
+            )
 
         found = compile_space(
             space.name,
@@ -626,12 +632,20 @@ class LatencyPredictor:
         )
 
 
+def _as_tables(tables: object) -> list[LatencyTable]:
+    found: list[Any] = [tables]
+    if isinstance(tables, Iterable) and not isinstance(tables, (LatencyTable, str, bytes)):
+        found = list(tables)
+    for table in found:
+        if not isinstance(table, LatencyTable):
+            raise UsageError(
+                f"a predictor is fitted to a LatencyTable, got {type(table).__name__}; lut.LatencyTable.load(path)"
+            )
+    return found
+
+
 def _check_network(network: object) -> None:
-    if not isinstance(network, Network):
-        raise UsageError(
-            f"a predictor answers for a lut.Network, got {type(network).__name__}; profiler.trace(module, inputs) "
-            "makes one of a torch module, space.decode(vector) of a search space's choices"
-        )
+    network = network_of(network)
     if not network.layers:
         raise UsageError(f"network {network.name!r} has no layers")
 

@@ -37,7 +37,10 @@ def held_module(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], *, na
     try:
         # Where this process finds its modules, in a line of its own: the other one must find them before it reads on.
         places = [str(Path(place).resolve()) for place in sys.path]
-        content = json.dumps(places).encode() + b"\n" + cloudpickle.dumps((module, inputs))
+        written = cloudpickle.dumps((module, inputs))
+        # What cannot be read again would be known when everything else was measured.
+        cloudpickle.loads(written)
+        content = json.dumps(places).encode() + b"\n" + written
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise UsageError(

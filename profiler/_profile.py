@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lut import LatencyTable, SearchSpace, UsageError
+from lut._measured_network import MeasuredNetwork
 from lut._records import Protocol
+from lut.errors import TargetUnavailableError
 from predictors._show import parse_alpha
 from profiler._adaptive import Sampler
+from profiler._options import check_known, option_names
 from profiler._plan import MANY_NETWORKS, Plan, make_protocol
 from profiler._racing import GROUPS
 from profiler._reference import reference_path
 from profiler._run import HOST_EVERY, check_output, goes_along, hosts_for, limit_for, profile_plan, protocol_for
 from profiler._session import Progress
 from profiler._sources import record_of
-from profiler._target import TargetSpec, available_targets, target_spec
-from profiler._workload import Part, Workload, of_space, parts_of, sampled
+from profiler._target import TargetSpec, available_targets, target_factory, target_spec
+from profiler._workload import Part, Workload, is_module, of_space, parts_of, sampled
 
 __all__ = ["audited", "hosts_beside", "profile"]
 
@@ -45,7 +48,7 @@ def profile(
     alpha: float | Literal["auto"] = 1.0,
     seed: int = 0,
     layer_limit_s: float | None = None,
-    reference: Path | None = None,
+    reference: str | os.PathLike[str] | None = None,
     new_reference: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
     **options: Any,
@@ -61,8 +64,9 @@ def profile(
             it is; a :class:`lut.Layer`; a :class:`lut.ChannelCurve`, whose layers are measured as a sweep; several of
             these; or a :class:`lut.SearchSpace`, whose layers and some of whose networks are measured.
         target: an installed target's name, ``cpu``, ``cuda``, ``onnx`` or ``coreml``; or a :class:`TargetSpec`.
-        batch: samples per call; by default what the network was traced with, or what the target takes (cpu 4, onnx and
-            coreml 1, cuda 1024 for 32×32 images).
+        batch: samples per call; by default what the target takes (cpu 4, onnx and coreml 1, cuda 1024 for 32×32
+            images). A ``TracedModule``, and layers of a framework's own operators, fix it: another one is an error.
+            Other layers run with any.
         threads: CPU threads; by default as many as CPUs are allowed to this process.
         time_budget_s: seconds of measuring; by default 112, quick 24.
         output: where the table is written; an interrupted run leaves a journal beside it and goes on from there.
@@ -98,6 +102,12 @@ def profile(
     """
     parse_alpha(str(alpha))
     protocol = make_protocol(precision=precision, time_budget_s=time_budget_s, quick=quick, seed=seed)
+    if not isinstance(target, (str, TargetSpec)):
+        raise UsageError(f"a target is given by name, or as a TargetSpec, got {type(target).__name__}")
+    if groups < 0:
+        raise UsageError(f"groups of widths are 0 or more, got {groups}")
+    if restart and output is None:
+        raise UsageError("restart discards what output keeps, and no output is given")
     if isinstance(target, TargetSpec):
         given = {"batch": batch, "threads": threads, **options}
         if ignored := [name for name, value in given.items() if value is not None]:
@@ -109,8 +119,7 @@ def profile(
         check_output(Path(output), restart=restart)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="latency-lut-")))
-        beside = folder if output is None else Path(output).parent
-        workload = _workload(stack, what, target, options, audit, target_error, quick=quick, seed=seed, folder=beside)
+        workload = _workload(stack, what, target, options, audit, target_error, quick=quick, seed=seed, folder=folder)
         spec = _spec(workload, target, {"batch": batch, "threads": threads, **options})
         protocol = make_protocol(
             precision=precision,
@@ -127,7 +136,7 @@ def profile(
             alpha=alpha,
             output=folder / "table.json" if output is None else Path(output),
             restart=restart,
-            reference=reference or reference_path(),
+            reference=Path(reference) if reference is not None else reference_path(),
             new_reference=new_reference,
             keep=output is not None,
             progress=progress,
@@ -158,8 +167,12 @@ def _workload(
             raise UsageError(f"{name} is about a search space's networks; what is given is measured as it is")
     if isinstance(what, Workload):
         return what
-    single = isinstance(what, (str, bytes)) or not isinstance(what, Iterable)
-    parts = [what] if single else what
+    # A module can be iterated over, a mapping too, and neither is several things to measure.
+    several = isinstance(what, Iterable) and not isinstance(what, (str, bytes, MeasuredNetwork))
+    if several and (isinstance(what, LatencyTable) or not isinstance(what, Mapping)) and not is_module(what):
+        parts = list(what)
+    else:
+        parts = [what]
     return stack.enter_context(parts_of(parts, target=_name(target), folder=folder))
 
 
@@ -181,9 +194,15 @@ def _spec(workload: Workload, target: str | TargetSpec, options: Mapping[str, An
             f"{name} was traced with batch {workload.batch}, and batch {asked} is asked for; trace it with inputs of "
             "that batch"
         )
-    if isinstance(target, TargetSpec):
-        return target
     fixed = {"batch": workload.batch, "dtype": workload.dtype}
+    if isinstance(target, TargetSpec):
+        with contextlib.suppress(TargetUnavailableError):
+            # Where its module is for the measuring process alone to find, that process says what is wrong.
+            known = option_names(target_factory(target.factory))
+            check_known(f"target {target.factory}", list(target.options), known)
+            filled = {name: value for name, value in fixed.items() if value is not None and name in known}
+            return TargetSpec(target.factory, {**filled, **target.options})
+        return target
     given = {**options, **{name: value for name, value in fixed.items() if options.get(name) is None}}
     return target_spec(target, workload.all_layers, workload.networks, spelled=str, **given)
 

@@ -85,6 +85,9 @@ def key_of(source: NetworkSource) -> str:
     if isinstance(source, LiveSource):
         # Another run has another descriptor of the same module.
         source = msgspec.structs.replace(source, descriptor=0)
+    elif isinstance(source, FileSource) and source.digest:
+        # And a file is known by what is in it.
+        source = msgspec.structs.replace(source, path="")
     return hashlib.sha256(msgspec.json.encode(source)).hexdigest()[:16]
 
 

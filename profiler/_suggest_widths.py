@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lut import ChannelCurve, LatencyTable, Network, UsageError
+from lut._measured_network import network_of
 from predictors import width_gains
 from profiler._sweep import sweep_curves
 from profiler._traced_module import TracedModule
@@ -32,7 +33,7 @@ def suggest_widths(what: Network | TracedModule, table: LatencyTable, *, reach: 
     Raises:
         UsageError: it is no network, ``reach`` is not positive, or the table holds no sweep of any of its layers.
     """
-    network = what.network if isinstance(what, TracedModule) else what
+    network = what.network if isinstance(what, TracedModule) else network_of(what)
     found = width_gains(table, network, reach=reach)
     if not found:
         raise UsageError(
@@ -50,18 +51,13 @@ def sweep(
     Args:
         what: a network, or a traced module.
         expand: HTAS's *e*, 1/16 … 16: the widest width over the layer's own.
-        step: every so many channels only; by default as fine as ``most_layers`` allows.
+        step: every so many channels only, however many layers that makes; by default as fine as ``most_layers`` allows.
         most_layers: so many different layers over all curves; a second measures some five. ``None``: no bound.
 
     Raises:
         UsageError: an argument is out of range, or no layer of the network has other widths.
     """
-    network = what.network if isinstance(what, TracedModule) else what
-    if not isinstance(network, Network):
-        raise UsageError(
-            f"a lut.Network or a TracedModule is swept, got {type(network).__name__}; profiler.trace(module, inputs) "
-            "makes a network of a torch module"
-        )
+    network = what.network if isinstance(what, TracedModule) else network_of(what)
     found = sweep_curves(network, expand=expand, step=step, most_layers=most_layers if step is None else None)
     if not found.curves:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in found.left_out[:3])

@@ -34,6 +34,9 @@ class TracedModule:
     network: Network
     """The module by its layers."""
 
+    dtype: str | None
+    """What its weights are of, by PyTorch's name; ``None`` where it has none."""
+
     batch: int
     """Samples per call, by its inputs."""
 
@@ -53,9 +56,14 @@ class TracedModule:
         if not isinstance(module, torch.nn.Module):
             raise UsageError(f"a torch.nn.Module is traced, got {type(module).__name__}")
         self.name = type(module).__name__ if name is None else name
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise UsageError(f"a network's name is a text that is not empty, got {self.name!r}")
         self.module = module
         self.inputs = _as_tensors(inputs, self.name)
         _check_places(module, self.inputs, self.name)
+        self.dtype = _dtype_of(module, self.name)
+        if self.inputs[0].ndim and not self.inputs[0].shape[0]:
+            raise UsageError(f"{self.name}: the first input has a batch of 0")
         with evaluating(module):
             _try(module, self.inputs, self.name)
             found = trace_module(module, self.inputs, name=self.name)
@@ -120,6 +128,20 @@ def _check_places(module: torch.nn.Module, inputs: Sequence[torch.Tensor], name:
             )
 
 
+def _dtype_of(module: torch.nn.Module, name: str) -> str | None:
+    """Return what a module computes in by its weights, as targets name it; ``None`` where it has no such weights."""
+    found = {str(p.dtype).removeprefix("torch.") for p in module.parameters() if p.is_floating_point()}
+    if len(found) > 1:
+        raise UsageError(
+            f"{name}: its weights are of {', '.join(sorted(found))}, and a table is of one data type: module.to(dtype)"
+        )
+    if strange := found - {"float32", "float16", "bfloat16"}:
+        raise UsageError(
+            f"{name}: its weights are of {strange.pop()}; targets run float32, bfloat16 and float16: module.to(dtype)"
+        )
+    return next(iter(found), None)
+
+
 @contextlib.contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
     """Have a module in evaluation mode within the block."""
@@ -137,7 +159,8 @@ def _try(module: torch.nn.Module, inputs: Sequence[torch.Tensor], name: str) -> 
 
     try:
         with torch.no_grad():
-            module(*inputs)
+            # Copies: what overwrites its input keeps its hands off the caller's.
+            module(*(x.clone() for x in inputs))
     except Exception as error:
         shapes = ", ".join("×".join(map(str, x.shape)) for x in inputs)
         text = " ".join(str(error).split())[:400]

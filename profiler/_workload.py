@@ -9,7 +9,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+import msgspec
+
 from lut import ChannelCurve, Layer, Network, SearchSpace, UsageError
+from lut._measured_network import MeasuredNetwork, network_of
 from lut.primitives import Subgraph
 from profiler._adaptive import Adaptive
 from profiler._sources import FileSource, LiveSource, Subject, subject_of
@@ -18,7 +21,17 @@ from profiler._traced_module import TracedModule, evaluating
 if TYPE_CHECKING:
     from profiler._user_network import UserNetwork
 
-__all__ = ["Part", "Workload", "different", "of_space", "of_user_network", "parts_of", "sampled", "with_sweep"]
+__all__ = [
+    "Part",
+    "Workload",
+    "different",
+    "is_module",
+    "of_space",
+    "of_user_network",
+    "parts_of",
+    "sampled",
+    "with_sweep",
+]
 
 # Layers that a second of the time budget measures well enough to tell neighbouring widths apart.
 LAYERS_A_SECOND = 5.0
@@ -73,7 +86,7 @@ def parts_of(parts: Iterable[Any], *, target: str, folder: Path) -> Iterator[Wor
     Args:
         parts: layers, channel curves, networks, traced modules, paths of ONNX files.
         target: the target's name; ONNX Runtime runs a module as the file that it is exported to.
-        folder: where such a file goes.
+        folder: where such a file goes; it is needed as long as the workload.
 
     Raises:
         UsageError: one of them is nothing that can be measured, or they are of different batches.
@@ -90,10 +103,11 @@ def parts_of(parts: Iterable[Any], *, target: str, folder: Path) -> Iterator[Wor
             elif isinstance(part, ChannelCurve):
                 curves.append(part)
                 layers += part.layers
-            elif isinstance(part, Network):
-                if not part.layers:
-                    raise UsageError(f"network {part.name!r} has no layers")
-                subjects.append(subject_of(part))
+            elif isinstance(part, (Network, MeasuredNetwork)):
+                network = network_of(part)
+                if not network.layers:
+                    raise UsageError(f"network {network.name!r} has no layers")
+                subjects.append(subject_of(network))
             elif isinstance(part, (TracedModule, Path)):
                 found = _of_file(part, target) if isinstance(part, Path) else _of_module(part, target, folder, stack)
                 subjects.append(found.subject)
@@ -114,18 +128,25 @@ def parts_of(parts: Iterable[Any], *, target: str, folder: Path) -> Iterator[Wor
             )
         if len(dtypes) > 1:
             raise UsageError(f"networks of different data types, {' and '.join(dtypes)}, are measured one by one")
+        own = {layer for layer, _ in inner}
         yield Workload(
             tuple(dict.fromkeys(layers)),
             tuple(curves),
             tuple(subjects),
             next(iter(fixed), None),
             next(iter(dtypes), None),
+            swept=bool(curves) and all(not own.isdisjoint(curve.layers) for curve in curves),
         )
+
+
+def is_module(part: object) -> bool:
+    """Return whether something is a torch module; PyTorch need not be there to say no."""
+    return any(base.__module__.startswith("torch.nn.modules") for base in type(part).__mro__)
 
 
 def _no_part(part: object) -> str:
     kind = type(part).__name__
-    if any(base.__module__.startswith("torch.nn.modules") for base in type(part).__mro__):
+    if is_module(part):
         return (
             f"{kind} is a torch module: profile(TracedModule(module, inputs)) measures it as it is, and "
             "profile(trace(module, inputs)) as its layers make it"
@@ -141,27 +162,29 @@ def _no_part(part: object) -> str:
 def _of_module(traced: TracedModule, target: str, folder: Path, stack: contextlib.ExitStack) -> UserNetwork:
     from profiler._user_network import UserNetwork, onnx_network
 
+    kind = f"{type(traced.module).__module__}.{type(traced.module).__qualname__}"
+    digests = [item.layer.digest for item in traced.network.layers]
+    # Of what is measured, and not of its weights: another run of the same script may have drawn others.
+    digest = sha256(" ".join([kind, *digests]).encode()).hexdigest()[:16]
     if target == "onnx":
         from profiler._onnx._file import export_model
 
-        path = folder / f"{_as_file_name(traced.name)}-exported.onnx"
+        path = folder / f"{_as_file_name(traced.name)}.onnx"
         with evaluating(traced.module):
             export_model(traced.module, traced.inputs, path)
         found = onnx_network(path, name=traced.name)
         source = found.subject.source
         assert isinstance(source, FileSource)
-        return found
+        own = msgspec.structs.replace(source, digest=digest)
+        return found._replace(subject=found.subject._replace(source=own))
     if target == "coreml":
         reason = "layers only: export-coreml --model makes the whole network's program"
         return UserNetwork(Subject(traced.network, None, traced.operators, traced.idle, reason), traced.batch)
     from profiler._live_module import held_module
 
     descriptor = stack.enter_context(held_module(traced.module, traced.inputs, name=traced.name))
-    kind = f"{type(traced.module).__module__}.{type(traced.module).__qualname__}"
-    digests = [item.layer.digest for item in traced.network.layers]
-    digest = sha256(" ".join([kind, *digests]).encode()).hexdigest()[:16]
     source = LiveSource(traced.name, descriptor, digest)
-    return UserNetwork(Subject(traced.network, source, traced.operators, traced.idle), traced.batch)
+    return UserNetwork(Subject(traced.network, source, traced.operators, traced.idle), traced.batch, traced.dtype)
 
 
 def _of_file(path: Path, target: str) -> UserNetwork:

@@ -11,8 +11,9 @@ import msgspec
 from lut import Device, Layer, LayerError, Node, Setting, Software, UsageError, conv_norm_act, linear, residual_add
 from lut.errors import LayerFailedError
 from lut.primitives import Activation, Conv2d
+from profiler._options import check_known, option_names
 from profiler._plan import make_protocol
-from profiler._target import Target, TargetSpec, load_target
+from profiler._target import Target, TargetSpec, load_target, target_factory
 from profiler._visit import LayerFailure, Visit, Visitor
 
 __all__ = ["check_target", "example_layers"]
@@ -53,6 +54,7 @@ def check_target(spec: TargetSpec, layers: Sequence[Layer] | None = None) -> Non
     wanted = tuple(example_layers() if layers is None else layers)
     if len(wanted) < 2:
         raise UsageError(f"a target is tried with two layers at least, got {len(wanted)}")
+    check_known(f"target {spec.factory}", list(spec.options), option_names(target_factory(spec.factory)))
     target = load_target(spec)
     try:
         _check_records(target)

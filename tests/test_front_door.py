@@ -89,6 +89,16 @@ def test_what_the_readme_shows(tmp_path: Path) -> None:
     assert [each.name for each in both] == ["mine", "other"]
     assert both[0] == found
     assert both[1] == predictor.predict(other)
+    # What a table knows of a network is one, too.
+    assert table.latency_ms(table.networks[0]) == table.latency_ms(network)
+    for wrong in (Small(), nn.Sequential(nn.ReLU()), "mine"):
+        for ask in (predictor.predict, table.latency_ms, table.sum_ms, predictor.latency_ms):
+            with pytest.raises(UsageError, match=r"a lut\.Network is wanted"):
+                ask(wrong)  # type: ignore[operator]
+    with pytest.raises(UsageError, match="fitted to a LatencyTable, got str"):
+        LatencyPredictor.fit("mine.json")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"a lut\.SearchSpace is compiled, got Network"):
+        predictor.compile(network)  # type: ignore[arg-type]
     for shown in (table, predictor, found):
         assert 20 < len(str(shown)) < 600
         assert len(repr(shown)) < 300
@@ -139,14 +149,27 @@ def test_onnx_runtime_runs_what_a_module_is_exported_to(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     traced = TracedModule(Small().train(), INPUT, name="my net/1")
     table = profile(traced, target="onnx", output=tmp_path / "t.json", **SHORT)
-    assert (tmp_path / "my-net-1-exported.onnx").is_file()
+    # Exported where nobody's file lies, and gone with the run.
+    assert [path.name for path in tmp_path.glob("*.onnx")] == []
     assert traced.module.training
     assert table.networks[0].name == "my net/1"
     assert table.networks[0].end_to_end is not None
-    again = profile(tmp_path / "my-net-1-exported.onnx", target="onnx", **SHORT)
+    from profiler._onnx._file import export_model
+
+    export_model(traced.module.eval(), traced.inputs, tmp_path / "mine.onnx")
+    again = profile(tmp_path / "mine.onnx", target="onnx", **SHORT)
     assert set(again) == set(table)
     with pytest.raises(UsageError, match="runs on the target onnx, not on cpu"):
-        profile(tmp_path / "my-net-1-exported.onnx")
+        profile(tmp_path / "mine.onnx")
+    # A run is taken up again by the same script, whatever weights it draws.
+    keys = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        with parts_of([TracedModule(Small(), INPUT)], target="onnx", folder=tmp_path) as found:
+            (source,) = (subject.source for subject in found.subjects)
+            assert source is not None
+            keys.append(key_of(source))
+    assert keys[0] == keys[1]
 
 
 @pytest.mark.parametrize(
@@ -155,6 +178,11 @@ def test_onnx_runtime_runs_what_a_module_is_exported_to(tmp_path: Path) -> None:
         (list, {}, "nothing to measure"),
         (lambda: Network("none", ()), {}, "network 'none' has no layers"),
         (Small, {}, r"Small is a torch module: profile\(TracedModule\(module, inputs\)\)"),
+        (lambda: nn.Sequential(nn.ReLU()), {}, "Sequential is a torch module"),
+        (lambda: {"a": conv(8)}, {}, "got dict"),
+        (lambda: conv(8), {"target": None}, "a target is given by name, or as a TargetSpec, got NoneType"),
+        (lambda: conv(8), {"groups": -1}, "groups of widths are 0 or more"),
+        (lambda: conv(8), {"restart": True}, "no output is given"),
         (lambda: "resnet-cifar", {}, r"'resnet-cifar' is no network: profiler\.load_space\(name\)"),
         (lambda: 3, {}, "got int"),
         (lambda: Path("net.pt"), {}, "is no ONNX file"),
@@ -165,7 +193,11 @@ def test_onnx_runtime_runs_what_a_module_is_exported_to(tmp_path: Path) -> None:
             {},
             "Small is of batch 2, and one of batch 1",
         ),
-        (lambda: [trace(Small(), INPUT), trace(Small(4), INPUT)], {}, "network 'Small' stands twice"),
+        (
+            lambda: [trace(Small(), INPUT), trace(Small(4), INPUT)],
+            {},
+            "two networks are called 'Small'; give each a name",
+        ),
         (lambda: conv(8), {"batchsize": 4}, r"has no option batchsize; it has batch, .*did you mean 'batch'\?"),
         (lambda: conv(8), {"provider": "cpu"}, "target cpu has no option provider"),
         (lambda: conv(8), {"target": "onxx"}, r"unknown target 'onxx'; installed: .*did you mean 'onnx'\?"),
@@ -197,6 +229,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is(
         (Small(), torch.zeros(2, 3, 16, 16, device="meta"), "its inputs are on meta; move both to the CPU"),
         (Small().to("meta"), INPUT, "the module is on meta; move both to the CPU"),
         (Small(), torch.tensor(3.0), "does not run on inputs of"),
+        (Small(), torch.zeros(0, 3, 16, 16), "the first input has a batch of 0"),
         ("my.pt", INPUT, "a torch.nn.Module is traced, got str"),
     ],
 )
@@ -227,6 +260,48 @@ def test_a_space_is_measured_with_some_of_its_networks(tmp_path: Path) -> None:
     assert set(space.layers()) <= set(table)
     assert [known.name for known in table.networks] == ["resnet-cifar 1", "resnet-cifar 2"]
     assert profile(space, groups=1, **options).networks == ()
+
+
+def test_a_spec_of_a_target_is_held_against_what_is_measured() -> None:
+    class Sorting(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.sort(x, dim=1).values
+
+    network = trace(Sorting(), torch.zeros(2, 6), name="sorting")
+    spec = TargetSpec("profiler:CpuTarget", {"threads": 1})
+    table = profile(network, target=spec, quick=True, precision=0.5, time_budget_s=3.0)
+    assert table.setting.batch == 2
+    assert not table.failures
+    with pytest.raises(UsageError, match="traced with batch 2, and batch 3"):
+        profile(network, target=TargetSpec("profiler:CpuTarget", {"batch": 3}))
+    with pytest.raises(UsageError, match=r"no option 'thread'; it has .*did you mean 'threads'\?"):
+        profile(network, target=TargetSpec("profiler:CpuTarget", {"thread": 1}))
+
+
+def test_a_modules_data_type_is_its_own() -> None:
+    assert TracedModule(Small().to(torch.bfloat16), INPUT.to(torch.bfloat16)).dtype == "bfloat16"
+    with pytest.raises(UsageError, match="its weights are of float64; targets run float32"):
+        TracedModule(Small().double(), INPUT.double())
+    mixed = Small()
+    mixed.head.half()
+    with pytest.raises(UsageError, match="its weights are of float16, float32, and a table is of one"):
+        TracedModule(mixed, INPUT)
+
+
+def test_tracing_keeps_its_hands_off_the_inputs() -> None:
+    class Adding(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.add_(1).sum(1)
+
+    x = torch.zeros(2, 6)
+    trace(Adding(), x)
+    assert not x.any()
+
+
+@pytest.mark.parametrize("name", ["", "  ", 3])
+def test_a_name_is_a_text(name: Any) -> None:
+    with pytest.raises(UsageError, match="a network's name is a text"):
+        trace(Small(), INPUT, name=name)
 
 
 def test_batches_are_fixed_by_layers_that_were_traced_with_one(tmp_path: Path) -> None:
@@ -361,10 +436,20 @@ def test_widths_that_are_tied_are_one_row_with_their_gains_summed(tmp_path: Path
     with pytest.raises(UsageError, match="holds no sweep of other's layers"):
         suggest_widths(trace(Small(), INPUT, name="other"), table)
     for wrong in (Residual(), "residual"):
-        with pytest.raises(UsageError, match="TracedModule"):
+        with pytest.raises(UsageError, match=r"a lut\.Network is wanted, got .*trace\(module, inputs\)"):
             suggest_widths(wrong, table)  # type: ignore[arg-type]
-        with pytest.raises(UsageError, match="TracedModule"):
+        with pytest.raises(UsageError, match=r"a lut\.Network is wanted"):
             sweep(wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="from a LatencyTable, got str"):
+        suggest_widths(network, "t.json")  # type: ignore[arg-type]
+    # As the command's sweep: no groups of widths are raced.
+    with parts_of([network, *curves], target="cpu", folder=tmp_path) as found:
+        assert found.swept
+    with parts_of([network, curve_of((8, 16))], target="cpu", folder=tmp_path) as found:
+        assert not found.swept
+    # What must change too, and was not measured, is said.
+    assert "more must change with it" in str(tied[(("point", "depth"),)])
+    assert "more must change" not in str(shared)
 
 
 def test_a_tables_curve_is_looked_up_by_width(tmp_path: Path) -> None:
@@ -381,5 +466,8 @@ def test_a_tables_curve_is_looked_up_by_width(tmp_path: Path) -> None:
             MissingLayerError, match=f"{width} channels were not measured; the nearest that were: {beside}"
         ):
             found.ms(width)
-    with pytest.raises(MissingLayerError, match="no sweep over the widths of conv"):
-        table.curve_of(conv(5, size=7))
+    # Another size, or another input: another layer's latencies are not given in its place.
+    for other in (conv(5, size=7), conv(16, channels=64)):
+        with pytest.raises(MissingLayerError, match="no sweep over the widths of conv"):
+            table.curve_of(other)
+    assert table.curve_of(conv(17)).channels == (8, 16, 24)

@@ -268,7 +268,7 @@ def test_save_refuses_what_load_would(tmp_path: Path) -> None:
         name: getattr(table, name) for name in ("device", "setting", "sessions", "curves", "not_measured", "failures")
     }
     twice = LatencyTable(**arguments, measurements=table.values(), networks=[first, first])
-    with pytest.raises(TableFormatError, match=r"t\.json is not written.*stands twice - at `\$\.networks\[1\]"):
+    with pytest.raises(TableFormatError, match=r"t\.json is not written.*are called .* - at `\$\.networks\[1\]"):
         twice.save(path)
     wild = [msgspec.structs.replace(m, median_ms=1e300) for m in table.values()]
     with pytest.raises(TableFormatError, match=r"t\.json is not written.*measurements\[0\]\.median_ms"):
@@ -281,7 +281,7 @@ def test_save_refuses_what_load_would(tmp_path: Path) -> None:
 def test_two_networks_of_one_name_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
     networks = [Network("same", (NetworkLayer("a", conv(width)),)) for width in (8, 16)]
     seen: list[object] = []
-    with pytest.raises(UsageError, match="network 'same' stands twice"):
+    with pytest.raises(UsageError, match="two networks are called 'same'; give each a name"):
         profile(
             [conv(8), *networks],
             output=tmp_path / "t.json",

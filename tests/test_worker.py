@@ -352,7 +352,7 @@ def test_an_unknown_target_is_named() -> None:
 
 def test_a_child_that_cannot_begin_is_told(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="before it began"):
-        profile(LAYERS, target=TargetSpec(FAKE, {"no_such_option": 1}), output=tmp_path / "t.json")
+        profile(LAYERS, target=TargetSpec(FAKE, {"seed": []}), output=tmp_path / "t.json")
 
 
 def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
