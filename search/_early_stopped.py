@@ -99,7 +99,7 @@ def hold_out(data: ImageData, per_class: int, seed: int) -> ImageData:
 @final
 @dataclass(frozen=True, eq=False)
 class EarlyStopped:
-    """The accuracy on held-out images after a short training; a :class:`~search._accuracy.BatchAccuracy`.
+    """The accuracy on held-out images after a short training, of one network or of many at a time.
 
     RCAS (Xiong et al. 2019, section 4.1) trains for ten epochs: ``rcas_recipe()``. A network's accuracy is the same
     whatever is evaluated beside it, and in whichever process.

@@ -19,8 +19,9 @@ PACKAGES = {
 HEAD = """# From Python
 
 What a command can do, some lines of Python can do. The [README](../README.md#your-own-model) shows the way from a
-module to a number; this page lists all public names, each with what it is. What is not here has a leading underscore
-somewhere in its path and may change; records that you are given, such as a prediction, are reached from these objects.
+module to a number; this page lists the public names, each with what it is. Errors are in `lut.errors`, operators in
+`lut.primitives` and `lut.subgraph`; everything else has a leading underscore somewhere in its path and may change. Records
+that you are given, such as a prediction, are reached from these objects.
 
 ```python
 from pathlib import Path
@@ -31,10 +32,11 @@ profile(TracedModule(model, x), target="cpu", threads=1)  # the module itself, b
 profile(Path("net.onnx"), target="onnx", batch=1)  # a file, as ONNX Runtime runs it
 profile(load_space("resnet-cifar", depth=32), target="cpu")  # a space's layers, and some of its networks
 
-network = TracedModule(model, x)
-table = profile([network, *sweep(network)], time_budget_s=120)  # its layers over their widths
-table.curve_of(network.network.layers[0].layer).ms(24)  # a width of one layer
-for row in suggest_widths(network, table):
+traced = TracedModule(model, x)
+table = profile([traced, *sweep(traced)], time_budget_s=120)  # its layers over their widths
+curve = table.curve_of(table.curves[0].layers[0])  # one of them
+curve.ms(curve.channels[0])  # at one of the widths that were measured
+for row in suggest_widths(traced, table):
     print(row)  # layers that share a width, and which one would be faster
 ```
 
@@ -46,8 +48,9 @@ measured. `scripts/write-docs` writes this page from the documentation in the co
 def summary(documented: object) -> str:
     """Return the first sentence of an object's documentation."""
     text = " ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split())
-    first, dot, _ = text.partition(". ")
-    sentence = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", first + "." if dot else text)
+    # Not every full stop ends a sentence: "HTAS eq. 2", "Xiong et al. 2019".
+    first = re.split(r"(?<!\beq\.)(?<!\bal\.)(?<!\be\.g\.)(?<=\.) ", text, maxsplit=1)[0]
+    sentence = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", first)
     return sentence.replace("|", "\\|").replace("``", "`")
 
 

@@ -28,7 +28,13 @@ def test_the_evidence_is_what_the_results_say(evidence: object) -> None:
 
 def test_every_public_name_is_documented() -> None:
     assert _python_page.undocumented() == []
-    assert _python_page.PAGE.read_text(encoding="utf-8") == _python_page.page()
+    page = _python_page.page()
+    assert _python_page.PAGE.read_text(encoding="utf-8") == page
+    for line in page.splitlines():
+        if line.startswith("| `"):
+            assert line.endswith((". |", ".) |")), line
+            assert line.count("(") == line.count(")"), line
+            assert "._" not in line, line
 
 
 def test_the_readme_fits_on_a_screen_and_its_links_lead_somewhere() -> None:
