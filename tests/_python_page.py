@@ -20,8 +20,8 @@ HEAD = """# From Python
 
 What a command can do, some lines of Python can do. The [README](../README.md#your-own-model) shows the way from a
 module to a number; this page lists the public names, each with what it is. Errors are in `lut.errors`, operators in
-`lut.primitives` and `lut.subgraph`; everything else has a leading underscore somewhere in its path and may change. Records
-that you are given, such as a prediction, are reached from these objects.
+`lut.primitives` and `lut.subgraph`; everything else has a leading underscore somewhere in its path and may change.
+Records that you are given, such as a prediction, are reached from these objects.
 
 ```python
 from pathlib import Path
