@@ -67,8 +67,7 @@ def _bars_figure(bars: Sequence[NetworkBar]) -> go.Figure:
     colours = {"end to end": CHOSEN, "layer": MEASURED, "rest": QUIET}
     shown = list(reversed(bars))
     labels = [
-        plot_label(bar.name)
-        + (f"<br><i>{plot_label(shortened(bar.operators, LONGEST_LABEL))}</i>" * bool(bar.operators))
+        plot_label(bar.name) + (f"<br>{plot_label(shortened(bar.operators, LONGEST_LABEL))}" * bool(bar.operators))
         for bar in shown
     ]
     figure = go.Figure(
