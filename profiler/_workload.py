@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -169,7 +170,8 @@ def _of_module(traced: TracedModule, target: str, folder: Path, stack: contextli
     if target == "onnx":
         from profiler._onnx._file import export_model
 
-        path = folder / f"{_as_file_name(traced.name)}.onnx"
+        # A folder of its own for each: "a/b" and "a-b" are two modules, and one name of a file.
+        path = Path(tempfile.mkdtemp(dir=folder)) / f"{_as_file_name(traced.name)}.onnx"
         with evaluating(traced.module):
             export_model(traced.module, traced.inputs, path)
         found = onnx_network(path, name=traced.name)

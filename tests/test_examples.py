@@ -68,7 +68,7 @@ def test_logits_learn_the_milliseconds(table: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_widths_are_suggested_for_a_pruned_network(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    run("friendly_widths", monkeypatch, 6)
+    run("friendly_widths", monkeypatch, 20)
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("0 +1, 21 channels") for line in lines)
     assert any(line.startswith("2.inner, 37 channels") for line in lines)

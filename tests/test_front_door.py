@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from _commands import run_here
@@ -18,7 +19,7 @@ from predictors import LatencyPredictor
 from profiler import TargetSpec, TracedModule, load_space, profile, suggest_widths, sweep, trace
 from profiler._live_module import held_module, taken_module
 from profiler._options import converted, parse_settings
-from profiler._sources import LiveSource, key_of
+from profiler._sources import FileSource, LiveSource, key_of
 from profiler._workload import parts_of
 from search import ResNetCifar
 
@@ -170,6 +171,19 @@ def test_onnx_runtime_runs_what_a_module_is_exported_to(tmp_path: Path) -> None:
             assert source is not None
             keys.append(key_of(source))
     assert keys[0] == keys[1]
+
+
+def test_modules_that_would_be_one_file_are_two(tmp_path: Path) -> None:
+    modules = [TracedModule(Small(width), INPUT, name=name) for width, name in ((4, "a/b"), (8, "a-b"), (16, "a b"))]
+    with parts_of(modules, target="onnx", folder=tmp_path) as found:
+        sources = [subject.source for subject in found.subjects]
+        widths = []
+        for source in sources:
+            assert isinstance(source, FileSource)
+            assert Path(source.path).is_relative_to(tmp_path)
+            weights = onnx.load(source.path).graph.initializer
+            widths.append(next(weight.dims[0] for weight in weights if weight.name == "first.weight"))
+    assert widths == [4, 8, 16]
 
 
 @pytest.mark.parametrize(
