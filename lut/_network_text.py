@@ -9,7 +9,7 @@ from lut._measured_network import MeasuredNetwork
 from lut._records import UNUSED
 from lut._table import LatencyTable, never_audited
 
-__all__ = ["AUDIT_STYLES", "audit_level", "audit_line", "coverage", "sum_line"]
+__all__ = ["AUDIT_STYLES", "audit_level", "audit_line", "coverage", "sum_line", "trust_sentence"]
 
 # Sums that are off by no more than this, or than the wholes' own error explains, hold; beyond the other they do not.
 HOLDS, FAILS = 0.05, 0.10
@@ -84,3 +84,18 @@ def audit_line(table: LatencyTable) -> str:
     if audit_level(table) in ("off", "fails"):
         text += ". Do not add layers up without calibration: fit-predictor does that"
     return text
+
+
+def trust_sentence(table: LatencyTable) -> str:
+    """Return whether the table's layers may be added up, in one sentence."""
+    audit = table.audit
+    if audit is None:
+        return "Whether its layers add up to whole networks was not measured."
+    against = f"{audit.networks} whole network{'s' * (audit.networks != 1)}"
+    match audit_level(table):
+        case "holds":
+            return f"Sums of layers hold: mean absolute error {audit.mape:.1%} against {against}."
+        case "off":
+            return f"Sums of layers are off by {audit.mape:.1%} against {against}: calibrate them before use."
+        case _:
+            return f"Sums of layers fail, off by {audit.mape:.1%} against {against}: do not add layers up."

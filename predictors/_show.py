@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from predictors._widths import WidthChoice, WidthSelection
 
 __all__ = [
+    "CHOICES_HEADER",
     "GAINS_HEADER",
     "GAINS_NOTE",
+    "choice_cells",
     "choices_table",
     "gain_cells",
     "gains_json",
@@ -35,6 +37,7 @@ __all__ = [
 SURE_SHARE = 0.9
 UNSURE_NOTE = "~ in more than a tenth of the resamples a width that is not next to it wins its group"
 
+CHOICES_HEADER = ("group", "width", "ms", "score ms", "runner-up", "margin", "chosen", "uniform", "ms", "score ms")
 GAINS_HEADER = ("layers", "count", "width", "ms", "narrower", "saves ms", "wider", "costs ms")
 GAINS_NOTE = (
     "A row is of all layers that must be equally wide, the first by name, with what they take together. Narrower and "
@@ -64,14 +67,16 @@ def choices_table(selection: WidthSelection) -> Table:
     from rich.table import Table
 
     grid = Table(box=None, pad_edge=False)
-    for column in ("group", "width", "ms", "score ms", "runner-up", "margin", "chosen", "uniform", "ms", "score ms"):
+    for column in CHOICES_HEADER:
         grid.add_column(column, justify="right", no_wrap=True)
     for choice in selection.choices:
-        grid.add_row(*_choice_cells(choice))
+        grid.add_row(*choice_cells(choice))
     return grid
 
 
-def _choice_cells(choice: WidthChoice) -> list[str]:
+def choice_cells(choice: WidthChoice) -> list[str]:
+    """Return what stands under :data:`CHOICES_HEADER` of a choice."""
+
     def optional(value: float | None, text: str) -> str:
         return "–" if value is None else text.format(value)
 

@@ -1,4 +1,4 @@
-"""Networks of blocks as pictures for a page: a row a stage, a box a position."""
+"""Networks of blocks as pictures for a report: a row a stage, a box a position."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from markupsafe import Markup
+
 from lut import Decision, Network, NetworkLayer
-from profiler._page import html_text
+from profiler._report._page import Block, Section, Text, render
 from search._rcnet import BLOCK_TYPES, RCNet
 
 if TYPE_CHECKING:
@@ -74,27 +76,27 @@ def count_blocks(resources: NetworkResources, vector: Sequence[int]) -> int:
     return filled + len(_undecided(resources, resources.network(vector)))
 
 
-def draw_networks(result: RcasRun, resources: NetworkResources) -> str:
+def draw_networks(result: RcasRun, resources: NetworkResources) -> Section:
     """Return the network found and the baseline as pictures, with what the colours mean."""
     vector = resources.canonical(result.search.vector)
-    drawn = _drawing(_decided_rows(resources, result.search.network, vector), "the network found")
-    text = (
-        "<h2>The network found</h2><p>A row is a stage, a box a position; what it adds is told where the mouse "
-        f"rests.</p>{_legend(resources)}{drawn}"
-    )
+    told = "A row is a stage, a box a position; what it adds is told where the mouse rests."
+    blocks: list[Block] = [Text(told), render("search", "legend.html", entries=_legend(resources))]
+    if isinstance(resources.space, RCNet):
+        blocks.append(Text("t: expansion; g_e and g_p: groups of the convolutions that expand and project."))
+    blocks.append(_drawing(_decided_rows(resources, result.search.network, vector), "the network found"))
+    base = f"{result.base.name}, the baseline"
     if is_first(result, resources):
         start = (0,) * len(vector)
-        rows = _decided_rows(resources, result.base, start)
-    else:
-        rows = {}
-        for name, layers in blocks_of(result.base).items():
-            stage, block = name.split(".")
-            box = _Box(block, _expansion(layers), _GREY, False, f"{name}: {_adds(layers)}")
-            rows.setdefault(stage, []).append(box)
-    if not rows:
-        return text
-    caption = "" if is_first(result, resources) else "<p>t is a block's expansion.</p>"
-    return text + f"<h3>{html_text(result.base.name)}, the baseline</h3>{caption}" + _drawing(rows, result.base.name)
+        blocks.append(_drawing(_decided_rows(resources, result.base, start), base))
+        return Section("The network found", blocks)
+    rows: _Rows = {}
+    for name, layers in blocks_of(result.base).items():
+        stage, block = name.split(".")
+        box = _Box(block, _expansion(layers), _GREY, False, f"{name}: {_adds(layers)}")
+        rows.setdefault(stage, []).append(box)
+    if rows:
+        blocks += [_drawing(rows, base), Text("In the baseline t is a block's expansion.")]
+    return Section("The network found", blocks)
 
 
 def _decided_rows(resources: NetworkResources, network: Network, vector: Sequence[int]) -> _Rows:
@@ -168,24 +170,16 @@ def _option(resources: NetworkResources, option: int) -> str:
     return f"type {option}: t={block.expand}, g_e={block.expand_groups}, g_p={block.project_groups}"
 
 
-def _legend(resources: NetworkResources) -> str:
-    """Return what the colours of the boxes mean; nothing of them where they come again."""
+def _legend(resources: NetworkResources) -> list[tuple[str, str]]:
+    """Return the looks of boxes with what they mean; nothing of colours where they come again."""
     colours = _colours(resources)
     found = []
     if len(colours) <= len(_COLOURS):
-        found = [(f"background:{colour}", _option(resources, option)) for option, colour in colours.items()]
-    found.append(("border:1px dashed #888;box-sizing:border-box", "empty"))
+        found = [(f"background: {colour}", _option(resources, option)) for option, colour in colours.items()]
+    found.append(("border: 1px dashed #888", "empty"))
     if any(len(decision.options) == 1 for decision in resources.space.choices):
-        found.append(("border:3px solid #222;box-sizing:border-box", "there from the start"))
-    entries = "".join(
-        f'<span><span style="display:inline-block;width:1rem;height:1rem;vertical-align:-.15em;{style}"></span> '
-        f"{html_text(text)}</span>"
-        for style, text in found
-    )
-    text = f'<div style="display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;margin:.5rem 0;font-size:.9rem">{entries}</div>'
-    if isinstance(resources.space, RCNet):
-        text += "<p>t: expansion; g_e and g_p: groups of the convolutions that expand and project.</p>"
-    return text
+        found.append(("border: 3px solid", "there from the start"))
+    return found
 
 
 # Pixels of a box's height, of its least and greatest width, and between boxes; and what a letter takes at 11 pixels.
@@ -196,46 +190,55 @@ def _short(text: str, most: int = 20) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _drawing(rows: _Rows, what: str) -> str:
+class _Shape(NamedTuple):
+    """A box with its place, in pixels."""
+
+    kind: str
+    tooltip: Sequence[str]
+    ink: str
+    fill: str
+    left: float
+    top: float
+    middle: float
+    label: str
+    label_y: float
+    name: str
+
+
+def _drawing(rows: _Rows, caption: str) -> Markup:
     """Return a network as a picture that takes the width it finds, down to where it could not be read."""
     margin = 8 + _LETTER * 1.1 * max(len(_short(stage)) for stage in rows)
     longest = max(len(text) for boxes in rows.values() for box in boxes for text in (box.name, box.label))
     wide = min(_WIDE, max(_NARROW, 8 + _LETTER * longest))
-    width = margin + max(map(len, rows.values())) * (wide + _GAP)
-    height = len(rows) * (_HIGH + _GAP) + 4
-    shapes: list[str] = []
+    stages, shapes = [], []
     for r, (stage, boxes) in enumerate(rows.items()):
         top = 2 + r * (_HIGH + _GAP)
-        shapes.append(
-            f'<text x="0" y="{top + _HIGH / 2 + 4:g}" font-size="12"><title>{html_text(stage)}</title>'
-            f"{html_text(_short(stage))}</text>"
-        )
+        stages.append((stage, _short(stage), round(top + _HIGH / 2 + 4, 1)))
         shapes += [_shape(box, margin + b * (wide + _GAP), top, wide) for b, box in enumerate(boxes)]
-    return (
-        f'<div class="scroll"><svg role="img" aria-label="{html_text(what)}" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'style="display:block;width:100%;min-width:{0.88 * width:.0f}px;max-width:{1.4 * width:.0f}px">'
-        f"{''.join(shapes)}</svg></div>"
+    return render(
+        "search",
+        "drawing.html",
+        caption=caption,
+        width=round(margin + max(map(len, rows.values())) * (wide + _GAP)),
+        height=len(rows) * (_HIGH + _GAP) + 4,
+        box_width=f"{wide:g}",
+        box_height=_HIGH,
+        stages=stages,
+        shapes=shapes,
     )
 
 
-def _shape(box: _Box, left: float, top: float, wide: float) -> str:
-    middle = left + wide / 2
-    ink = "#777" if box.fill is None else "#fff" if box.fill in _WHITE_ON else "#111"
-    border = 'stroke="#222" stroke-width="3"' if box.begun else 'stroke="none"'
-    if box.fill is None:
-        border = 'stroke="#999" stroke-dasharray="3 3"'
-    # The name above the label, unless it is the row's name already.
-    at = 35 if box.name else 27
-    name = ""
-    if box.name:
-        text = html_text(_short(box.name, int(wide / _LETTER)))
-        name = f'<text x="{middle:g}" y="{top + 15:g}" font-size="11">{text}</text>'
-    fill = box.fill or "#fff"
-    tooltip = "\n".join(map(html_text, box.tooltip.split("\n")))
-    kind = "empty" if box.fill is None else "begun" if box.begun else "taken"
-    return (
-        f'<g class="box {kind}" fill="{ink}" text-anchor="middle"><title>{tooltip}</title>'
-        f'<rect x="{left:g}" y="{top:g}" width="{wide:g}" height="{_HIGH}" rx="4" fill="{fill}" {border}/>'
-        f'{name}<text x="{middle:g}" y="{top + at:g}" font-size="15" font-weight="bold">{html_text(box.label)}</text>'
-        "</g>"
+def _shape(box: _Box, left: float, top: float, wide: float) -> _Shape:
+    return _Shape(
+        kind="empty" if box.fill is None else "begun" if box.begun else "taken",
+        tooltip=box.tooltip.split("\n"),
+        ink="#777" if box.fill is None else "#fff" if box.fill in _WHITE_ON else "#111",
+        fill=box.fill or "none",
+        left=round(left, 1),
+        top=top,
+        middle=round(left + wide / 2, 1),
+        label=box.label,
+        # The name above the label, unless it is the row's name already.
+        label_y=top + (35 if box.name else 27),
+        name=_short(box.name, int(wide / _LETTER)),
     )

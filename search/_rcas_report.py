@@ -1,26 +1,39 @@
-"""The page about an RCAS run: the network found block by block, the paths to it, and what laziness saved."""
+"""RCAS's report: the network found block by block, the paths to it, and what laziness saved."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import plotly.graph_objects as go
 
 from lut import Network
 from lut._console import format_ms
-from profiler._page import CHOSEN, LAW, MEASURED, finish, gaps, html_page, html_plot, html_table, html_text, plot_label
+from profiler._report._page import Answer, Block, Chart, Section, Table, Text, html_page
+from profiler._report._plots import CHOSEN, LAW, MEASURED, counting_axis, finish, plot_label
 from search._network_drawing import blocks_of, count_blocks, draw_networks, is_first
 from search._rcas import EXCHANGE, RULES, RcasPath, RcasStep
-from search._run_parts import NOT_ASKED
+from search._report_parts import (
+    TradeOffPoint,
+    accuracy_sentence,
+    add_budget,
+    latency_sentence,
+    settings_section,
+    speed_up_sentence,
+    trade_off_chart,
+    trained_points,
+    trainings_section,
+    warnings_of,
+)
 
 if TYPE_CHECKING:
     from search._rcas_run import RcasPlan, RcasRun
     from search._resources import NetworkResources
     from search._training import Trained
 
-__all__ = ["rcas_report"]
+__all__ = ["PathPoint", "path_points", "rcas_report"]
 
 _RULE_COLOURS = {"uniform": MEASURED, "params": "#009E73", "madds": "#CC79A7", "latency": "#E69F00", EXCHANGE: LAW}
 _RULE_WORDS = {
@@ -32,6 +45,28 @@ _RULE_WORDS = {
 }
 _FOUND = "the network found"
 _FIRST = "first network"
+
+
+class PathPoint(NamedTuple):
+    """A network on a path of a rule.
+
+    ``changed``: what the step changed; ``value``: of the set function, and its ``gain`` over the step before; ``ms``
+    and ``bound_ms``: predicted, and at the end of the interval that a budget is held against; ``evaluated``: networks
+    that the rule had evaluated so far, as if it had been alone, ``None`` where it does not count by step; ``found``:
+    whether it is the one that the search returned.
+    """
+
+    rule: str
+    step: int
+    changed: str
+    value: float
+    gain: float
+    ms: float | None
+    bound_ms: float | None
+    parameters: int
+    madds: int
+    evaluated: int | None
+    found: bool
 
 
 class _Scale(NamedTuple):
@@ -60,21 +95,28 @@ class _Scale(NamedTuple):
 def rcas_report(plan: RcasPlan, result: RcasRun, resources: NetworkResources) -> str:
     """Return a self-contained HTML page about a run."""
     predictor = resources.predictor
-    values = [step.value for path in result.search.paths for step in path.steps]
-    scale = _Scale(all(0 <= value <= 1 for value in values))
-    parts = [
-        _head(plan, result, resources, scale),
-        _warnings(result),
-        _table(result, resources, scale),
+    points = path_points(result)
+    scale = _Scale(all(0 <= point.value <= 1 for point in points))
+    trade_off = _trade_off(plan, result, resources, points, scale)
+    sections = [
+        _networks(result, resources, scale),
         draw_networks(result, resources),
-        _paths(plan, result, resources, scale),
+        _paths(plan, points, result, resources, scale, drawn_before=trade_off is None),
         _chosen(result, scale),
         _laziness(plan, result, scale),
-        _trainings(result),
-        _provenance(plan, result, resources),
+        trainings_section({"found": result.trained, result.base.name: result.base_trained}),
+        _settings(plan, result, resources),
     ]
-    goal = "within budgets" if predictor is None else f"for {predictor.device.model}"
-    return html_page("search", f"{plan.space}, searched {goal}", parts)
+    setting = "" if predictor is None else f"{predictor.setting} · "
+    data = f"data: {plan.data} · " if plan.data else ""
+    return html_page(
+        "search",
+        heading=f"{plan.space}, searched "
+        + ("within budgets" if predictor is None else f"for {predictor.device.model}"),
+        subtitle=f"{setting}{data}accuracies: {plan.accuracy} · budgets: {_budgets(plan)}",
+        answer=_answer(plan, result, resources, points, trade_off, scale),
+        sections=sections,
+    )
 
 
 # --- what was found ---
@@ -94,25 +136,53 @@ def _budgets(plan: RcasPlan) -> str:
     return ", ".join(words[name](limit) for name, limit in plan.budgets.given())
 
 
-def _head(plan: RcasPlan, result: RcasRun, resources: NetworkResources, scale: _Scale) -> str:
-    found, measured = result.search, result.measured
-    setting = "" if resources.predictor is None else f"{resources.predictor.setting}. "
-    data = f"Data: {plan.data}. " if plan.data else ""
-    text = f"<p>{html_text(setting + data)}Accuracies: {html_text(plan.accuracy)}. Budgets: {_budgets(plan)}.</p>"
-    needs = resources.of(found.vector)
-    ms = needs.ms if found.prediction is None else found.prediction.ms
-    if measured is not None:
-        up = measured.speed_up
-        against = "" if ms is None else f" where {format_ms(ms)} ms were predicted ({ms / measured.winner_ms - 1:+.1%})"
-        return text + (
-            f'<div class="audit">Measured {format_ms(measured.winner_ms)} ms{against}. {html_text(result.base.name)} '
-            f"takes {up.value:.2f} times as long ({up.low:.2f} … {up.high:.2f}).</div>"
-        )
-    predicted = "" if ms is None else f"Predicted {_predicted(ms, _upper(result, resources))} ms. "
-    return text + (
-        f'<p class="big">{predicted}{scale.text(found.value)} by the set function, {_millions(needs.madds)} '
-        f"multiply-adds, {_millions(needs.parameters)} parameters.</p>"
+def _answer(
+    plan: RcasPlan,
+    result: RcasRun,
+    resources: NetworkResources,
+    points: Sequence[PathPoint],
+    chart: Chart | None,
+    scale: _Scale,
+) -> Answer:
+    needs, measured = resources.of(result.search.vector), result.measured
+    value = f"The set function gives it {scale.text(result.search.value)}"
+    needed = f"{_millions(needs.madds)} multiply-adds and {_millions(needs.parameters)} parameters"
+    sentences = [
+        latency_sentence(_found_ms(result, resources), measured, plan.budgets.ms),
+        speed_up_sentence(result.base.name, measured),
+        f"{value}; it has {needed}.",
+    ]
+    if result.trained is not None:
+        sentences[-1] = accuracy_sentence(result.trained, result.base.name, result.base_trained)
+    if chart is None:
+        name, limit = next(plan.budgets.given())
+        chart = _against(name, limit, points, resources, scale)
+    warnings = warnings_of(result.search.prediction, measured, result.not_measured)
+    return Answer([text for text in sentences if text], [chart, *warnings])
+
+
+def _found_ms(result: RcasRun, resources: NetworkResources) -> float | None:
+    prediction = result.search.prediction
+    return resources.of(result.search.vector).ms if prediction is None else prediction.ms
+
+
+def _trade_off(
+    plan: RcasPlan, result: RcasRun, resources: NetworkResources, points: Sequence[PathPoint], scale: _Scale
+) -> Chart | None:
+    """Return accuracy against latency, where networks were trained and their latencies are known."""
+    ends = trained_points(
+        ("found", _found_ms(result, resources), result.trained),
+        (result.base.name, result.base_predicted_ms, result.base_trained),
+        result.measured,
     )
+    if not ends or not scale.percent:
+        return None
+    way = [
+        TradeOffPoint(f"{point.rule}, step {point.step}", "on the way", point.ms, None, None, point.value)
+        for point in points
+        if point.ms is not None
+    ]
+    return trade_off_chart([*ends, *way], plan.budgets.ms, on_the_way="on the way: by the set function")
 
 
 def _upper(result: RcasRun, resources: NetworkResources) -> float | None:
@@ -128,19 +198,6 @@ def _predicted(ms: float | None, upper: float | None) -> str:
     return format_ms(ms) + ("" if upper is None else f" (up to {format_ms(upper)})")
 
 
-def _warnings(result: RcasRun) -> str:
-    outside = () if result.search.prediction is None else result.search.prediction.outside
-    found = [f"unlike the networks that the prediction rests on: {text}" for text in outside]
-    if result.measured is not None:
-        found += result.measured.warnings
-    text = "".join(f'<div class="warning">{html_text(warning)}</div>' for warning in found)
-    if result.not_measured == NOT_ASKED:
-        return text + f"<p>Not measured: {NOT_ASKED}.</p>"
-    if result.not_measured is not None:
-        text += f'<div class="failure">not measured: {html_text(result.not_measured)}</div>'
-    return text
-
-
 class _Row(NamedTuple):
     """A network in the table."""
 
@@ -153,7 +210,7 @@ class _Row(NamedTuple):
     blocks: int
 
 
-def _table(result: RcasRun, resources: NetworkResources, scale: _Scale) -> str:
+def _networks(result: RcasRun, resources: NetworkResources, scale: _Scale) -> Section:
     found, measured = result.search, result.measured
     start = (0,) * len(found.vector)
     first, needs = resources.network(start), resources.of(start)
@@ -197,7 +254,7 @@ def _table(result: RcasRun, resources: NetworkResources, scale: _Scale) -> str:
         "M parameters",
         "blocks",
     ]
-    return html_table(header, [_cells(row, resources, scale) for row in rows], kind="brief")
+    return Section("The networks", [Table(header, [_cells(row, resources, scale) for row in rows], "brief")])
 
 
 def _cells(row: _Row, resources: NetworkResources, scale: _Scale) -> list[str]:
@@ -206,7 +263,7 @@ def _cells(row: _Row, resources: NetworkResources, scale: _Scale) -> list[str]:
         ms, low, high = map(format_ms, row.measured)
         seen = f"{ms} ({low} … {high})"
     return [
-        html_text(row.name),
+        row.name,
         row.predicted,
         seen,
         "–" if row.trained is None else f"{row.trained.test_accuracy:.2%}",
@@ -220,99 +277,127 @@ def _cells(row: _Row, resources: NetworkResources, scale: _Scale) -> list[str]:
 # --- how it was found ---
 
 
-def _paths(plan: RcasPlan, result: RcasRun, resources: NetworkResources, scale: _Scale) -> str:
-    rules = "; ".join(f"{path.rule}: {_RULE_WORDS.get(path.rule, '')}" for path in result.search.paths)
-    text = "<h2>The paths</h2><p>All networks on the way, as in the paper's figures 3 and 4, by what each step takes: "
-    text += f"{html_text(rules)}.</p>"
-    for name, limit in plan.budgets.given():
-        text += html_plot(_against(name, limit, result, resources, scale))
-    text += (
-        "<p>And by how many networks each rule had evaluated so far, as if it had been alone: what another rule "
-        f"evaluated before is not evaluated again, so that all needed {result.search.evaluated:,}."
+def path_points(result: RcasRun) -> tuple[PathPoint, ...]:
+    """Return all networks on the paths: the numbers of all charts of them."""
+    chosen = _chosen_path(result)
+    found = []
+    for path in result.search.paths:
+        counts = itertools.accumulate(step.evaluated for step in path.steps)
+        last = len(path.steps) - 1
+        for number, (step, evaluated) in enumerate(zip(path.steps, counts, strict=True)):
+            found.append(
+                PathPoint(
+                    rule=path.rule,
+                    step=number,
+                    changed=_added(step),
+                    value=step.value,
+                    gain=step.gain,
+                    ms=step.ms,
+                    bound_ms=step.bound_ms,
+                    parameters=step.parameters,
+                    madds=step.madds,
+                    evaluated=None if path.rule == EXCHANGE else evaluated,
+                    found=path is chosen and number == last,
+                )
+            )
+    return tuple(found)
+
+
+def _paths(
+    plan: RcasPlan,
+    points: Sequence[PathPoint],
+    result: RcasRun,
+    resources: NetworkResources,
+    scale: _Scale,
+    *,
+    drawn_before: bool,
+) -> Section:
+    rules = dict.fromkeys(point.rule for point in points)
+    told = "; ".join(f"{rule}: {_RULE_WORDS.get(rule, '')}" for rule in rules)
+    blocks: list[Block] = [
+        Text(f"All networks on the way, as in the paper's figures 3 and 4, by what each step takes: {told}.")
+    ]
+    for name, limit in list(plan.budgets.given())[drawn_before:]:
+        blocks.append(_against(name, limit, points, resources, scale))
+    text = (
+        "And by how many networks each rule had evaluated so far, as if it had been alone: what another rule evaluated "
+        f"before is not evaluated again, so that all needed {result.search.evaluated:,}."
     )
     if result.search.rule == EXCHANGE:
         text += " Exchanges are not shown here: they do not count by step."
-    return text + "</p>" + html_plot(_by_effort(result, scale))
+    return Section("The paths", [*blocks, Text(text), _by_effort(points, scale)])
 
 
-def _needed(step: RcasStep, name: str) -> float:
+def _needed(point: PathPoint, name: str) -> float:
     """Return what a budget is held against, as it is plotted: ms, or millions."""
     if name == "ms":
-        assert step.bound_ms is not None
-        return step.bound_ms
-    return float(getattr(step, name)) / 1e6
+        assert point.bound_ms is not None
+        return point.bound_ms
+    return float(getattr(point, name)) / 1e6
 
 
-def _against(name: str, limit: float, result: RcasRun, resources: NetworkResources, scale: _Scale) -> go.Figure:
-    """Return the plot of values against a resource, with its budget."""
-    figure = go.Figure()
-    for path in result.search.paths:
-        _add_path(figure, path, [_needed(step, name) for step in path.steps], scale)
-    chosen = _chosen_path(result).last
-    _add_diamond(figure, _needed(chosen, name), chosen, scale)
+def _against(name: str, limit: float, points: Sequence[PathPoint], resources: NetworkResources, scale: _Scale) -> Chart:
+    """Return the chart of values against a resource, with its budget."""
+    x = [_needed(point, name) for point in points]
+    figure = _paths_figure(points, x, scale)
     limit = limit if name == "ms" else limit / 1e6
-    figure.add_vline(x=limit, line={"color": CHOSEN, "width": 2, "dash": "dot"}, opacity=1)
-    # Low, since paths rise towards it.
-    note = {"text": "budget", "showarrow": False, "xanchor": "right", "yanchor": "bottom", "yref": "paper", "y": 0}
-    figure.add_annotation(x=limit, **note)
+    add_budget(figure, limit)
     upper = f", up to ({resources.level:.0%})" if resources.bound == "upper" else ""
     titles = {"ms": f"predicted ms{upper}", "parameters": "M parameters", "madds": "M multiply-adds"}
     finish(figure, y=f"set function{scale.unit}", x=titles[name], height=400)
     # A line alone would not widen the axis.
-    every = [limit, *(_needed(step, name) for path in result.search.paths for step in path.steps)]
-    margin = 0.04 * (max(every) - min(every)) or 0.1 * limit
-    figure.update_xaxes(range=[min(every) - margin, max(every) + margin])
-    return figure
+    low, high = min(limit, *x), max(limit, *x)
+    margin = 0.04 * (high - low) or 0.1 * limit
+    figure.update_xaxes(range=[low - margin, high + margin])
+    return Chart(figure, points, "paths")
 
 
-def _by_effort(result: RcasRun, scale: _Scale) -> go.Figure:
-    """Return the plot of values against the number of networks that a rule has evaluated so far."""
-    figure = go.Figure()
-    for path in result.search.paths:
-        if path.rule == EXCHANGE:
-            continue
-        counts = list(itertools.accumulate(step.evaluated for step in path.steps))
-        _add_path(figure, path, counts, scale)
-        if path.rule == result.search.rule:
-            _add_diamond(figure, counts[-1], path.last, scale)
+def _by_effort(points: Sequence[PathPoint], scale: _Scale) -> Chart:
+    """Return the chart of values against the number of networks that a rule has evaluated so far."""
+    counted = [point for point in points if point.evaluated is not None]
+    effort = [point.evaluated or 0 for point in counted]
+    figure = _paths_figure(counted, effort, scale)
     finish(figure, y=f"set function{scale.unit}", x="networks evaluated", height=360)
+    figure.update_xaxes(**counting_axis(max(effort, default=1)))
+    return Chart(figure, points, "paths")
+
+
+def _paths_figure(points: Sequence[PathPoint], x: Sequence[float], scale: _Scale) -> go.Figure:
+    """Return the paths of all rules, and the network found, by ``x``."""
+    figure = go.Figure()
+    for rule in dict.fromkeys(point.rule for point in points):
+        own = [i for i, point in enumerate(points) if point.rule == rule]
+        befores = [None, *(points[i] for i in own[:-1])]
+        figure.add_trace(
+            go.Scatter(
+                x=[x[i] for i in own],
+                y=[scale.number(points[i].value) for i in own],
+                mode="lines+markers",
+                line={"color": _RULE_COLOURS.get(rule, LAW)},
+                marker={"size": 7},
+                text=[_hover(before, points[i], scale) for before, i in zip(befores, own, strict=True)],
+                hovertemplate="%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
+                name=plot_label(rule),
+            )
+        )
+    marker: dict[str, Any] = {"color": CHOSEN, "size": 13, "symbol": "diamond", "line": {"color": "#fff", "width": 1}}
+    for i, point in enumerate(points):
+        if point.found:
+            y = [scale.number(point.value)]
+            figure.add_trace(go.Scatter(x=[x[i]], y=y, mode="markers", marker=marker, name="found", hoverinfo="skip"))
     return figure
 
 
-def _add_path(figure: go.Figure, path: RcasPath, x: Iterable[float], scale: _Scale) -> None:
-    befores = [None, *path.steps[:-1]]
-    texts = [_hover(before, step, scale) for before, step in zip(befores, path.steps, strict=True)]
-    figure.add_trace(
-        go.Scatter(
-            x=list(x),
-            y=[scale.number(step.value) for step in path.steps],
-            mode="lines+markers",
-            line={"color": _RULE_COLOURS.get(path.rule, LAW)},
-            marker={"size": 7},
-            text=texts,
-            hovertemplate="%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
-            name=plot_label(path.rule),
-        )
-    )
-
-
-def _add_diamond(figure: go.Figure, x: float, step: RcasStep, scale: _Scale) -> None:
-    marker: dict[str, Any] = {"color": CHOSEN, "size": 13, "symbol": "diamond", "line": {"color": "#fff", "width": 1}}
-    figure.add_trace(
-        go.Scatter(x=[x], y=[scale.number(step.value)], mode="markers", marker=marker, name="found", hoverinfo="skip")
-    )
-
-
-def _hover(before: RcasStep | None, step: RcasStep, scale: _Scale) -> str:
+def _hover(before: PathPoint | None, point: PathPoint, scale: _Scale) -> str:
     # Plotly reads a few tags in texts.
-    added = plot_label(_added(step))
+    added = plot_label(point.changed)
     if before is None:
         return added
-    ms = "" if step.ms is None or before.ms is None else f"{step.ms - before.ms:+.4g} ms, "
+    ms = "" if point.ms is None or before.ms is None else f"{point.ms - before.ms:+.4g} ms, "
     return (
-        f"{added}<br>gain {scale.change(step.gain)}{scale.points}<br>cost {ms}"
-        f"{(step.parameters - before.parameters) / 1e6:+.4g} M parameters, "
-        f"{(step.madds - before.madds) / 1e6:+.4g} M multiply-adds"
+        f"{added}<br>gain {scale.change(point.gain)}{scale.points}<br>cost {ms}"
+        f"{(point.parameters - before.parameters) / 1e6:+.4g} M parameters, "
+        f"{(point.madds - before.madds) / 1e6:+.4g} M multiply-adds"
     )
 
 
@@ -325,26 +410,26 @@ def _chosen_path(result: RcasRun) -> RcasPath:
     return next(path for path in result.search.paths if path.rule == result.search.rule)
 
 
-def _chosen(result: RcasRun, scale: _Scale) -> str:
+def _chosen(result: RcasRun, scale: _Scale) -> Section:
     chosen = _chosen_path(result)
-    text = f"<h2>The path taken: {html_text(chosen.rule)}</h2>"
+    blocks: list[Block] = []
     if chosen.rule == EXCHANGE:
         # What the exchanges began with.
         before = next((p for p in result.search.paths if p.last.vector == chosen.steps[0].vector), None)
         if before is not None and before is not chosen:
-            text += f"<p>It began with what was found by {html_text(before.rule)}:</p>{_steps(before, scale)}"
-            text += "<p>And then:</p>"
+            blocks += [Text(f"It began with what was found by {before.rule}:"), _steps(before, scale)]
+            blocks.append(Text("And then:"))
         else:
-            text += "<p>It began with the best network that had been evaluated, which is at no path's end.</p>"
-    text += _steps(chosen, scale)
+            blocks.append(Text("It began with the best network that had been evaluated, which is at no path's end."))
+    blocks.append(_steps(chosen, scale))
     best = max(range(len(chosen.steps)), key=lambda number: chosen.steps[number].value)
     if chosen.steps[best].value > chosen.last.value:
         value = scale.text(chosen.steps[best].value)
-        text += f"<p>Step {best} was better, with {value}; the search takes what its paths end with.</p>"
-    return text
+        blocks.append(Text(f"Step {best} was better, with {value}; the search takes what its paths end with."))
+    return Section(f"The path taken: {chosen.rule}", blocks)
 
 
-def _steps(path: RcasPath, scale: _Scale) -> str:
+def _steps(path: RcasPath, scale: _Scale) -> Table:
     """Return a path's steps as a table."""
     resource = RULES.get(path.rule)
     timed = path.steps[0].ms is not None
@@ -356,7 +441,7 @@ def _steps(path: RcasPath, scale: _Scale) -> str:
     rows = []
     for number, step in enumerate(path.steps):
         first = number == 0
-        row = [str(number), html_text(_start(path) if first else _added(step)), scale.text(step.value)]
+        row = [str(number), _start(path) if first else _added(step), scale.text(step.value)]
         row.append("–" if first else scale.change(step.gain))
         if resource is not None:
             unit = 1 if resource == "ms" else 1e6
@@ -366,7 +451,7 @@ def _steps(path: RcasPath, scale: _Scale) -> str:
         if counted:
             row += [f"{step.evaluated} of {step.plain}", f"{step.exceeded} of {step.revisited}"]
         rows.append(row)
-    return html_table(header, rows, kind="named brief")
+    return Table(header, rows, "named brief")
 
 
 _M = {"ms": "ms", "madds": "M multiply-adds", "parameters": "M parameters"}
@@ -376,7 +461,7 @@ def _start(path: RcasPath) -> str:
     return "the network to improve" if path.rule == EXCHANGE else "the first network"
 
 
-def _laziness(plan: RcasPlan, result: RcasRun, scale: _Scale) -> str:
+def _laziness(plan: RcasPlan, result: RcasRun, scale: _Scale) -> Section:
     found = result.search
     text = f"{found.evaluated:,} networks were evaluated, of {found.plain:,} that a plain greedy search would "
     text += "evaluate along the same paths"
@@ -384,64 +469,35 @@ def _laziness(plan: RcasPlan, result: RcasRun, scale: _Scale) -> str:
     if found.rule == EXCHANGE:
         text += "Both numbers include those that the exchanges asked for. "
     if found.revisited == 0:
-        text += "No gain was taken anew."
+        text += "No gain was re-evaluated."
     else:
-        text += f"Of {found.revisited:,} gains that were taken anew, {found.exceeded:,} had risen"
+        text += f"{found.exceeded:,} of {found.revisited:,} re-evaluated gains increased"
         if found.exceeded:
             text += f", by {scale.change(found.excess).removeprefix('+')}{scale.points} at most"
         text += "; of a submodular function none would."
-    return (
-        f"<h2>What laziness saved, and what it rests on</h2><p>{text}</p><p>The paper's bound, ½(1−1/e) of the best "
-        "value within the budget, needs a monotone submodular function, one budget that is a sum over blocks, and no "
-        "rule that a position holds one block; networks have none of these, so that nothing of it is guaranteed here."
-        "</p>"
+    bound = (
+        "The paper's bound, ½(1−1/e) of the best value within the budget, needs a monotone submodular function, one "
+        "budget that is a sum over blocks, and no rule that a position holds one block; networks have none of these, "
+        "so that nothing of it is guaranteed here."
     )
+    return Section("What laziness saved, and what it rests on", [Text(text), Text(bound)])
 
 
-def _trainings(result: RcasRun) -> str:
-    figure = go.Figure()
-    for trained, name, colour in (
-        (result.trained, "found", CHOSEN),
-        (result.base_trained, result.base.name, MEASURED),
-    ):
-        if trained is not None:
-            figure.add_trace(
-                go.Scatter(
-                    x=[epoch.epoch for epoch in trained.epochs],
-                    y=gaps(100 * epoch.test_accuracy for epoch in trained.epochs),
-                    line={"color": colour},
-                    name=plot_label(name),
-                )
-            )
-    if not figure.data:
-        return ""
-    finish(figure, y="test accuracy in %", x="epoch of the training", height=340)
-    return "<h2>The trainings</h2>" + html_plot(figure)
-
-
-def _provenance(plan: RcasPlan, result: RcasRun, resources: NetworkResources) -> str:
-    import msgspec
-
+def _settings(plan: RcasPlan, result: RcasRun, resources: NetworkResources) -> Section:
     settings = msgspec.to_builtins(plan)
     for name in ("function", "data_digest", "latencies"):
         settings[name] = settings[name][:12]
-    settings["tables' digests"] = ", ".join(digest[:12] for digest in settings.pop("tables"))
-    for name, words in (
-        ("space_options", "space"),
-        ("budgets", "budget"),
-        ("search", "search"),
-        ("early_stopped", "early-stopped training"),
-        ("recipe", "training"),
-    ):
-        inner = settings.pop(name)
-        settings.update({words: None} if inner is None else {f"{words}: {key}": value for key, value in inner.items()})
-    rows = [[html_text(name.replace("_", " ")), html_text(_setting(value))] for name, value in settings.items()]
-    rows.insert(0, ["search took", f"{result.search.seconds:.0f} s"])
-    if resources.predictor is not None:
-        tables = ", ".join(table.name for table in resources.predictor.tables)
-        rows.insert(0, ["tables", html_text(tables)])
-    return "<h2>Settings</h2>" + html_table(None, rows, kind="facts")
-
-
-def _setting(value: object) -> str:
-    return "–" if value is None or value in ("", (), []) else str(value)
+    digests = [digest[:12] for digest in settings.pop("tables")]
+    grouped = [
+        (words, settings.pop(name))
+        for name, words in (
+            ("space_options", "space"),
+            ("budgets", "budget"),
+            ("search", "search"),
+            ("early_stopped", "early-stopped training"),
+            ("recipe", "training"),
+        )
+    ]
+    tables = [] if resources.predictor is None else [table.name for table in resources.predictor.tables]
+    first = [("tables", tables), ("tables' digests", digests), ("search took", f"{result.search.seconds:.0f} s")]
+    return settings_section([*first, *settings.items(), *grouped])

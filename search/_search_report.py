@@ -1,13 +1,26 @@
-"""The page about a search: what was found, how the search went, and the widths beside those of the base network."""
+"""HTAS's report: what was found, how the search went, and the widths beside those of the base network."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import plotly.graph_objects as go
 
 from lut._console import format_ms
-from profiler._page import CHOSEN, LAW, MEASURED, QUIET, finish, html_page, html_plot, html_table, html_text, plot_label
+from profiler._report._page import Answer, Block, Chart, Section, Table, Text, html_page
+from profiler._report._plots import CHOSEN, LAW, MEASURED, QUIET, counting_axis, finish, plot_label
+from search._report_parts import (
+    TradeOffPoint,
+    accuracy_sentence,
+    latency_sentence,
+    settings_section,
+    speed_up_sentence,
+    trade_off_chart,
+    trained_points,
+    trainings_section,
+    warnings_of,
+)
 
 if TYPE_CHECKING:
     from lut import Network
@@ -15,54 +28,87 @@ if TYPE_CHECKING:
     from search._run import RunPlan, RunResult
     from search._training import Trained
 
-__all__ = ["search_report"]
+__all__ = ["EpochPoint", "WidthBar", "epoch_points", "search_report", "trade_off_points", "width_bars"]
+
+FOUND = "found"
+
+
+class WidthBar(NamedTuple):
+    """A convolution's channels in the base network and in the one found; ``None`` where it is not there."""
+
+    layer: str
+    base_channels: int
+    found_channels: int | None
+
+
+class EpochPoint(NamedTuple):
+    """An epoch of the search.
+
+    ``expected_ms``: over the probabilities, where the search went by it; ``ms`` and ``bound_ms``: of the most probable
+    network, predicted and at the end of the interval that a budget is held against; ``accuracy``: its share right of
+    validation images, with the shared weights.
+    """
+
+    epoch: int
+    expected_ms: float | None
+    ms: float
+    bound_ms: float
+    accuracy: float
 
 
 def search_report(plan: RunPlan, result: RunResult, predictor: LatencyPredictor) -> str:
     """Return a self-contained HTML page about a run."""
-    parts = [
-        _head(plan, result, predictor),
-        _warnings(result),
-        _table(result),
+    sections = [
+        _networks(result),
         _widths(result),
         _course(plan, result),
-        _trainings(result),
+        trainings_section({FOUND: result.trained, result.base.name: result.base_trained}),
         _choices(result),
-        _provenance(plan, result, predictor),
+        _settings(plan, result, predictor),
     ]
-    return html_page("search", f"ResNet-{plan.depth}, searched for {predictor.device.model}", parts)
-
-
-def _head(plan: RunPlan, result: RunResult, predictor: LatencyPredictor) -> str:
-    prediction = result.search.prediction
-    text = f"<p>{html_text(str(predictor.setting))}. Data: {html_text(plan.data)}. "
-    if plan.budget_ms is not None:
-        what = "the upper end of its interval" if plan.bound == "upper" else "its prediction"
-        text += f"Budget {plan.budget_ms:g} ms, for {what}. "
-    text += "</p>"
-    measured = result.measured
-    if measured is None:
-        return text + f'<p class="big">Predicted {format_ms(prediction.ms)} ms.</p>'
-    up = measured.speed_up
-    return text + (
-        f'<div class="audit">Measured {format_ms(measured.winner_ms)} ms where {format_ms(prediction.ms)} ms were '
-        f"predicted ({prediction.ms / measured.winner_ms - 1:+.1%}). The base network takes {up.value:.2f} times as "
-        f"long ({up.low:.2f} … {up.high:.2f}).</div>"
+    what = "the upper end of its interval" if plan.bound == "upper" else "its prediction"
+    budget = "" if plan.budget_ms is None else f" · budget {plan.budget_ms:g} ms for {what}"
+    return html_page(
+        "search",
+        heading=f"ResNet-{plan.depth}, searched for {predictor.device.model}",
+        subtitle=f"{predictor.setting} · data: {plan.data}{budget}",
+        answer=_answer(plan, result),
+        sections=sections,
     )
 
 
-def _warnings(result: RunResult) -> str:
-    found = list(result.search.prediction.outside)
-    found = [f"unlike the networks that the prediction rests on: {text}" for text in found]
-    if result.measured is not None:
-        found += result.measured.warnings
-    text = "".join(f'<div class="warning">{html_text(warning)}</div>' for warning in found)
-    if result.not_measured is not None:
-        text += f'<div class="failure">not measured: {html_text(result.not_measured)}</div>'
-    return text
+def _answer(plan: RunPlan, result: RunResult) -> Answer:
+    prediction, measured = result.search.prediction, result.measured
+    sentences = [
+        latency_sentence(prediction.ms, measured, plan.budget_ms),
+        speed_up_sentence(result.base.name, measured),
+        accuracy_sentence(result.trained, result.base.name, result.base_trained),
+    ]
+    chart = trade_off_chart(
+        trade_off_points(result),
+        plan.budget_ms,
+        on_the_way="on the way: most probable network, shared weights, validation accuracy",
+    )
+    return Answer(
+        [text for text in sentences if text], [chart, *warnings_of(prediction, measured, result.not_measured)]
+    )
 
 
-def _table(result: RunResult) -> str:
+def trade_off_points(result: RunResult) -> tuple[TradeOffPoint, ...]:
+    """Return the numbers of the chart of accuracy against latency."""
+    ends = trained_points(
+        (FOUND, result.search.prediction.ms, result.trained),
+        (result.base.name, result.base_predicted_ms, result.base_trained),
+        result.measured,
+    )
+    way = [
+        TradeOffPoint(f"epoch {epoch.epoch}", "on the way", epoch.ms, None, None, epoch.accuracy)
+        for epoch in result.search.history
+    ]
+    return (*ends, *way)
+
+
+def _networks(result: RunResult) -> Section:
     measured, prediction = result.measured, result.search.prediction
     bound = "" if prediction.high_ms is None else f" (up to {format_ms(prediction.high_ms)})"
 
@@ -83,138 +129,107 @@ def _table(result: RunResult) -> str:
     base_ms = None if measured is None else (measured.base_ms, measured.base_low_ms, measured.base_high_ms)
     predicted = f"{format_ms(prediction.ms)}{bound}"
     rows = [
-        row("found", result.search.network, predicted, result.trained, winner_ms),
-        row(
-            html_text(result.base.name), result.base, format_ms(result.base_predicted_ms), result.base_trained, base_ms
-        ),
+        row(FOUND, result.search.network, predicted, result.trained, winner_ms),
+        row(result.base.name, result.base, format_ms(result.base_predicted_ms), result.base_trained, base_ms),
     ]
     header = ["network", "predicted ms", "measured ms (95 %)", "test accuracy", "M multiply-adds", "M parameters"]
-    return html_table(header, rows)
+    return Section("The networks", [Table(header, rows, "brief")])
 
 
-def _searched(network: Network) -> dict[str, int]:
-    """Return the widths that a search chooses, by layer."""
-    return {
-        item.name: item.layer.out_channels
-        for item in network.layers
-        if item.name == "stem" or item.name.rpartition(".")[2].startswith("conv")
-    }
+def width_bars(result: RunResult) -> tuple[WidthBar, ...]:
+    """Return the numbers of the chart of widths, of the convolutions whose width is searched."""
+
+    def searched(network: Network) -> dict[str, int]:
+        return {
+            item.name: item.layer.out_channels
+            for item in network.layers
+            if item.name == "stem" or item.name.rpartition(".")[2].startswith("conv")
+        }
+
+    found = searched(result.search.network)
+    return tuple(WidthBar(name, width, found.get(name)) for name, width in searched(result.base).items())
 
 
-def _widths(result: RunResult) -> str:
-    base, found = _searched(result.base), _searched(result.search.network)
-    names = list(base)
-    labels = [plot_label(name) for name in names]
+def _widths(result: RunResult) -> Section:
+    bars = width_bars(result)
+    labels = [plot_label(bar.layer) for bar in bars]
     figure = go.Figure()
-    figure.add_trace(
-        go.Bar(
-            x=labels,
-            y=[base[name] for name in names],
-            marker={"color": QUIET},
-            name=plot_label(result.base.name),
-            width=0.95,
-        )
-    )
-    figure.add_trace(
-        go.Bar(
-            x=labels,
-            y=[found.get(name) for name in names],
-            marker={"color": CHOSEN},
-            name="found",
-            width=0.5,
-            hovertemplate="%{x}: %{y} channels<extra>found</extra>",
-        )
-    )
+    base = [bar.base_channels for bar in bars]
+    figure.add_trace(go.Bar(x=labels, y=base, marker={"color": QUIET}, name=plot_label(result.base.name), width=0.95))
+    found: dict[str, Any] = {"marker": {"color": CHOSEN}, "name": FOUND, "width": 0.5}
+    hover = "%{x}: %{y} channels<extra>found</extra>"
+    figure.add_trace(go.Bar(x=labels, y=[bar.found_channels for bar in bars], hovertemplate=hover, **found))
     finish(figure, y="channels", x="", height=420)
-    figure.update_layout(barmode="overlay", xaxis={"tickangle": -60, "tickfont": {"size": 10}})
-    dropped = len(base) - len(found)
-    text = "<h2>Widths</h2><p>Channels of each convolution"
-    if dropped > 0:
-        text += f"; {dropped} of the base network's {len(base)} are not there"
-    return text + ".</p>" + html_plot(figure)
+    figure.update_layout(barmode="overlay", xaxis={"type": "category", "tickangle": -60, "tickfont": {"size": 10}})
+    dropped = sum(bar.found_channels is None for bar in bars)
+    text = "Channels of each convolution"
+    if dropped:
+        text += f"; {dropped} of the base network's {len(bars)} are not there"
+    return Section("Widths", [Text(f"{text}."), Chart(figure, bars, "widths")])
 
 
-def _course(plan: RunPlan, result: RunResult) -> str:
-    history = result.search.history
-    x = [epoch.epoch for epoch in history]
+def epoch_points(plan: RunPlan, result: RunResult) -> tuple[EpochPoint, ...]:
+    """Return the numbers of the charts of the search."""
+    charged = plan.cost != "madds" and plan.strategy == "gradient"
+    return tuple(
+        EpochPoint(epoch.epoch, epoch.expected if charged else None, epoch.ms, epoch.bound_ms, epoch.accuracy)
+        for epoch in result.search.history
+    )
+
+
+def _course(plan: RunPlan, result: RunResult) -> Section:
+    points = epoch_points(plan, result)
+    x = [point.epoch for point in points]
     latency = go.Figure()
-    if plan.cost != "madds" and plan.strategy == "gradient":
-        latency.add_trace(
-            go.Scatter(x=x, y=[e.expected for e in history], line={"color": LAW, "dash": "dash"}, name="expected")
-        )
-    latency.add_trace(
-        go.Scatter(x=x, y=[e.ms for e in history], line={"color": MEASURED}, name="most probable network, predicted")
-    )
-    latency.add_trace(
-        go.Scatter(
-            x=x, y=[e.bound_ms for e in history], line={"color": MEASURED, "dash": "dot"}, name="its upper bound"
-        )
-    )
+    lines: list[tuple[str, list[float | None], dict[str, Any]]] = [
+        ("expected", [point.expected_ms for point in points], {"color": LAW, "dash": "dash"}),
+        ("most probable network, predicted", [point.ms for point in points], {"color": MEASURED}),
+        ("its upper bound", [point.bound_ms for point in points], {"color": MEASURED, "dash": "dot"}),
+    ]
+    for name, y, line in lines:
+        if any(value is not None for value in y):
+            latency.add_trace(go.Scatter(x=x, y=y, line=line, name=name))
     latency.add_trace(
         go.Scatter(
             x=[result.search.from_epoch],
             y=[result.search.prediction.ms],
             mode="markers",
             marker={"color": CHOSEN, "size": 11, "symbol": "diamond"},
-            name="found",
+            name=FOUND,
         )
     )
     if plan.budget_ms is not None:
         latency.add_hline(y=plan.budget_ms, line={"color": CHOSEN, "width": 1}, annotation_text="budget")
     finish(latency, y="latency in ms", x="epoch of the search", height=380)
     accuracy = go.Figure()
-    accuracy.add_trace(
-        go.Scatter(x=x, y=[100 * e.accuracy for e in history], line={"color": MEASURED}, name="most probable network")
-    )
+    percent = [100 * point.accuracy for point in points]
+    accuracy.add_trace(go.Scatter(x=x, y=percent, line={"color": MEASURED}, name="most probable network"))
     finish(accuracy, y="validation accuracy in %", x="epoch of the search", height=300, legend=False)
-    return (
-        "<h2>The search</h2>"
-        + html_plot(latency)
-        + "<p>Accuracy of the most probable network with the shared weights, on training images held out from them.</p>"
-        + html_plot(accuracy)
-    )
+    for figure in (latency, accuracy):
+        figure.update_xaxes(**counting_axis(max(x, default=1)))
+    note = "Accuracy of the most probable network with the shared weights, on training images held out from them."
+    blocks: list[Block] = [Chart(latency, points, "search"), Text(note), Chart(accuracy, points, "search")]
+    return Section("The search", blocks)
 
 
-def _trainings(result: RunResult) -> str:
-    figure = go.Figure()
-    for trained, name, colour in (
-        (result.trained, "found", CHOSEN),
-        (result.base_trained, plot_label(result.base.name), MEASURED),
-    ):
-        figure.add_trace(
-            go.Scatter(
-                x=[epoch.epoch for epoch in trained.epochs],
-                y=[100 * epoch.test_accuracy for epoch in trained.epochs],
-                line={"color": colour},
-                name=name,
-            )
-        )
-    finish(figure, y="test accuracy in %", x="epoch of the training", height=340)
-    return "<h2>The trainings</h2>" + html_plot(figure)
-
-
-def _choices(result: RunResult) -> str:
-    if not result.selections:
-        return ""
+def _choices(result: RunResult) -> Section:
     rows = [
-        [html_text(s.curve.name), html_text(s.curve.size), ", ".join(str(choice.channels) for choice in s.choices)]
-        for s in result.selections
+        [s.curve.name, s.curve.size, ", ".join(str(choice.channels) for choice in s.choices)] for s in result.selections
     ]
-    return "<h2>Hardware-aware widths</h2>" + html_table(["stage", "output size", "widths"], rows, kind="facts")
+    table = Table(["stage", "output size", "widths"], rows, "facts")
+    return Section("Hardware-aware widths", [table] if rows else [], folded=True)
 
 
-def _provenance(plan: RunPlan, result: RunResult, predictor: LatencyPredictor) -> str:
-    import msgspec
-
+def _settings(plan: RunPlan, result: RunResult, predictor: LatencyPredictor) -> Section:
     settings = msgspec.to_builtins(plan)
+    # The widths themselves have a section.
     settings.pop("options")
-    settings["tables"] = ", ".join(digest[:12] for digest in plan.tables)
-    search = settings.pop("search")
-    search.update({f"weights' {name}": value for name, value in search.pop("recipe").items()})
-    settings.update({f"search: {name}": value for name, value in search.items()})
-    settings.update({f"training: {name}": value for name, value in settings.pop("recipe").items()})
-    rows = [[html_text(name.replace("_", " ")), html_text(str(value))] for name, value in settings.items()]
-    tables = ", ".join(table.name for table in predictor.tables)
-    rows.insert(0, ["tables", html_text(tables)])
-    rows.insert(1, ["derived from epoch", str(result.search.from_epoch)])
-    return "<h2>Settings</h2>" + html_table(None, rows, kind="facts")
+    digests, search, training = settings.pop("tables"), settings.pop("search"), settings.pop("recipe")
+    first = [
+        ("tables", [table.name for table in predictor.tables]),
+        ("tables' digests", [digest[:12] for digest in digests]),
+        ("derived from epoch", result.search.from_epoch),
+    ]
+    weights = search.pop("recipe")
+    grouped = [("search", search), ("search's weights", weights), ("training", training)]
+    return settings_section([*first, *settings.items(), *grouped])

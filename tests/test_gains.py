@@ -15,9 +15,10 @@ from lut._terminal import DataConsole
 from lut.primitives import Linear
 from predictors import measured_curves, width_gains
 from predictors._gains import WidthGain, swept_curve
-from predictors._show import GAINS_HEADER, gains_json, gains_table
-from profiler import FakeTarget
-from profiler._report_sweep import sweep_section
+from predictors._show import GAINS_HEADER, gain_cells, gains_json, gains_table
+from profiler import FakeTarget, report_html
+from profiler._report._page import Chart
+from profiler._report._sweep import gain_points, sweep_sections
 from profiler._sweep import sweep_curves
 
 Swept = tuple[LatencyTable, FakeTarget]
@@ -246,14 +247,25 @@ def test_shown_in_the_report(tmp_path: Path) -> None:
     )
     table, _ = swept(network, tmp_path)
     gains = width_gains(table, named)
-    text = sweep_section(gains, table)
-    assert evil not in text
-    assert text.count('class="scroll"') == 1
-    assert text.count("plotly-graph-div") == sum(gain.narrower is not None for gain in gains)
+    page = report_html(table, [], gains, title="t")
+    assert evil not in page
     for part in ("friendly widths", "own width", "suggested", "measured m(x)"):
-        assert part in text
-    assert sweep_section([], table) == ""
+        assert part in page
+    rows, charts = sweep_sections(gains, table)
+    assert rows.blocks[0].rows == [gain_cells(gain) for gain in gains]  # type: ignore[union-attr]
+    worth = [gain for gain in gains if gain.narrower is not None]
+    assert len(charts.blocks) == len(worth)
+    for gain, chart in zip(worth, charts.blocks, strict=True):
+        assert isinstance(chart, Chart)
+        assert [point.channels for point in chart.points if point.mark == "own"] == [gain.channels]  # type: ignore[attr-defined]
+        assert gain.narrower is not None
+        assert gain.narrower.channels in [point.channels for point in chart.points if point.mark == "suggested"]  # type: ignore[attr-defined]
+    # Of layers together there is no interval.
+    assert [point[:4] for point in gain_points(worth[0], None)] == [
+        (width, ms, None, None) for width, ms in zip(worth[0].widths, worth[0].widths_ms, strict=True)
+    ]
+    assert sweep_sections([], table) == []
     many = [gain for gain in gains if gain.narrower] * 4
-    assert sweep_section(many, table).count("plotly-graph-div") == 5
+    assert len(sweep_sections(many, table)[1].blocks) == 5
     out = shown(gains_table(gains), 140)
     assert evil in out

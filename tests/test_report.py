@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import pandas as pd
 import pytest
 from conftest import HANGS_S, conv, simulate, table_of
 
@@ -16,8 +20,10 @@ from lut import LatencyTable, Network, NetworkLayer
 from lut._records import Failure
 from predictors import hardware_aware_widths, measured_curves
 from profiler import report_html
-from profiler._page import width_ticks
-from profiler._report_network import MOST_BARS, network_bars, networks_section
+from profiler._report._curves import stair_points
+from profiler._report._machine_speed import speed_points
+from profiler._report._networks import MOST_BARS, bars_chart, layer_bars, network_bars
+from profiler._report._plots import counting_axis, width_ticks
 from profiler._sources import subject_of
 
 MakeTable = Callable[..., LatencyTable]
@@ -130,6 +136,66 @@ def test_a_browser_shows_its_plots_and_logs_no_error(make_table: MakeTable, tmp_
         assert picture.stat().st_size > 20_000
 
 
+def test_the_answer_comes_first_and_is_of_what_was_measured(make_table: MakeTable) -> None:
+    table = make_table()
+    text = page(table)
+    sentences = text[text.index('<p class="lead">') :].partition("</p>")[0]
+    selection = hardware_aware_widths(measured_curves(table)[0])
+    assert f"favours {', '.join(map(str, selection.widths))} channels" in sentences
+    assert "choices" in sentences
+    assert "Whether its layers add up to whole networks was not measured." in sentences
+    order = ['class="lead"', "Plotly.newPlot(", "Hardware-aware widths", "<summary>Provenance"]
+    assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
+    layers = table.select(lambda m: m.layer.output_shape[0] <= 2)
+    bars = layer_bars(layers)
+    assert [bar.ms for bar in bars] == sorted((m.median_ms for m in layers.values()), reverse=True)
+    low, high = bars[-1].ms, bars[0].ms
+    assert f"2 layers take {low:.4g} to {high:.4g} ms each." in report_html(layers, [], title="t")
+    none = table.select(lambda _: False)
+    assert "No layer was measured." in report_html(none, [], title="t")
+
+
+def test_the_numbers_of_a_stage_are_those_of_its_curve_law_and_choices(make_table: MakeTable) -> None:
+    selection = hardware_aware_widths(measured_curves(make_table())[0], groups=4)
+    points = stair_points(selection)
+    curve = selection.curve
+    assert [point.channels for point in points] == list(curve.channels)
+    assert [point.ms for point in points] == list(curve.ms)
+    assert [point.score_ms for point in points] == pytest.approx(
+        [law - ms for law, ms in zip(selection.law_ms, curve.ms, strict=True)]
+    )
+    assert {point.channels: point.chosen_share for point in points if point.chosen_share is not None} == {
+        choice.channels: choice.chosen_share for choice in selection.choices
+    }
+    for group, choice in enumerate(selection.choices):
+        assert [p.channels for p in points if p.group == group] == list(range(choice.first, choice.last + 1))
+    hole = selection._replace(curve=curve._replace(ms=(float("nan"), *curve.ms[1:])))
+    assert stair_points(hole)[0].ms is None
+
+
+def test_the_numbers_of_the_machines_speed_are_the_sentinels_visits(make_table: MakeTable) -> None:
+    (session,) = make_table().sessions
+    points = speed_points(session)
+    assert len(points) == sum(len(sentinel.ms) for sentinel in session.sentinels)
+    first = session.sentinels[0]
+    assert points[0] == (first.what, first.at_s[0], first.ms[0] / first.reference_ms)
+
+
+def test_the_numbers_behind_a_chart_come_with_it(make_table: MakeTable) -> None:
+    table = make_table()
+    text = page(table)
+    links = re.findall(r'download="([^"]+)" href="data:text/csv;charset=utf-8;base64,([^"]+)"', text)
+    files = {name: base64.b64decode(data).decode() for name, data in links}
+    assert len(files) == len(links) == text.count("Plotly.newPlot(")
+    frame = pd.read_csv(io.StringIO(files["stairs-stage-1.csv"]))
+    assert list(frame.channels) == [layer.out_channels for layer in table.curves[0].layers]
+    assert list(frame.ms) == pytest.approx([table[layer].median_ms for layer in table.curves[0].layers])
+
+
+def test_an_axis_that_counts_has_whole_ticks() -> None:
+    assert [counting_axis(last)["dtick"] for last in (1, 3, 16, 17, 300, 5000)] == [1, 1, 1, 2, 20, 500]
+
+
 def test_ticks_of_widths_are_where_stairs_end() -> None:
     assert [width_ticks(widest)["dtick"] for widest in (16, 64, 128, 129, 512, 2048)] == [8, 8, 8, 16, 32, 128]
 
@@ -151,6 +217,12 @@ def test_a_networks_bars_are_its_layers_with_the_whole_and_the_rest(tmp_path: Pa
     slowest = max(network.layers, key=lambda item: table[item.layer].median_ms)
     assert (layers[0].name, layers[0].operators) == (f"{slowest.name} ×2", str(slowest.layer))
     assert layers[0].low_ms == pytest.approx(2 * table[slowest.layer].within_run.low_ms)
-    text = networks_section(table)
-    assert "end to end" in text
-    assert "conv3×3" in text
+    chart = bars_chart(network_bars(table, table.networks[0]), "net")
+    assert len(chart.figure.data[0].x) == len(chart.points) == MOST_BARS + 2
+    assert [note.text for note in chart.figure.layout.annotations][-1] == "end to end"
+    text = report_html(table, [], title="t")
+    sentence = f"net takes {table.networks[0].end_to_end.median_ms:.4g} ms end to end"
+    assert sentence in text
+    assert f"goes into layer {slowest.name} ({slowest.layer})." in text
+    assert "Sums of layers fail, off by" in text
+    assert "<details><summary>All layers of net</summary>" in text
