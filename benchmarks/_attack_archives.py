@@ -338,8 +338,8 @@ def _read_folder(folder: Path) -> Any:
 
 
 def _make_decoded(folder: Path) -> None:
-    from search import load_data
-    from search._data import _to_cache, subset
+    from search import load_data, subset
+    from search._data import _to_cache
 
     _to_cache(folder / "cache.safetensors", subset(load_data("digits"), train=20, test=20, seed=0))
 
@@ -372,7 +372,8 @@ _CHANGES: tuple[Callable[[torch.Tensor, random.Random], torch.Tensor], ...] = (
 def _read_decoded(folder: Path) -> Any:
     """Read it; what cannot be used is decoded again, which here counts as refused."""
     from lut import UsageError
-    from search._data import _from_cache, subset
+    from search import subset
+    from search._data import _from_cache
 
     found = _from_cache(folder / "cache.safetensors", "images")
     if found is None:

@@ -58,7 +58,7 @@ def _read_table(folder: Path) -> Any:
 def _read_report(folder: Path) -> Any:
     from lut.errors import LatencyLutError
     from predictors import hardware_aware_widths, measured_curves
-    from profiler._report import report_html
+    from profiler import report_html
 
     table = LatencyTable.load(folder / "table.json")
     selections = []

@@ -94,7 +94,7 @@ def _alter_macro(valid: Path, folder: Path, rng: random.Random) -> None:
 
 
 def _read_macro(folder: Path) -> Any:
-    from search._nas_bench_macro import load_accuracies
+    from search import load_accuracies
 
     return load_accuracies(folder / "macro.json")
 
@@ -123,10 +123,8 @@ def _whole_old_cache(folder: Path) -> None:
 
 
 def _plan() -> Any:
-    from search._evolution import EvolutionSettings
-    from search._recipe import Recipe
+    from search import EvolutionSettings, Recipe, SearchSettings
     from search._run import RunPlan
-    from search._search_settings import SearchSettings
 
     return RunPlan(
         *(8, 1.0, 8, "auto", "hardware", ((8, 16), (16, 32)), (1, 2), 6.5, "law", "upper", 0.9, "gradient"),
@@ -185,8 +183,7 @@ def _read_calibration(folder: Path) -> Any:
 
 @functools.cache
 def _images() -> Any:
-    from search import load_data
-    from search._data import subset
+    from search import load_data, subset
 
     return subset(load_data("digits"), train=20, test=10, seed=0)
 
@@ -200,8 +197,8 @@ def _module() -> torch.nn.Module:
 
 
 def _train(path: Path, stop_after: int | None = None) -> Any:
-    from search._recipe import Recipe
-    from search._training import TrainProgress, train
+    from search import Recipe, train
+    from search._training import TrainProgress
 
     def progress(now: TrainProgress) -> None:
         if stop_after is not None and now.epoch > stop_after:

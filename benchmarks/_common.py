@@ -16,7 +16,7 @@ from rich.table import Table
 
 from lut import Device
 from lut._files import write_atomically
-from profiler._machine import cpu_device
+from profiler import cpu_device
 
 RESULTS = Path(__file__).parent / "results"
 

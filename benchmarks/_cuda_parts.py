@@ -544,7 +544,8 @@ def table(task: Task) -> list[str]:
 
 def least_processes(target: str) -> int:
     """Return how many processes must have visited a layer that is known well enough."""
-    from profiler._target import available_targets, target_factory
+    from profiler import available_targets
+    from profiler._target import target_factory
 
     least: int = getattr(target_factory(available_targets()[target]), "least_processes", 1)
     return least

@@ -19,12 +19,13 @@ import msgspec
 
 from lut import Layer, Network
 from lut._records import Protocol
+from profiler import Target
 from profiler._contexts import kind_of
 from profiler._judge import judge
 from profiler._plan import make_protocol
 from profiler._session import sort_visits
 from profiler._sources import LayersSource
-from profiler._target import Target, load_target, target_spec
+from profiler._target import load_target, target_spec
 from profiler._visit import LayerFailure, Visit, Visitor
 from profiler._walk import walk_of
 

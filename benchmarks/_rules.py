@@ -145,7 +145,7 @@ def measure(
     """
     import msgspec
 
-    from profiler._cpu import CpuTarget
+    from profiler import CpuTarget
     from profiler._judge import judge
     from profiler._plan import Plan, make_protocol
     from profiler._reference import load_references, save_references

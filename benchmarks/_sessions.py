@@ -14,7 +14,7 @@ from _networks import SPACES, as_layer, blocks_of, distinct
 from lut import Device, LatencyTable, Layer, Measurement, Network, Setting
 from lut._files import write_atomically
 from lut._records import Interval, Visits
-from profiler._machine import cpu_device
+from profiler import cpu_device
 
 __all__ = ["SESSIONS", "RecordedSession", "read_sessions", "session_networks", "table_of", "write_session"]
 

@@ -188,7 +188,7 @@ def run_in_child(part: Part, limit_s: float, target: str) -> Outcome:
 
 def content_of(found: dict[str, Outcome], parts: Sequence[Part], target: str, minutes: float) -> dict[str, Any]:
     """Return what the file holds: the machine, the versions, and every part that was to run, run or not."""
-    from profiler._machine import cpu_device
+    from profiler import cpu_device
 
     waiting = Outcome("not run yet", (), 0.0, {})
     outcomes = {part.name: found.get(part.name, waiting) for part in parts}

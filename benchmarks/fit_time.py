@@ -17,7 +17,7 @@ import msgspec
 from _common import parser, print_table, write_results
 
 from lut import LatencyTable
-from profiler._machine import cpu_device
+from profiler import cpu_device
 
 REPEATS = 5
 CORES = 2

@@ -19,7 +19,8 @@ from _common import parser, print_table
 from _isa import AVX2
 
 from lut._files import write_atomically
-from profiler._machine import cpu_device, default_threads
+from profiler import cpu_device
+from profiler._machine import default_threads
 
 COMMAND = "import sys; sys.argv[0] = 'profile-device'; from profiler._cli.profile_device import main; main()"
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "hardware.md"

@@ -25,7 +25,8 @@ import pandas as pd
 from _common import parser, print_table, write_results
 from scipy.stats import kendalltau, spearmanr
 
-from predictors._transfer import DeviceTransfer, TransferPrior, choose_probes, learn_prior
+from predictors import DeviceTransfer, choose_probes, learn_prior
+from predictors._transfer import TransferPrior
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("LATENCY_LUT_DATA", HERE.parent.parent / "shared" / "data"))

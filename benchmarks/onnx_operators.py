@@ -15,20 +15,18 @@ from typing import Any
 
 from _common import parser, print_table, write_results
 from _onnx_operators import run_operators, sum_of
-from untuned_networks import MODELS, NETWORKS, write_models
+from untuned_networks import NETWORKS, build
 
 from lut import Layer
 
 
 def compare(name: str, folder: Path, known: dict[Layer, dict[str, float]]) -> dict[str, Any]:
     """Return a network's operators, and those whose number differs for its layers."""
-    from profiler._model import load_model, parse_model
     from profiler._onnx._file import export_model, load_onnx, trace_onnx
 
-    size = NETWORKS[name][1]
-    module, examples = load_model(parse_model(f"{folder / MODELS}:{name}", f"1x3x{size}x{size}", 0))
+    module, example = build(name, 1)
     path = folder / f"{name}.onnx"
-    export_model(module, examples, path)
+    export_model(module.eval(), (example,), path)
     items = trace_onnx(load_onnx(path), name=name).network.layers
     network, layers = run_operators(str(path)), sum_of(items, known)
     return {
@@ -54,7 +52,6 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     known: dict[Layer, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        write_models(Path(folder))
         for name in given.networks:
             results.append(compare(name, Path(folder), known))
             print(name, results[-1]["differences"] or "the same", flush=True)

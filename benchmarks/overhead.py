@@ -14,8 +14,8 @@ from typing import Any
 from _common import parser, print_table, write_results
 
 from lut import conv_norm_act
-from profiler._machine import cpu_device
-from profiler._target import Target, load_target, target_spec
+from profiler import Target, cpu_device
+from profiler._target import load_target, target_spec
 
 WAIT_NS = 100_000
 BLOCKS = 200

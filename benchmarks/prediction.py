@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from lut import Layer
 from lut._audit import kendall_tau
-from predictors import LatencyPredictor
-from predictors._sampling import next_layers
+from predictors import LatencyPredictor, next_layers
 
 Floats = NDArray[np.float64]
 

@@ -20,9 +20,8 @@ from _common import parser, print_table, write_results
 from _sessions import SESSIONS, read_sessions, table_of
 
 from lut import Decision, Layer, LayerSlot, Network, NetworkLayer, SearchSpace, conv_norm_act, global_pool, linear
-from predictors import LatencyPredictor
-from predictors._compiled import CompiledLatency
-from profiler._machine import cpu_device
+from predictors import CompiledLatency, LatencyPredictor
+from profiler import cpu_device
 from search import ResNetCifar
 
 BATCH = 1_000_000

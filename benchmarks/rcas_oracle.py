@@ -30,10 +30,16 @@ from _sessions import read_sessions, table_of
 from lut import LatencyTable, Network
 from predictors import LatencyPredictor
 from profiler import compare_networks, profile
-from search import NasBenchMacro, load_accuracies
-from search._rcas import RcasResult, RcasSettings, search_rcas
-from search._resources import Budgets, NetworkResources
-from search._submodularity import measure_submodularity
+from search import (
+    Budgets,
+    NasBenchMacro,
+    NetworkResources,
+    RcasResult,
+    RcasSettings,
+    load_accuracies,
+    measure_submodularity,
+    search_rcas,
+)
 
 FILE = DATA / "nas-bench-macro" / "nas-bench-macro_cifar10.json"
 BUDGETS = 10

@@ -33,11 +33,24 @@ from lut import LatencyTable, Network
 from lut._files import read_bytes, write_atomically
 from predictors import LatencyPredictor
 from profiler import compare_networks, profile
-from search import ImageData, RCNet, Recipe, build_network, mobilenet_v2, train
-from search._accuracy import AccuracyCache, Evaluator
-from search._early_stopped import EarlyStopped, rcas_recipe
-from search._rcas import RcasPath, RcasResult, RcasSettings, search_rcas
-from search._resources import Budgets, NetworkResources
+from search import (
+    AccuracyCache,
+    Budgets,
+    EarlyStopped,
+    Evaluator,
+    ImageData,
+    NetworkResources,
+    RcasPath,
+    RcasResult,
+    RcasSettings,
+    RCNet,
+    Recipe,
+    build_network,
+    mobilenet_v2,
+    rcas_recipe,
+    search_rcas,
+    train,
+)
 
 WIDTH, POSITIONS = 0.35, 3
 # MobileNetV2's width, which sets the budgets.

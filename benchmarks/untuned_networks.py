@@ -88,16 +88,20 @@ NETWORKS = FIRST | FOURTH | FIFTH
 LEAST_VISITS, LONGER = 4, 3
 
 
-def measure(name: str, target: str, *, batch: int, threads: int, seconds: float) -> dict[str, Any]:
-    """Return what one network and its layers take; to be called in a process of its own."""
+def build(name: str, batch: int) -> tuple[Any, Any]:
+    """Return a network with weights of its own, and an input of its size."""
     import torch
-
-    from profiler import TracedModule, profile
 
     place, size = NETWORKS[name]
     torch.manual_seed(0)
-    module = getattr(import_module(f"pytorchcv.models.{place}"), name)()
-    traced = TracedModule(module, torch.zeros(batch, 3, size, size), name=name)
+    return getattr(import_module(f"pytorchcv.models.{place}"), name)(), torch.zeros(batch, 3, size, size)
+
+
+def measure(name: str, target: str, *, batch: int, threads: int, seconds: float) -> dict[str, Any]:
+    """Return what one network and its layers take; to be called in a process of its own."""
+    from profiler import TracedModule, profile
+
+    traced = TracedModule(*build(name, batch), name=name)
     table = profile(traced, target=target, threads=threads, time_budget_s=seconds)
     (network,) = table.networks
     if network.end_to_end is None:

@@ -29,8 +29,8 @@ import numpy as np
 from _common import parser, print_table, write_results
 from sklearn.model_selection import GroupKFold
 
-from predictors._curve_table import CurveTableModel, LatencyCurve, inner_widths, relative_power_law
-from predictors._stairs import StairInterpolator
+from predictors import CurveTableModel, StairInterpolator
+from predictors._curve_table import LatencyCurve, inner_widths, relative_power_law
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("LATENCY_LUT_DATA", HERE.parent.parent / "shared" / "data")) / "v100-conv-curves"

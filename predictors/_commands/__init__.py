@@ -1,0 +1,1 @@
+"""The commands ``select-widths`` and ``fit-predictor``."""

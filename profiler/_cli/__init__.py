@@ -1,0 +1,1 @@
+"""The commands about measuring: ``profile-device``, ``check-table``, ``predict-latency`` and others."""
