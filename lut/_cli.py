@@ -9,14 +9,15 @@ import typer
 
 from lut._console import format_ms, make_app, make_console, print_error, print_json, print_line, run_command, styled
 from lut._diff import compare_tables
-from lut._network_text import AUDIT_STYLES, audit_level, audit_line, sum_line
+from lut._grid import Column, Grid, print_grid
+from lut._measured_network import MeasuredNetwork
+from lut._network_text import AUDIT_STYLES, audit_level, audit_line
 from lut._records import FLAGS, NOT_CHOSEN, Measurement
 from lut._table import LatencyTable
 from lut.errors import LatencyLutError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 __all__ = ["main"]
 
@@ -28,10 +29,6 @@ AcrossOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text for a person.")]
-
-
-# Networks that a table is shown with.
-MOST_NETWORKS = 5
 
 
 def main() -> None:
@@ -51,12 +48,15 @@ def _make_app() -> typer.Typer:
 def show(
     files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Lookup tables.")],
     contains: Annotated[
-        str, typer.Option("--contains", metavar="TEXT", help="Show only layers whose label has this in it.")
+        str,
+        typer.Option("--contains", metavar="TEXT", help="Show only layers and networks with this in their names."),
     ] = "",
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Show at most this many layers.")] = 40,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="Show at most this many layers, and as many networks.")
+    ] = 40,
     json: JsonOption = False,
 ) -> None:
-    """Show tables: the device, the sessions, and the layers with their latency."""
+    """Show tables: the device, the sessions, the layers with their latency, and networks against their layers' sums."""
     tables = {str(file): LatencyTable.load(file) for file in files}
     if json:
         print_json(
@@ -70,6 +70,7 @@ def show(
                     "failures": len(table.failures),
                     "audit": table.audit,
                     "measurements": [_measurement_json(m) for layer, m in table.items() if contains in str(layer)],
+                    "networks": [_network_json(table, n) for n in table.networks if contains in n.name],
                 }
                 for file, table in tables.items()
             ]
@@ -105,21 +106,27 @@ def _show_table(console: Console, table: LatencyTable, contains: str, limit: int
     if passed := sum(entry.reason == NOT_CHOSEN for entry in table.not_measured):
         console.print(f"{passed} of those not measured are for a predictor to say: fit-predictor")
     if table.audit is not None:
-        console.print(audit_line(table), style=AUDIT_STYLES[audit_level(table)])
+        console.print(audit_line(table), style=f"bold {AUDIT_STYLES[audit_level(table)] or ''}".strip())
     console.print()
-    console.print(_layer_table(found[:limit]))
-    if len(found) > limit:
-        console.print(f"… and {len(found) - limit} more: --limit {len(found)} shows all, --contains TEXT picks some")
     named = [network for network in table.networks if contains in network.name]
-    # A sentence each: below the layers, which people come for.
-    for network in named[: min(limit, MOST_NETWORKS)]:
-        console.print(f"network {network.name}: {sum_line(table, network)}")
-    if (more := len(named) - min(limit, MOST_NETWORKS)) > 0:
-        console.print(f"… and {more} more networks: --contains NAME picks some")
-    for failure in table.failures:
+    _print_found(console, "layers", _layer_grid(found[:limit]), len(found), contains)
+    if table.networks and (named or contains):
+        console.print()
+        _print_found(console, "networks", _network_grid(table, named[:limit]), len(named), contains)
+    for failure in table.failures[:limit]:
         console.print(f"failed: {failure.layer}: {failure.reason}: {failure.message}", style="red")
     for entry in [entry for entry in table.not_measured if entry.reason != NOT_CHOSEN][:limit]:
         console.print(f"not measured: {entry.layer}: {entry.reason}", style="yellow")
+
+
+def _print_found(console: Console, what: str, grid: Grid, count: int, contains: str) -> None:
+    """Print what was picked of a table, and how to see the rest."""
+    if not count and contains:
+        console.print(f"no {what} with {contains!r} in their names")
+        return
+    print_grid(console, grid)
+    if (more := count - len(grid.rows)) > 0:
+        console.print(f"… and {more} more {what}: --limit {count} shows all, --contains TEXT picks some")
 
 
 def validate(
@@ -171,8 +178,6 @@ def diff(
             }
         )
         return
-    from rich.table import Table
-
     console = make_console()
     counts = ", ".join(f"{difference.count(v)} {v}" for v in ("faster", "slower", "same", "undecided"))
     console.print(f"{second} against {first}, {len(difference.layers)} layers: {counts}")
@@ -182,16 +187,15 @@ def diff(
     )
     order = {"slower": 0, "faster": 0, "undecided": 1, "same": 2}
     ranked = sorted(difference.layers, key=lambda d: (order[d.verdict], -abs(d.ratio - 1)))
-    grid = Table(box=None, pad_edge=False)
-    grid.add_column("layer")
-    for column in ("first ms", "second ms", "ratio"):
-        grid.add_column(column, justify="right")
-    grid.add_column("verdict")
-    for item in ranked[:limit]:
-        grid.add_row(
-            str(item.layer), format_ms(item.first_ms), format_ms(item.second_ms), f"{item.ratio:.3f}", item.verdict
-        )
-    console.print(grid)
+    columns = (
+        *(Column("layer", text=True), Column("first ms", 1), Column("second ms", 1), Column("ratio")),
+        Column("verdict", left=True),
+    )
+    rows = (
+        (str(item.layer), format_ms(item.first_ms), format_ms(item.second_ms), f"{item.ratio:.3f}", item.verdict)
+        for item in ranked[:limit]
+    )
+    print_grid(console, Grid(columns, tuple(rows)))
     if len(ranked) > limit:
         console.print(f"… and {len(ranked) - limit} more: --limit {len(ranked)} shows all")
     for name, layers in ((first, difference.only_first), (second, difference.only_second)):
@@ -224,16 +228,13 @@ def merge(
     print_line(f"{output}: {len(merged)} layers from {len(files)} tables")
 
 
-def _layer_table(measurements: list[Measurement]) -> Table:
-    from rich.table import Table
-
-    grid = Table(box=None, pad_edge=False)
-    grid.add_column("layer", overflow="fold")
-    for column in ("ms", "within run", "across runs", "visits"):
-        grid.add_column(column, justify="right", no_wrap=True)
-    grid.add_column("flags")
-    for m in measurements:
-        grid.add_row(
+def _layer_grid(measurements: list[Measurement]) -> Grid:
+    columns = (
+        *(Column("layer", text=True), Column("ms"), Column("within run", 2), Column("across runs", 1)),
+        *(Column("visits", 3), Column("flags", 4, left=True)),
+    )
+    rows = (
+        (
             str(m.layer),
             format_ms(m.median_ms),
             f"{format_ms(m.within_run.low_ms)}–{format_ms(m.within_run.high_ms)}",
@@ -241,7 +242,51 @@ def _layer_table(measurements: list[Measurement]) -> Table:
             f"{m.n_visits}" + (f" −{len(m.rejected)}" if m.rejected else ""),
             " ".join(flag for flag in FLAGS if flag in m.flags),
         )
-    return grid
+        for m in measurements
+    )
+    return Grid(columns, tuple(rows))
+
+
+def _network_grid(table: LatencyTable, networks: list[MeasuredNetwork]) -> Grid:
+    rows = tuple(_network_cells(table, network) for network in networks)
+    noted = any(row[-1] for row in rows)
+    columns = (
+        *(Column("network", text=True), Column("layers", 2), Column("end-to-end ms"), Column("sum ms")),
+        *(Column("error"), Column("repeat error", 1), *((Column("note", text=True),) if noted else ())),
+    )
+    return Grid(columns, rows if noted else tuple(row[:-1] for row in rows))
+
+
+def _network_cells(table: LatencyTable, network: MeasuredNetwork) -> tuple[str, ...]:
+    whole, total = network.end_to_end, table.sum_ms(network)
+    off = "–" if whole is None or total is None else f"{total / whole.median_ms - 1:+.1%}"
+    notes = []
+    if whole is None:
+        notes.append(f"not measured end to end: {network.reason}")
+    elif "contaminated" in whole.flags:
+        notes.append("other work disturbed every visit to it")
+    if total is None:
+        notes.append(f"{sum(share.ms is None for share in table.breakdown(network))} layers not measured")
+    return (
+        network.name,
+        str(sum(item.count for item in network.network.layers)),
+        "–" if whole is None else format_ms(whole.median_ms),
+        "–" if total is None else format_ms(total),
+        off,
+        "–" if whole is None or whole.repeat_error is None else f"{whole.repeat_error:.1%}",
+        "; ".join(notes),
+    )
+
+
+def _network_json(table: LatencyTable, network: MeasuredNetwork) -> dict[str, object]:
+    whole = network.end_to_end
+    return {
+        "name": network.name,
+        "whole_ms": None if whole is None else whole.median_ms,
+        "repeat_error": None if whole is None else whole.repeat_error,
+        "sum_ms": table.sum_ms(network),
+        "reason": network.reason,
+    }
 
 
 def _measurement_json(m: Measurement) -> dict[str, object]:

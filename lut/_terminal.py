@@ -15,7 +15,7 @@ from lut._printable import printable
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["DataConsole", "assemble", "make_progress"]
+__all__ = ["DataConsole", "assemble", "make_progress", "wrapped"]
 
 
 @final
@@ -62,6 +62,11 @@ def assemble(parts: Iterable[str | tuple[str, str]]) -> Text:
         words, style = part if isinstance(part, tuple) else (part, "")
         text.append(printable(words), style)
     return text
+
+
+def wrapped(console: Console, text: str, width: int) -> list[str]:
+    """Return a text as lines of at most ``width`` cells, broken between words where that can be."""
+    return [line.plain.rstrip() for line in Text(text).wrap(console, width, overflow="fold")]
 
 
 def make_progress(console: Console) -> Progress:

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lut import UsageError
 from lut._console import format_ms
+from lut._grid import Column, Grid
 from lut._printable import shortened
 from predictors._exponent import LARGEST_ALPHA
 from predictors._gains import shown_modules
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from predictors._gains import WidthChange, WidthGain
     from predictors._widths import WidthChoice, WidthSelection
 
 __all__ = [
-    "CHOICES_HEADER",
+    "CHOICES_COLUMNS",
     "GAINS_HEADER",
     "GAINS_NOTE",
     "choice_cells",
@@ -37,8 +36,14 @@ __all__ = [
 SURE_SHARE = 0.9
 UNSURE_NOTE = "~ in more than a tenth of the resamples a width that is not next to it wins its group"
 
-CHOICES_HEADER = ("group", "width", "ms", "score ms", "runner-up", "margin", "chosen", "uniform", "ms", "score ms")
 GAINS_HEADER = ("layers", "count", "width", "ms", "narrower", "saves ms", "wider", "costs ms")
+# Which go first where they do not all fit.
+GAINS_DROPPED = {"count": 2, "wider": 1, "costs ms": 1}
+
+CHOICES_COLUMNS = (
+    *(Column("group"), Column("width"), Column("ms"), Column("score ms", 3), Column("runner-up", 4)),
+    *(Column("margin", 2), Column("chosen", 1), Column("uniform", 5), Column("its ms", 5), Column("its score ms", 5)),
+)
 GAINS_NOTE = (
     "A row is of all layers that must be equally wide, the first by name, with what they take together. Narrower and "
     "wider: widths nearby at the end of a stair, and the ms that they save or cost. – none within reach; ~ within the "
@@ -47,35 +52,28 @@ GAINS_NOTE = (
 )
 
 
-def widths_table(selections: Sequence[WidthSelection], *, hardware: str) -> Table:
+def widths_table(selections: Sequence[WidthSelection], *, hardware: str) -> Grid:
     """Return HTAS's Table 2: a line of widths per stage; ``~`` marks a choice that resampling often changes."""
-    from rich.table import Table
-
-    grid = Table(box=None, pad_edge=False)
-    for column in ("hardware", "stage", "output size", "hardware-aware search space"):
-        grid.add_column(column)
+    rows = []
     for i, selection in enumerate(selections):
         widths = ", ".join(
             f"{choice.channels}" + ("" if choice.chosen_share >= SURE_SHARE else "~") for choice in selection.choices
         )
-        grid.add_row("" if i else hardware, selection.curve.name, selection.curve.size, widths)
-    return grid
+        rows.append(("" if i else hardware, selection.curve.name, selection.curve.size, widths))
+    columns = (
+        *(Column("hardware", 2, left=True), Column("stage", left=True), Column("output size", 1, left=True)),
+        Column("hardware-aware search space", text=True),
+    )
+    return Grid(columns, tuple(rows))
 
 
-def choices_table(selection: WidthSelection) -> Table:
+def choices_table(selection: WidthSelection) -> Grid:
     """Return one line per choice of a curve: its score, its margin over noise, and the uniform grid's choice."""
-    from rich.table import Table
-
-    grid = Table(box=None, pad_edge=False)
-    for column in CHOICES_HEADER:
-        grid.add_column(column, justify="right", no_wrap=True)
-    for choice in selection.choices:
-        grid.add_row(*choice_cells(choice))
-    return grid
+    return Grid(CHOICES_COLUMNS, tuple(tuple(choice_cells(choice)) for choice in selection.choices))
 
 
 def choice_cells(choice: WidthChoice) -> list[str]:
-    """Return what stands under :data:`CHOICES_HEADER` of a choice."""
+    """Return what stands under :data:`CHOICES_COLUMNS` of a choice."""
 
     def optional(value: float | None, text: str) -> str:
         return "–" if value is None else text.format(value)
@@ -114,17 +112,10 @@ def selection_json(selection: WidthSelection) -> dict[str, Any]:
     }
 
 
-def gains_table(gains: Sequence[WidthGain]) -> Table:
+def gains_table(gains: Sequence[WidthGain]) -> Grid:
     """Return one line for each width that layers share, the friendly ones next to it, and the ms that they save."""
-    from rich.table import Table
-
-    grid = Table(box=None, pad_edge=False)
-    for i, column in enumerate(GAINS_HEADER):
-        # The names of modules are long; they are folded rather than cut.
-        grid.add_column(column, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
-    for gain in gains:
-        grid.add_row(*gain_cells(gain))
-    return grid
+    columns = tuple(Column(title, GAINS_DROPPED.get(title, 0), text=not i) for i, title in enumerate(GAINS_HEADER))
+    return Grid(columns, tuple(tuple(gain_cells(gain)) for gain in gains))
 
 
 def gain_cells(gain: WidthGain) -> list[str]:

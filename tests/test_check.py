@@ -368,7 +368,7 @@ def test_the_command_on_a_real_cpu(tmp_path: Path) -> None:
         for part in ("table ms", "allowed", "visits", "conv3×3 8→8", "reference speed", "no whole network"):
             assert part in done.stdout
         grid = done.stdout[done.stdout.index("table ms") - 60 :].splitlines()[:5]
-        assert max(map(len, grid)) <= 80
+        assert not any("…" in line for line in grid)
     printed = command(tmp_path, "t.json", "--time-budget", "2", "--layers-count", "2", "--json")
     assert printed.returncode in (0, 3), printed.stderr
     if "incomplete" not in printed.stderr:

@@ -11,6 +11,7 @@ import pytest
 from conftest import conv, curve_of, simulate, table_of
 
 from lut import LatencyTable, Layer, Network, NetworkLayer, UsageError, chain, conv_norm_act, linear
+from lut._grid import Grid, print_grid
 from lut._terminal import DataConsole
 from lut.primitives import Linear
 from predictors import measured_curves, width_gains
@@ -33,10 +34,10 @@ def swept(network: Network, folder: Path, *, expand: float = 2.0, sigma: float =
     return table_of(plan, result, folder / "references.json", curves), target
 
 
-def shown(table: object, width: int) -> str:
+def shown(table: Grid, width: int) -> str:
     console = DataConsole(stderr=False, soft_wrap=False)
     console.file, console.width = io.StringIO(), width
-    console.print(table)
+    print_grid(console, table)
     return console.file.getvalue()
 
 

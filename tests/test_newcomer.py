@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,14 +142,27 @@ def test_a_slip_is_one_line_with_the_way_out(arguments: tuple[str, ...], said: s
     assert len(lines[-1]) < 900
 
 
-def test_a_shown_table_has_its_layers_first(audited: LatencyTable, tmp_path: Path) -> None:
+def test_a_shown_table_has_its_layers_first_and_its_networks_under_the_same_options(
+    audited: LatencyTable, tmp_path: Path
+) -> None:
     audited.save(tmp_path / "t.json")
     lines = run_here(tmp_path, "lut", "show", "t.json").stdout.splitlines()
-    place: Callable[[str], int] = lambda start: next(i for i, line in enumerate(lines) if line.startswith(start))  # noqa: E731
-    assert place("conv3×3") < place("network one")
+    titles = [i for i, line in enumerate(lines) if line.startswith(("audited by", "layer ", "network "))]
+    assert [lines[i].split()[0] for i in titles] == ["audited", "layer", "network"]
+    networks = lines[titles[2] + 1 :]
+    assert [line.split()[0] for line in networks] == ["one", "two"]
+    assert all(len(line.split()) == 6 for line in networks)
     found = run_here(tmp_path, "lut", "show", "t.json", "--contains", "two").stdout
-    assert "network two" in found
-    assert "network one" not in found
+    assert "\ntwo " in found
+    assert "\none " not in found
+    assert "no layers with 'two' in their names" in found
+    few = run_here(tmp_path, "lut", "show", "t.json", "--limit", "1").stdout
+    assert "\ntwo " not in few
+    assert "… and 1 more networks: --limit 2 shows all" in few
+    (read,) = msgspec.json.decode(run_here(tmp_path, "lut", "show", "t.json", "--json", "--contains", "two").stdout)
+    (network,) = read["networks"]
+    assert network["name"] == "two"
+    assert network["whole_ms"] == pytest.approx(network["sum_ms"], rel=0.2)
 
 
 def test_the_lookup_example_asks_for_what_the_device_can_do(

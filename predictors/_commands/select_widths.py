@@ -44,6 +44,7 @@ def select_widths(
     an evenly spaced grid would have taken.
     """
     from lut import LatencyTable, UsageError
+    from lut._grid import print_grid
     from predictors._show import (
         SURE_SHARE,
         UNSURE_NOTE,
@@ -70,11 +71,11 @@ def select_widths(
     console.print(styled((table.device.model, "bold"), f", {table.setting}"))
     console.print(f"g = {groups}, α = {alpha}")
     console.print()
-    console.print(widths_table(selections, hardware=table.device.kind.upper()))
+    print_grid(console, widths_table(selections, hardware=table.device.kind.upper()))
     for selection in selections:
         console.print()
         console.print(styled((selection.curve.name, "bold"), f", {selection.curve.size}: {law_line(selection)}"))
-        console.print(choices_table(selection))
+        print_grid(console, choices_table(selection))
     if any(c.chosen_share < SURE_SHARE for s in selections for c in s.choices):
         console.print()
         console.print(UNSURE_NOTE)

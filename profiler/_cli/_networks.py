@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lut._console import format_ms, styled
+from lut._grid import Column, Grid, print_grid
 from lut._network_text import AUDIT_STYLES, audit_level, audit_line, coverage, sum_line
 
 if TYPE_CHECKING:
@@ -30,35 +31,41 @@ def network_gains(table: LatencyTable) -> tuple[WidthGain, ...]:
     return width_gains(table, table.networks[0].network)
 
 
-def print_networks(console: Console, table: LatencyTable, *, verbose: bool) -> None:
-    """Print the user's network layer by layer, or what the sampled networks say of the sums."""
+def print_networks(console: Console, table: LatencyTable, *, verbose: bool, elsewhere: str | None) -> None:
+    """Print the user's network layer by layer, or what the sampled networks say of the sums.
+
+    Args:
+        console: where to.
+        table: what holds the networks.
+        verbose: list all layers.
+        elsewhere: where a reader finds the columns that a narrow terminal does not hold.
+    """
     if len(table.networks) == 1:
-        _print_network(console, table, table.networks[0], verbose=verbose)
+        _print_network(console, table, table.networks[0], verbose=verbose, elsewhere=elsewhere)
     console.print(audit_line(table), style=AUDIT_STYLES[audit_level(table)])
 
 
-def _print_network(console: Console, table: LatencyTable, network: MeasuredNetwork, *, verbose: bool) -> None:
-    from rich.table import Table
-
+def _print_network(
+    console: Console, table: LatencyTable, network: MeasuredNetwork, *, verbose: bool, elsewhere: str | None
+) -> None:
     shares = table.breakdown(network)
-    grid = Table(box=None, pad_edge=False)
-    grid.add_column("layer", overflow="fold")
-    grid.add_column("operators", overflow="fold")
     named = any(share.kernel for share in shares)
-    if named:
-        grid.add_column("runs as", overflow="fold")
-    for column in ("×", "ms each", "share"):
-        grid.add_column(column, justify="right", no_wrap=True)
     shown = shares if verbose else shares[:SHOWN]
+    rows = []
     for share in shown:
         texts = [share.name, str(share.layer), *([share.kernel or ""] if named else [])]
         if share.ms is None or share.share is None:
-            grid.add_row(*texts, str(share.times), "–", "not known")
+            rows.append((*texts, str(share.times), "–", "not known"))
         else:
-            grid.add_row(*texts, str(share.times), format_ms(share.ms), f"{share.share:.1%}")
+            rows.append((*texts, str(share.times), format_ms(share.ms), f"{share.share:.1%}"))
+    columns = (
+        *(Column("layer", text=True), Column("operators", 2, text=True)),
+        *(Column("runs as", 3, text=True),) * named,
+        *(Column("×", 1), Column("ms each"), Column("share")),
+    )
     console.print()
     console.print(styled((network.name, "bold"), f": {coverage(network, len(shares))}"))
-    console.print(grid)
+    print_grid(console, Grid(columns, tuple(rows)), elsewhere=elsewhere)
     if len(shares) > len(shown):
         rest = sum(share.share or 0.0 for share in shares[len(shown) :])
         console.print(f"… and {len(shares) - len(shown)} more, {rest:.1%} of the time: --verbose shows all")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lut._console import format_ms, print_json, styled
+from lut._grid import print_grid
 from lut._records import NOT_CHOSEN
 from lut._statistics import quantile
 from profiler._cli._networks import networks_json, print_networks
@@ -47,6 +48,8 @@ def print_result(
 
     device = table.device
     session = table.sessions[-1] if table.sessions else None
+    # What was measured is not measured again to see it.
+    other = None if report is None else str(report)
     console.print()
     console.print(styled((device.model, "bold"), f"{_cores(device)}, {device.system}"))
     console.print(f"{table.setting}{'' if session is None else ', ' + session.software.runtime}")
@@ -63,14 +66,14 @@ def print_result(
     if selections:
         console.print()
         console.print(f"Hardware-aware widths (g = {groups}, α = {alpha})")
-        console.print(widths_table(selections, hardware=device.kind.upper()))
+        print_grid(console, widths_table(selections, hardware=device.kind.upper()), elsewhere=other)
         if any(c.chosen_share < SURE_SHARE for s in selections for c in s.choices):
             console.print(UNSURE_NOTE)
     if verbose:
         for selection in selections:
             console.print()
             console.print(styled((selection.curve.name, "bold"), f", {selection.curve.size}: {law_line(selection)}"))
-            console.print(choices_table(selection))
+            print_grid(console, choices_table(selection), elsewhere=other)
         _print_flags(console, table)
     for failure in table.failures[:10]:
         console.print(f"failed: {failure.layer}: {failure.reason}: {failure.message}", style="red")
@@ -84,11 +87,11 @@ def print_result(
     if table.sampled:
         _print_sampled(console, table, output)
     else:
-        print_networks(console, table, verbose=verbose)
+        print_networks(console, table, verbose=verbose, elsewhere=other)
     if gains:
         console.print()
         console.print("What other widths would buy", style="bold")
-        console.print(gains_table(gains))
+        print_grid(console, gains_table(gains), elsewhere=other)
         console.print(GAINS_NOTE)
     if session is not None:
         console.print()

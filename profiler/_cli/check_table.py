@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lut._console import format_ms, make_console, print_json, run_single_command
+from lut._grid import Column, Grid, print_grid
 from profiler._cli._progress import ProgressBar, Standing
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def _print_result(console: Console, table: LatencyTable, result: CheckResult, *,
     line = _speed_line(result)
     say(line, "yellow" if line.startswith("warning") else None)
     console.print()
-    console.print(_grid(result, verbose=verbose))
+    print_grid(console, _grid(result, verbose=verbose))
     for item in result.layers:
         if item.reason is not None:
             say(f"undecided: {item.layer}: {item.reason}", "yellow")
@@ -187,21 +188,19 @@ def _speed_line(result: CheckResult) -> str:
     return f"{text}; that is taken out below"
 
 
-def _grid(result: CheckResult, *, verbose: bool) -> object:
-    from rich.table import Table
-
-    grid = Table(box=None, pad_edge=False)
-    grid.add_column("layer", overflow="fold")
-    for column in ("table ms", "now ms", "ratio", "allowed", *(["visits"] if verbose else [])):
-        grid.add_column(column, justify="right", no_wrap=True)
-    grid.add_column("", no_wrap=True)
+def _grid(result: CheckResult, *, verbose: bool) -> Grid:
+    columns = (
+        *(Column("layer", text=True), Column("table ms", 1), Column("now ms", 1), Column("ratio")),
+        *(Column("allowed", 2), *([Column("visits", 3)] if verbose else []), Column("verdict", left=True)),
+    )
     styles = {"slower": "red", "faster": "red", "undecided": "yellow"}
+    rows = []
     for item in result.layers:
         cells = [str(item.layer), format_ms(item.table_ms), _ms(item.now_ms), _ratio(item.ratio), _allowed(item)]
         if verbose:
             cells.append(str(item.visits))
-        grid.add_row(*cells, item.verdict, style=styles.get(item.verdict))
-    return grid
+        rows.append((*cells, item.verdict))
+    return Grid(columns, tuple(rows), tuple(styles.get(item.verdict) for item in result.layers))
 
 
 def _network_lines(network: NetworkCheck) -> Iterator[str]:

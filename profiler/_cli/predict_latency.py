@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lut._console import format_ms, make_console, print_json, run_single_command, styled
+from lut._grid import Column, Grid, print_grid
 from profiler._cli._workloads import ExpandOption, SetOption
 
 if TYPE_CHECKING:
@@ -164,28 +165,20 @@ def _of_space(name: str, choices: str, *, expand: float | None, settings: list[s
 
 
 def _print(console: Console, loaded: LatencyPredictor, found: NetworkPrediction, *, verbose: bool) -> None:
-    from rich.table import Table
-
     console.print(styled((loaded.device.model, "bold"), f", {loaded.setting}"))
     console.print()
-    grid = Table(box=None, pad_edge=False)
-    grid.add_column("layer", overflow="fold")
-    grid.add_column("operators", overflow="fold")
-    for column in ("×", "ms in it", "share", "known by"):
-        grid.add_column(column, justify="left" if column == "known by" else "right", no_wrap=True)
     rows = _distinct(found)
     shown = rows if verbose else rows[:SHOWN]
+    columns = (
+        *(Column("layer", text=True), Column("operators", 3, text=True), Column("×", 2), Column("ms in it")),
+        *(Column("share"), Column("known by", 1, left=True)),
+    )
+    cells = []
     for row in shown:
         known = row["origin"] if row["origin"] == "measured" else f"{row['origin']} ±{row['deviation']:.0%}"
-        grid.add_row(
-            row["name"],
-            row["layer"],
-            str(row["count"]),
-            format_ms(row["contribution_ms"]),
-            f"{row['count'] * row['contribution_ms'] / found.ms:.1%}",
-            known,
-        )
-    console.print(grid)
+        share = f"{row['count'] * row['contribution_ms'] / found.ms:.1%}"
+        cells.append((row["name"], row["layer"], str(row["count"]), format_ms(row["contribution_ms"]), share, known))
+    print_grid(console, Grid(columns, tuple(cells)))
     if len(rows) > len(shown):
         rest = sum(row["count"] * row["contribution_ms"] for row in rows[len(shown) :]) / found.ms
         console.print(f"… and {len(rows) - len(shown)} more, {rest:.1%} of the time: --verbose shows all")

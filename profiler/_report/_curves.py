@@ -9,7 +9,7 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from predictors._show import CHOICES_HEADER, SURE_SHARE, UNSURE_NOTE, choice_cells, law_line
+from predictors._show import CHOICES_COLUMNS, SURE_SHARE, UNSURE_NOTE, choice_cells, law_line
 from predictors._widths import WidthSelection
 from profiler._report._page import Block, Cell, Chart, Fold, Section, Table, Text
 from profiler._report._plots import CHOSEN, LAW, QUIET, add_stairs, finish, known, width_ticks
@@ -119,7 +119,7 @@ def selection_blocks(selection: WidthSelection) -> list[Block]:
         "One choice per group: its margin over the runner-up in standard errors, how often resampled visits choose it, "
         "and what an evenly spaced grid would have taken."
     )
-    numbers: list[Block] = [Text(law_line(selection)), Text(note), Table(CHOICES_HEADER, rows)]
+    numbers: list[Block] = [Text(law_line(selection)), Text(note), Table([column.title for column in CHOICES_COLUMNS], rows)]
     chart = stairs_chart(stair_points(selection), f"stairs-{curve.name}")
     return [
         chart._replace(caption=f"{curve.name}, {curve.size}" if curve.size else curve.name),

@@ -6,11 +6,11 @@ import time
 from typing import TYPE_CHECKING, Any, final
 
 from lut._console import format_ms, styled
+from lut._grid import Column, Grid, print_grid
 from search._commands._phases import Phases
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table as RichTable
 
     from lut import Network
     from search._rcas import RcasStep
@@ -129,16 +129,14 @@ def _budgets(plan: RcasPlan) -> str:
 def print_rcas(console: Console, result: RcasRun, resources: NetworkResources) -> None:
     """Print the network found beside the baseline, and how the search went."""
     console.print()
-    console.print(_compared(result, resources))
+    print_grid(console, _compared(result, resources))
     console.print()
     _print_course(console, result)
     _print_latency(console, result)
 
 
-def _compared(result: RcasRun, resources: NetworkResources) -> RichTable:
+def _compared(result: RcasRun, resources: NetworkResources) -> Grid:
     """Return a table of the network found and the baseline; columns of which nothing is known are left out."""
-    from rich.table import Table
-
     prediction, measured = result.search.prediction, result.measured
     upper = "" if prediction is None or prediction.high_ms is None else f" (≤ {format_ms(prediction.high_ms)})"
 
@@ -165,13 +163,12 @@ def _compared(result: RcasRun, resources: NetworkResources) -> RichTable:
             )
         ),
     }
-    grid = Table(box=None, pad_edge=False)
     known = {name: cells for name, cells in columns.items() if any(cells)}
-    for name in known:
-        grid.add_column(name, justify="right" if name else "left")
-    for row in zip(*known.values(), strict=True):
-        grid.add_row(*row)
-    return grid
+    dropped = {"M madds": 2, "M params": 1, "blocks": 3}
+    return Grid(
+        tuple(Column(name, dropped.get(name, 0), left=not name) for name in known),
+        tuple(zip(*known.values(), strict=True)),
+    )
 
 
 def _print_course(console: Console, result: RcasRun) -> None:

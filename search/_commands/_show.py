@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lut._console import format_ms, styled
+from lut._grid import Column, Grid, print_grid
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,13 +43,11 @@ def print_plan(console: Console, plan: RunPlan, cost: NetworkCost, classes: int)
 
 def print_result(console: Console, result: RunResult) -> None:
     """Print the network found beside the base network."""
-    from rich.table import Table
-
     found, measured = result.search.prediction, result.measured
-    grid = Table(box=None, pad_edge=False)
-    grid.add_column("")
-    for name in ("predicted ms", "measured ms", "accuracy", "M madds", "M params", "layers"):
-        grid.add_column(name, justify="right")
+    columns = (
+        *(Column("", left=True), Column("predicted ms"), Column("measured ms"), Column("accuracy")),
+        *(Column("M madds", 2), Column("M params", 1), Column("layers", 3)),
+    )
     bound = "" if found.high_ms is None else f" (≤ {format_ms(found.high_ms)})"
     rows: list[tuple[str, str, float | None, Any, Any]] = [
         (
@@ -66,8 +65,8 @@ def print_result(console: Console, result: RunResult) -> None:
             result.base,
         ),
     ]
-    for name, predicted, ms, trained, network in rows:
-        grid.add_row(
+    cells = tuple(
+        (
             name,
             predicted,
             "–" if ms is None else format_ms(ms),
@@ -76,8 +75,10 @@ def print_result(console: Console, result: RunResult) -> None:
             f"{network.parameters / 1e6:.3f}",
             str(len(network.layers)),
         )
+        for name, predicted, ms, trained, network in rows
+    )
     console.print()
-    console.print(grid)
+    print_grid(console, Grid(columns, cells))
     if measured is not None:
         up = measured.speed_up
         console.print()

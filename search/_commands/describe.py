@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lut._console import format_ms, make_console, print_json, styled
+from lut._grid import Column, Grid, print_grid
 from profiler._cli._workloads import ExpandOption, SetOption
 from search._commands._common import LARGEST_SEED
 
@@ -141,15 +142,13 @@ def _content(
 
 
 def _print(content: dict[str, Any]) -> None:
-    from rich.table import Table
-
     console = make_console()
     latency = content.get("latency")
-    grid = Table(box=None, pad_edge=False)
-    grid.add_column("layer", overflow="fold")
-    grid.add_column("operators", overflow="fold")
-    for column in ("output", "parameters", "M madds", *(("ms",) if latency else ())):
-        grid.add_column(column, justify="right", no_wrap=True)
+    columns = (
+        *(Column("layer", text=True), Column("operators", 3, text=True), Column("output", 2)),
+        *(Column("parameters", 1), Column("M madds", 1), *((Column("ms"),) if latency else ())),
+    )
+    rows = []
     for row in content["layers"]:
         cells = [
             row["name"] + (f" ×{row['count']}" if row["count"] > 1 else ""),
@@ -160,8 +159,8 @@ def _print(content: dict[str, Any]) -> None:
         ]
         if latency:
             cells.append(format_ms(row["ms"]) + ("" if row["origin"] == "measured" else "~"))
-        grid.add_row(*cells)
-    console.print(grid)
+        rows.append(tuple(cells))
+    print_grid(console, Grid(columns, tuple(rows)))
     if latency and any(row["origin"] != "measured" for row in content["layers"]):
         console.print("~ predicted, not measured")
     console.print()

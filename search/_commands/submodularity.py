@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lut._console import make_console, print_json, styled
+from lut._grid import Column, Grid, print_grid
 from search._commands._common import LARGEST_SEED
 
 if TYPE_CHECKING:
@@ -164,21 +165,20 @@ def submodularity(
 
 
 def _print(console: Console, found: Submodularity) -> None:
-    from rich.table import Table
-
     from search._commands._rcas_show import show_value
 
     def share(value: float | None) -> str:
         return "" if value is None else f"{value:.0%}"
 
-    grid = Table(box=None, pad_edge=False)
     points = all(0 <= step.mean <= 1 for step in found.steps)
     unit = " points" if points else ""
     scale = 100 if points else 1
-    for name in ("blocks", "mean", f"±{unit} (95 %)", f"gained{unit}", "gain rose", "lost"):
-        grid.add_column(name, justify="right")
-    for step in found.steps:
-        grid.add_row(
+    columns = (
+        *(Column("blocks"), Column("mean"), Column(f"±{unit} (95 %)", 1), Column(f"gained{unit}", 2)),
+        *(Column("gain rose"), Column("lost")),
+    )
+    rows = tuple(
+        (
             str(step.blocks),
             show_value(step.mean),
             f"{scale * 1.96 * step.standard_error:.3g}",
@@ -186,7 +186,9 @@ def _print(console: Console, found: Submodularity) -> None:
             share(step.diminishing_broken),
             share(step.monotone_broken),
         )
-    console.print(grid)
+        for step in found.steps
+    )
+    print_grid(console, Grid(columns, rows))
     networks = "network" if found.networks == 1 else "networks"
     console.print()
     console.print(
