@@ -37,6 +37,11 @@ class ModelSpec(NamedTuple):
     seed: int
     kinds: tuple[tuple[str, int], ...] = ()
 
+    @property
+    def input_text(self) -> str:
+        """The inputs' shapes as they are given: ``1x3x224x224``, several with commas; empty where there are none."""
+        return ",".join("x".join(map(str, shape)) for shape in self.shapes)
+
     def __str__(self) -> str:
         return (
             f"{Path(self.place).name}:{self.factory}" if self.place.endswith(".py") else f"{self.place}:{self.factory}"

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import pytest
 from _commands import run_here
 from conftest import HANGS_S, in_the_foreground, wait_until
@@ -20,6 +21,8 @@ from lut.errors import InterruptedRunError, TargetUnavailableError
 from lut.primitives import Activation, ActivationKind, BatchNorm2d, ChannelShuffle, Concat, MaxPool2d, Mul
 from profiler._coreml import _convert as convert
 from profiler._coreml import export_bundle, load_bundle
+from profiler._coreml._bundle import RelativePath, program_path
+from profiler._coreml._export import _model_names
 from profiler._coreml._options import make_options
 from profiler._coreml._programs import ProgramPlan, plan_layers
 from profiler._coreml._worker import _content
@@ -130,6 +133,70 @@ def folder(tmp_path: Path) -> Path:
     for name in ("lut", "search", "profiler", "predictors"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
     return tmp_path
+
+
+@needs_coremltools
+def test_each_model_has_its_own_input_and_a_file_that_says_whose_it_is(folder: Path) -> None:
+    (folder / "b").mkdir()
+    shutil.copy(folder / "net.py", folder / "b" / "net.py")
+    models = ("net.py:make", "net.py:make", "net.py:with_input", "b/net.py:odd")
+    inputs = ("2x3x12x12", "2x3x16x16", "own", "2x8:int32:5")
+    given = [word for pair in zip(models, inputs, strict=True) for word in ("--model", pair[0], "--input", pair[1])]
+    # One cannot be converted; the others are.
+    done = command(folder, *given, "-o", "out", "--jobs", "1", code=3)
+    manifest = load_bundle(folder / "out")
+    found = {network.name: network.program for network in manifest.networks}
+    assert list(found) == ["net.py:make 2x3x12x12", "net.py:make 2x3x16x16", "net.py:with_input"]
+    programs = {program.id: program for program in manifest.programs}
+    shapes = [programs[program].inputs[0].shape for program in found.values()]
+    assert shapes == [(2, 3, 12, 12), (2, 3, 16, 16), (2, 3, 12, 12)]
+    for name, readable in zip(
+        found, ("net.py-make-2x3x12x12", "net.py-make-2x3x16x16", "net.py-with_input"), strict=True
+    ):
+        path = f"programs/{readable}-{found[name]}.mlpackage"
+        assert programs[found[name]].path == path
+        assert f"network {name}: {path}" in done.stdout
+        assert (folder / "out" / path).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--input", "1x3x8x8", "--input", "1x3x9x9"), "2 times --input for 3 --model"),
+        (("--input", "1x3x8x8", "--input", "4x3x8x8", "--input", "own"), "the batches 1 (net.py:make), 4 (net.py:odd)"),
+        (("--input", "wide"), "--input is a shape"),
+    ],
+)
+def test_inputs_that_do_not_fit_the_models(folder: Path, words: tuple[str, ...], said: str) -> None:
+    models = ("--model", "net.py:make", "--model", "net.py:odd", "--model", "net.py:with_input")
+    done = command(folder, *models, *words, "-o", "out", code=2)
+    assert said in done.stderr
+    assert not (folder / "out").exists()
+
+
+def test_models_are_named_by_no_more_than_tells_them_apart(folder: Path) -> None:
+    (folder / "b" / "b").mkdir(parents=True)
+    for place in ("b", "b/b"):
+        shutil.copy(folder / "net.py", folder / place / "net.py")
+
+    def named(*models: tuple[str, str | None]) -> list[str]:
+        return _model_names([parse_model(str(folder / place), text, 0) for place, text in models])
+
+    assert named(("net.py:make", "1x2"), ("net.py:odd", "1x2")) == ["net.py:make", "net.py:odd"]
+    assert named(("net.py:make", "1x2"), ("net.py:make", "1x3,1x4")) == ["net.py:make 1x2", "net.py:make 1x3,1x4"]
+    assert named(("net.py:make", None), ("b/net.py:make", None))[1] == "b/net.py:make"
+    same = named(("b/net.py:make", None), ("b/b/net.py:make", None))
+    assert same == [f"{folder / 'b' / 'net.py'}:make", f"{folder / 'b' / 'b' / 'net.py'}:make"]
+
+
+@pytest.mark.parametrize("title", ["conv3×3 16→32 +bn @8×8", "../../x", "", "…", ".", "a\n/b", "x" * 1000, "CON"])
+def test_a_readable_file_name_is_one_that_a_manifest_may_have(title: str) -> None:
+    path = program_path(title, "0123456789abcdef", ".mlpackage")
+    assert msgspec.convert(path, RelativePath) == path
+    assert path.count("/") == 1
+    assert path.endswith("0123456789abcdef.mlpackage")
+    assert len(path) < 130
+    assert program_path("conv3×3 16→32 @8×8", "0" * 16, ".mlmodel").startswith("programs/conv3x3-16to32-8x8-0")
 
 
 @needs_coremltools

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 
     from lut import ChannelCurve, Layer
     from profiler._coreml._export import ExportProgress, ExportResult
+    from profiler._model import ModelSpec
 
 __all__ = ["main"]
+
+# Instead of a shape: the factory returns the input beside the module.
+OWN_INPUT = "own"
 
 
 def main() -> None:
@@ -37,7 +41,13 @@ def export_coreml(
         ),
     ] = None,
     input_shape: Annotated[
-        str | None, typer.Option("--input", metavar="1x3x224x224", help="The networks' input, with the batch in front.")
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="1x3x224x224",
+            help="The networks' input, the batch in front: one for all, or one for each --model in their order; own is "
+            "what the factory returns.",
+        ),
     ] = None,
     layers: Annotated[
         Path | None, typer.Option("--layers", metavar="FILE", help="Layers from a JSON file, as in profile-device.")
@@ -93,7 +103,7 @@ def export_coreml(
         raise UsageError(
             "say what to export: --model FILE.py:FACTORY --input 1x3x224x224, --layers FILE or --space NAME"
         )
-    first = models[0].shapes[0][0] if models and models[0].shapes else None
+    first = next((spec.shapes[0][0] for spec in models if spec.shapes), None)
     if batch is None:
         batch = first if first is not None and not wanted else 1
     if wanted and first is not None and first != batch:
@@ -138,13 +148,33 @@ def export_coreml(
         )
 
 
-def _models(model: list[str] | None, input_shape: str | None, seed: int) -> tuple[Any, ...]:
+def _models(model: list[str] | None, inputs: list[str] | None, seed: int) -> tuple[ModelSpec, ...]:
+    """Return the models, each with its input: the one that is given, or the one at its place."""
     from lut import UsageError
     from profiler._model import parse_model
 
-    if input_shape is not None and not model:
+    models, inputs = model or [], inputs or []
+    if inputs and not models:
         raise UsageError("--input is the input of a --model, and none is given")
-    return tuple(dict.fromkeys(parse_model(text, input_shape, seed) for text in model or ()))
+    if len(inputs) > 1 and len(inputs) != len(models):
+        raise UsageError(
+            f"{len(inputs)} times --input for {len(models)} --model: give one for all, or one for each in the order of "
+            f"the models ({OWN_INPUT}: the input that the factory returns; several inputs of one model: with commas)"
+        )
+    texts = inputs * len(models) if len(inputs) == 1 else inputs or [OWN_INPUT] * len(models)
+    found = tuple(
+        dict.fromkeys(
+            parse_model(place, None if text.strip() == OWN_INPUT else text, seed)
+            for place, text in zip(models, texts, strict=True)
+        )
+    )
+    batches = {spec.shapes[0][0]: spec for spec in found if spec.shapes}
+    if len(batches) > 1:
+        named = ", ".join(f"{batch} ({spec})" for batch, spec in batches.items())
+        raise UsageError(
+            f"--input has the batches {named}, and a bundle is of one: export each batch to its own --output"
+        )
+    return found
 
 
 def _layers(
@@ -199,6 +229,9 @@ def _print_result(console: Console, result: ExportResult) -> None:
         console.print(f"failed: {failure.name}: {failure.message}", style="red")
     if len(manifest.failures) > 10:
         console.print(f"… and {len(manifest.failures) - 10} more failures, in the manifest", style="red")
+    paths = {program.id: program.path for program in manifest.programs}
+    for network in manifest.networks:
+        console.print(f"network {network.name}: {paths[network.program]}")
     console.print(f"bundle  {result.folder} ({manifest.bundle})")
     if manifest.programs:
         console.print(f"next    time it on the device: {result.folder / 'runner' / 'README.md'}")
@@ -206,6 +239,7 @@ def _print_result(console: Console, result: ExportResult) -> None:
 
 def _print_json(result: ExportResult) -> None:
     manifest = result.manifest
+    paths = {program.id: program.path for program in manifest.programs}
     value = {
         "bundle": manifest.bundle,
         "folder": str(result.folder),
@@ -213,6 +247,7 @@ def _print_json(result: ExportResult) -> None:
         "layers": len(manifest.layers),
         "networks": len(manifest.networks),
         "programs": len(manifest.programs),
+        "network_programs": {network.name: paths[network.program] for network in manifest.networks},
         "failures": [{"name": f.name, "message": f.message} for f in manifest.failures],
         "bytes": result.bytes,
         "elapsed_s": round(result.elapsed_s, 2),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -43,6 +44,7 @@ __all__ = [
     "load_bundle",
     "manifest_schema",
     "program_digest",
+    "program_path",
 ]
 
 MANIFEST = "manifest.json"
@@ -54,6 +56,8 @@ LARGEST_SEARCHED = 8 << 20
 # No file of a program is larger, and no program is made of more of them.
 LARGEST_FILE = 16 << 30
 MOST_FILES = 1_000
+# Of a file's name; below it stand the parts of a package, and some systems hold 260 characters in all.
+LONGEST_TITLE = 80
 
 Sha256: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 ProgramId: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
@@ -215,6 +219,19 @@ def program_digest(files: Iterable[FileHash]) -> str:
     """Return the digest of a program: the SHA-256 of one line ``sha256␠␠path`` per file, in the order of the paths."""
     lines = "".join(f"{file.sha256}  {file.path}\n" for file in sorted(files, key=lambda file: file.path))
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def program_path(title: str, program: str, suffix: str) -> str:
+    """Return where a program lies: ``programs/conv3x3-16to32-….mlpackage``, readable first and then its own digits.
+
+    Args:
+        title: what it is, for people; what no file name may hold is left out.
+        program: its id, which no other program has.
+        suffix: ``.mlpackage`` or ``.mlmodel``.
+    """
+    kept = re.sub("[^A-Za-z0-9_.]+", "-", title.replace("×", "x").replace("→", "to"))
+    readable = kept.strip("-.")[:LONGEST_TITLE].strip("-.")
+    return f"programs/{readable}{'-' if readable else ''}{program}{suffix}"
 
 
 RecordT = TypeVar("RecordT", bound=Record)

@@ -39,7 +39,7 @@ from lut.primitives import (
     Shape,
     Subgraph,
 )
-from profiler._coreml._bundle import Program, Tensor, hash_files, program_digest
+from profiler._coreml._bundle import Program, Tensor, hash_files, program_digest, program_path
 from profiler._coreml._options import ExportOptions
 from profiler._coreml._programs import ProgramPlan, Role, chained_input
 from profiler._machine import available_memory_bytes
@@ -200,7 +200,7 @@ def convert_network(
         LayerFailedError: it cannot be traced or converted, or nothing is left of it.
     """
     began = time.perf_counter()
-    path = f"programs/{made_from[:16]}{model_suffix(options)}"
+    path = program_path(what, made_from[:16], model_suffix(options))
     converted = convert_module(module, examples, options, root / path, temporary, outputs=False)
     if not converted.operators:
         _remove(root / path)

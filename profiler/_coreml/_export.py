@@ -134,13 +134,13 @@ def export_bundle(
         _check_space(root, plan, options)
         (root / "programs").mkdir(exist_ok=True)
         (state / "done").mkdir(exist_ok=True)
-        whole: tuple[ModelSpec | NetworkPlan, ...] = (*models, *networks)
-        count = max(1, min(workers or min(_cpus(), MOST_WORKERS), len(plan.programs) + len(whole)))
-        orders = [Order(i, model=(m.place, m.factory, m.shapes, m.seed)) for i, m in enumerate(models)]
+        names = [*_model_names(models), *(network.name for network in networks)]
+        count = max(1, min(workers or min(_cpus(), MOST_WORKERS), len(plan.programs) + len(names)))
+        orders = [Order(i, model=(name, m)) for i, (name, m) in enumerate(zip(names, models, strict=False))]
         orders += [Order(len(models) + i, network=network) for i, network in enumerate(networks)]
         # The longest first, so that no worker is left alone with one at the end.
         by_size = sorted(plan.programs, key=lambda program: -program.copies)
-        orders += [Order(len(whole) + i, plan=program) for i, program in enumerate(by_size)]
+        orders += [Order(len(names) + i, plan=program) for i, program in enumerate(by_size)]
         answers: dict[int, Answer] = {}
         try:
             software = _convert_all(root, options, orders, answers, count, began, progress)
@@ -150,15 +150,24 @@ def export_bundle(
                 f"{kept} of {len(orders)} programs are kept in {root}; run the same command again"
                 f"{' without --restart' if restart else ''} to go on from there"
             ) from None
-        manifest = _manifest(
-            plan, entries, curves, [_name_of(one) for one in whole], options, by_size, answers, software
-        )
+        manifest = _manifest(plan, entries, curves, names, options, by_size, answers, software)
         _finish(root, manifest)
     return ExportResult(root, manifest, sum(a.kept for a in answers.values()), time.monotonic() - began, count)
 
 
-def _name_of(whole: ModelSpec | NetworkPlan) -> str:
-    return whole.name if isinstance(whole, NetworkPlan) else str(whole)
+def _model_names(models: Sequence[ModelSpec]) -> list[str]:
+    """Return a name for each model that no other has: by its file, else with its input, its folder, or its path."""
+    ways: list[Callable[[ModelSpec], str]] = [
+        str,
+        lambda model: f"{model} {model.input_text}".strip(),
+        lambda model: f"{Path(model.place).parent.name}/{model} {model.input_text}".strip(),
+        lambda model: f"{model.place}:{model.factory} {model.input_text}".strip(),
+    ]
+    names = []
+    for model in models:
+        told = next((way for way in ways if [way(other) for other in models].count(way(model)) == 1), ways[-1])
+        names.append(told(model))
+    return names
 
 
 def _cpus() -> int:

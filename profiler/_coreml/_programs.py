@@ -67,6 +67,13 @@ class ProgramPlan(msgspec.Struct, frozen=True):
         return f"{self.role} of {self.copies}: {self.layer}"
 
     @property
+    def title(self) -> str:
+        """What the program's file begins with: the layer first, so that a layer's programs lie together."""
+        if self.layer is None:
+            return "additions of " + "×".join(map(str, self.shape or ())) + f" {self.copies} times"
+        return f"{self.layer} {self.role} of {self.copies}" if self.role != "one" else str(self.layer)
+
+    @property
     def parameters(self) -> int:
         """How many weights the program holds."""
         return self.copies * self.layer.parameters if self.layer is not None else 0

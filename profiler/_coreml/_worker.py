@@ -16,9 +16,10 @@ import msgspec
 from lut import Layer
 from lut._files import read_bytes, write_atomically
 from lut.errors import FileAccessError, LatencyLutError, LayerFailedError, ProfileError
-from profiler._coreml._bundle import Program, check_paths, hash_files
+from profiler._coreml._bundle import Program, check_paths, hash_files, program_path
 from profiler._coreml._options import ExportOptions
 from profiler._coreml._programs import ProgramPlan
+from profiler._model import ModelSpec
 
 __all__ = ["BOOT", "Answer", "Hello", "NetworkPlan", "Order", "ready_program", "save_record", "work"]
 
@@ -50,11 +51,11 @@ class NetworkPlan(msgspec.Struct, frozen=True):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What to convert: a planned program, a user's network (place, factory, shapes, seed), or one of ours."""
+    """What to convert: a planned program, a user's network by its name in the bundle, or one of ours."""
 
     number: int
     plan: ProgramPlan | None = None
-    model: tuple[str, str, tuple[tuple[int, ...], ...], int] | None = None
+    model: tuple[str, ModelSpec] | None = None
     network: NetworkPlan | None = None
 
 
@@ -130,7 +131,7 @@ def work(order: Order, hello: Hello, found: dict[str, str]) -> Answer:
         if order.network is not None:
             return _layers_network(order.number, order.network, hello, found)
         assert order.model is not None
-        return _network(order.number, order.model, hello, found)
+        return _network(order.number, *order.model, hello, found)
     except LayerFailedError as error:
         return Answer(order.number, kind=error.reason, message=str(error))
     except UsageError as error:
@@ -157,22 +158,19 @@ def _layer_program(number: int, plan: ProgramPlan, hello: Hello, found: dict[str
             plan,
             hello.options,
             root=Path(hello.root),
-            path=f"programs/{made_from[:16]}{model_suffix(hello.options)}",
+            path=program_path(plan.title, made_from[:16], model_suffix(hello.options)),
             temporary=Path(hello.temporary),
             made_from=made_from,
         ),
     )
 
 
-def _network(
-    number: int, model: tuple[str, str, tuple[tuple[int, ...], ...], int], hello: Hello, found: dict[str, str]
-) -> Answer:
+def _network(number: int, title: str, spec: ModelSpec, hello: Hello, found: dict[str, str]) -> Answer:
     from profiler._coreml._convert import convert_network
-    from profiler._model import ModelSpec, load_model
+    from profiler._model import load_model
 
-    spec = ModelSpec(*model)
     module, examples = load_model(spec)
-    digest = hashlib.sha256(msgspec.json.encode((str(spec), hello.options, sorted(found.items()))))
+    digest = hashlib.sha256(msgspec.json.encode((title, hello.options, sorted(found.items()))))
     digest.update(repr([(tuple(x.shape), str(x.dtype)) for x in examples]).encode())
     digest.update(str(module).encode())
     for name, value in module.state_dict().items():
@@ -188,7 +186,7 @@ def _network(
             module,
             examples,
             hello.options,
-            what=str(spec),
+            what=title,
             root=Path(hello.root),
             temporary=Path(hello.temporary),
             made_from=made_from,
