@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_origin, get_type_hints
-
-import msgspec
+from typing import Any, get_type_hints
 
 from lut import UsageError
-from lut._printable import lowered
+from lut._printable import shortened
 from lut._suggest import did_you_mean
+from profiler._option_text import NoTextError, parse_text
 
 __all__ = ["check_known", "converted", "option_names", "parse_settings"]
 
@@ -55,7 +54,7 @@ def parse_settings(texts: Sequence[str]) -> dict[str, str]:
 
 
 def converted(what: str, factory: Callable[..., Any], texts: Mapping[str, str]) -> dict[str, Any]:
-    """Return options that are given as text as their factory takes them: numbers, booleans, names.
+    """Return options that are given as text as their factory takes them: numbers, booleans, names, lists, ``none``.
 
     Args:
         what: the plug-in, for errors.
@@ -67,17 +66,16 @@ def converted(what: str, factory: Callable[..., Any], texts: Mapping[str, str]) 
     """
     check_known(what, list(texts), option_names(factory))
     made_by: Any = factory
-    hints = get_type_hints(made_by.__init__ if isinstance(factory, type) else factory)
+    try:
+        hints = get_type_hints(made_by.__init__ if isinstance(factory, type) else factory, include_extras=True)
+    except (NameError, TypeError) as error:
+        raise UsageError(f"--set: {what} has annotations that cannot be read ({error}); make it in Python") from None
     found = {}
     for name, text in texts.items():
-        hint = hints.get(name, str)
         try:
-            listed = get_origin(hint) in (tuple, list, Sequence)
-            given = [part.strip() for part in text.split(",")] if listed else text
-            found[name] = msgspec.convert(given, type=hint, strict=False)
-        except msgspec.ValidationError as error:
-            problem = str(error).split(" - at")[0]
-            raise UsageError(f"--set {name}={text}: {lowered(problem)}") from None
-        except TypeError:
+            found[name] = parse_text(hints.get(name, str), text)
+        except NoTextError:
             raise UsageError(f"--set {name}: {what} takes no text for it; make it in Python") from None
+        except ValueError as error:
+            raise UsageError(f"--set {name}={shortened(text, 60)}: {error}") from None
     return found

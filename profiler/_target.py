@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import random
 import time
@@ -16,6 +17,7 @@ from lut import Device, Layer, Network, Setting, UsageError
 from lut._records import RejectionCause, Software
 from lut._suggest import did_you_mean, unknown
 from lut.errors import LayerFailedError, TargetUnavailableError
+from profiler._options import option_names
 from profiler._sources import NetworkSource
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "as_flag",
     "available_targets",
     "load_target",
+    "offered_options",
     "target_factory",
     "target_spec",
 ]
@@ -210,6 +213,18 @@ def as_flag(option: str) -> str:
     return "--" + option.replace("_", "-")
 
 
+def offered_options(factory: Callable[..., Any]) -> tuple[str, ...]:
+    """Return a target's options that are for people: not those that it derives from the layers, its ``defaults``."""
+    names = option_names(factory)
+    if not (isinstance(factory, type) and issubclass(factory, Target)):
+        return names
+    derived: Mapping[str, Any] = {}
+    # Another's target may have no answer where there are no layers.
+    with contextlib.suppress(Exception):
+        derived = factory.defaults(())
+    return tuple(name for name in names if name == "batch" or name not in derived)
+
+
 def target_spec(
     name: str,
     layers: Sequence[Layer],
@@ -236,8 +251,7 @@ def target_spec(
     if isinstance(factory, type) and issubclass(factory, Target):
         defaults = factory.defaults(layers, networks)
     if strange := sorted(given.keys() - known_options):
-        # What is derived from the layers is no option of a command.
-        offered = known_options - (defaults.keys() - {"batch"})
+        offered = offered_options(factory)
         raise UsageError(
             f"target {name} has no option {', '.join(map(spelled, strange))}; it has "
             + ", ".join(sorted(map(spelled, offered)))

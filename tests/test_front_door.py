@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import enum
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Optional
 
+import msgspec
 import onnx
 import pytest
 import torch
@@ -335,25 +338,115 @@ def test_batches_are_fixed_by_layers_that_were_traced_with_one(tmp_path: Path) -
 # Options of plug-ins.
 
 
-def test_options_are_converted_to_what_a_factory_takes() -> None:
-    def make(*, depth: int = 3, width: float = 1.0, names: tuple[int, ...] = (), deep: bool = False, free=None) -> None:  # type: ignore[no-untyped-def]
-        """Take one of each."""
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
 
-    texts = {"depth": "32", "width": "0.5", "names": "1, 5", "deep": "true", "free": "as it is"}
-    assert converted("it", make, texts) == {
-        "depth": 32,
-        "width": 0.5,
-        "names": (1, 5),
-        "deep": True,
-        "free": "as it is",
-    }
-    for texts, problem in (
-        ({"dept": "3"}, r"it has no option 'dept'; it has depth, .*did you mean 'depth'\?"),
-        ({"depth": "much"}, r"--set depth=much: "),
-        ({"names": "1,b"}, r"--set names=1,b: "),
-    ):
+
+def with_options(  # type: ignore[no-untyped-def]
+    *,
+    depth: int = 3,
+    width: float = 1.0,
+    names: tuple[int, ...] = (),
+    deep: bool = False,
+    most: int | None = 3,
+    ratio: Optional[float] = None,  # noqa: UP045 - as older code has it
+    title: str | None = None,
+    pair: tuple[int, str] = (1, "a"),
+    stages: list[list[int]] | None = None,
+    shares: Sequence[float] = (),
+    kind: Literal["all", "same", 3] = "all",
+    either: int | Literal["auto"] = "auto",
+    share: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.5,
+    colour: Colour = Colour.RED,
+    many: Annotated[list[int], msgspec.Meta(min_length=1, max_length=2)] = [1],  # noqa: B006 - never called
+    called: Callable[[], None] | None = None,
+    free=None,
+) -> None:
+    """Take one of each."""
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "value"),
+    [
+        ("depth", "32", 32),
+        ("depth", " -3 ", -3),
+        ("width", "5e-1", 0.5),
+        ("names", "1, 5", (1, 5)),
+        ("names", "[1, 5]", (1, 5)),
+        ("names", "", ()),
+        ("deep", "true", True),
+        ("deep", "Off", False),
+        ("most", "none", None),
+        ("most", "7", 7),
+        ("ratio", "None", None),
+        ("ratio", "2", 2.0),
+        ("title", "none", None),
+        ("title", "12", "12"),
+        ("pair", "3,b", (3, "b")),
+        ("stages", "[[1,2],[3]]", [[1, 2], [3]]),
+        ("stages", "none", None),
+        ("shares", "0.5,1", [0.5, 1.0]),
+        ("kind", "same", "same"),
+        ("kind", "3", 3),
+        ("either", "auto", "auto"),
+        ("either", "4", 4),
+        ("share", "0", 0.0),
+        ("colour", "blue", Colour.BLUE),
+        ("many", "1,2", [1, 2]),
+        ("free", "as it is", "as it is"),
+    ],
+)
+def test_options_are_converted_to_what_a_factory_takes(option: str, text: str, value: object) -> None:
+    found = converted("it", with_options, {option: text})
+    assert found == {option: value}
+    assert type(found[option]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "said"),
+    [
+        ("depth", "much", "expected a whole number, got 'much'"),
+        ("depth", "3.5", "expected a whole number, got '3.5'"),
+        ("depth", "none", "expected a whole number, got 'none'"),
+        ("width", "nan", "expected a number, got 'nan'"),
+        ("names", "1,b", "expected a whole number, got 'b'"),
+        ("names", "1,,2", "expected a whole number, got ''"),
+        ("names", "[1, 2", "expected a list with commas, each a whole number, got '[1, 2'"),
+        ("deep", "maybe", "expected true or false, got 'maybe'"),
+        ("most", "few", "expected a whole number or none, got 'few'"),
+        ("pair", "3", "expected 2 values with commas (a whole number, a text), got '3'"),
+        (
+            "stages",
+            "1,2",
+            "expected a list of lists, such as [[1, 2], [3]] or none, got '1,2'",
+        ),
+        ("kind", "alll", "expected one of 3, all, same, got 'alll'; did you mean 'all'?"),
+        ("either", "auto1", "expected a whole number or one of auto, got 'auto1'"),
+        ("share", "1", "expected a number (at least 0, below 1), got '1'"),
+        ("colour", "rde", "expected one of red, blue, got 'rde'; did you mean 'red'?"),
+        ("many", "1,2,3", "expected 1 to 2 values, got 3"),
+    ],
+)
+def test_options_that_do_not_fit_say_what_does(option: str, text: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        converted("it", with_options, {option: text})
+    assert str(caught.value) == f"--set {option}={text}: {said}"
+
+
+def test_options_are_said_in_our_words() -> None:
+    with pytest.raises(UsageError, match="--set called: it takes no text for it; make it in Python"):
+        converted("it", with_options, {"called": "f"})
+
+    def unreadable(*, x: int = 3) -> None:
+        """Have an annotation that is gone."""
+
+    unreadable.__annotations__["x"] = "Nowhere"
+    with pytest.raises(UsageError, match="annotations that cannot be read"):
+        converted("it", unreadable, {"x": "1"})
+    for texts, problem in (({"dept": "3"}, r"it has no option 'dept'; it has depth, .*did you mean 'depth'\?"),):
         with pytest.raises(UsageError, match=problem):
-            converted("it", make, texts)
+            converted("it", with_options, texts)
     assert parse_settings(["a-b=c=d", "space.depth=3"]) == {"a_b": "c=d", "space.depth": "3"}
     for wrong, problem in ((["depth"], "is KEY=VALUE"), (["=3"], "is KEY=VALUE"), (["a=1", "a=2"], "given twice")):
         with pytest.raises(UsageError, match=problem):
@@ -391,7 +484,13 @@ def test_commands_pass_options_on(tmp_path: Path) -> None:
     assert "--set dept: there is no such option; space resnet-cifar has expand, depth, depths, classes" in text
     assert "did you mean 'depth'?" in text
     assert "leave it away" in refused("profile-device", "--space", "rcnet-cifar", "--expand", "2")
-    assert "--batch and --set batch say the same" in refused(*profiled, "--batch", "2", "--set", "batch=4")
+    assert "it has a flag of its own, --memory-format" in refused(*profiled, "--set", "target.memory-format=x")
+    # What a target derives from the layers is nobody's to set.
+    text = refused(*profiled, "--set", "chain=4")
+    assert "there is no such option" in text
+    assert "target cpu has none (and the flags --batch, --dtype, --threads, " in text
+    assert "kernel_cache" not in text
+    assert "did you mean '--threads'?" in refused(*profiled, "--set", "thread=4")
     assert "--set is KEY=VALUE" in refused(*profiled, "--set", "depth")
     assert "about a --space or a --sweep" in refused("profile-device", "--model", "my.py:make", "--expand", "2")
     described = ("search-architecture", "describe", "resnet-cifar", "random", "--json")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
@@ -46,50 +46,71 @@ class PlugInOptions(NamedTuple):
     target: Mapping[str, Any]
 
 
-def plug_in_options(texts: Sequence[str] | None, *, space: str | None, target: str | None) -> PlugInOptions:
+def plug_in_options(
+    texts: Sequence[str] | None, *, space: str | None, target: str | None, flags: Collection[str] = ()
+) -> PlugInOptions:
     """Return what ``--set KEY=VALUE`` says, by the plug-in whose option it is.
 
     Args:
         texts: as they are given.
         space: the space's name; ``None`` where none is measured.
         target: the target's name; ``None`` where nothing is.
+        flags: options of targets that the command has as flags; they are given by those.
 
     Raises:
         UsageError: neither has such an option, both have, or its value does not fit.
     """
     if not texts:
         return PlugInOptions({}, {})
-    from lut._suggest import did_you_mean
     from profiler._options import converted, option_names, parse_settings
     from profiler._spaces import space_factory
-    from profiler._target import available_targets, target_factory
+    from profiler._target import as_flag, available_targets, offered_options, target_factory
 
     factories: dict[str, Any] = {}
+    known: dict[str, tuple[str, ...]] = {}
     if space is not None:
         factories["space"] = space_factory(space)
+        known["space"] = option_names(factories["space"])
     if target is not None and target in available_targets():
         factories["target"] = target_factory(available_targets()[target])
+        known["target"] = offered_options(factories["target"])
     names = {"space": f"space {space}", "target": f"target {target}"}
     given: dict[str, dict[str, str]] = {"space": {}, "target": {}}
     for key, value in parse_settings(texts).items():
         place, _, name = key.rpartition(".")
-        takers = [kind for kind, factory in factories.items() if name in option_names(factory) and place in ("", kind)]
-        if len(takers) == 1:
-            given[takers[0]][name] = value
-        elif takers:
+        takers = [kind for kind, options in known.items() if name in options and place in ("", kind)]
+        if len(takers) > 1:
             raise UsageError(
                 f"--set {key}: both {names['space']} and {names['target']} have it: space.{key} or target.{key}"
             )
-        else:
-            known = {kind: option_names(factory) for kind, factory in factories.items()}
-            has = "; ".join(f"{names[kind]} has {', '.join(of) or 'none'}" for kind, of in known.items())
-            every = [option for of in known.values() for option in of]
-            raise UsageError(
-                f"--set {key}: there is no such option; {has or 'nothing here takes any'}{did_you_mean(name, every)}"
-            )
+        if not takers:
+            raise _no_such_option(key, {names[kind]: options for kind, options in known.items()}, flags)
+        if takers == ["target"] and name in flags:
+            raise UsageError(f"--set {key}={value}: it has a flag of its own, {as_flag(name)}")
+        given[takers[0]][name] = value
     return PlugInOptions(
         *(converted(names[kind], factories[kind], texts) if texts else {} for kind, texts in given.items())
     )
+
+
+def _no_such_option(key: str, known: Mapping[str, Sequence[str]], flags: Collection[str]) -> UsageError:
+    """Return the error about an option that nothing has: what each plug-in has, flags by their own names."""
+    from lut._suggest import did_you_mean
+    from profiler._target import as_flag
+
+    has = []
+    for name, options in known.items():
+        own = [option for option in options if name.startswith("space ") or option not in flags]
+        by_flag = [as_flag(option) for option in options if option not in own]
+        text = f"{name} has {', '.join(own) or 'none'}"
+        has.append(text + (f" (and the flags {', '.join(by_flag)})" if by_flag else ""))
+    every = [
+        as_flag(option) if name.startswith("target ") and option in flags else option
+        for name, options in known.items()
+        for option in options
+    ]
+    said = did_you_mean(key.rpartition(".")[2], every)
+    return UsageError(f"--set {key}: there is no such option; {'; '.join(has) or 'nothing here takes any'}{said}")
 
 
 def open_space(name: str, *, expand: float | None, options: Mapping[str, Any]) -> SearchSpace:

@@ -381,13 +381,9 @@ def profile_device(
         "deployment_target": deployment_target,
         "team": team,
     }
-    options = {name: value for name, value in options.items() if value is not None}
     by_name = model is None and layers is None
-    plugged = plug_in_options(settings, space=space if by_name else None, target=target)
-    if twice := sorted(options.keys() & plugged.target.keys()):
-        from profiler._target import as_flag
-
-        raise UsageError(f"{as_flag(twice[0])} and --set {twice[0]} say the same: give one of them")
+    plugged = plug_in_options(settings, space=space if by_name else None, target=target, flags=options)
+    options = {name: value for name, value in options.items() if value is not None}
     options |= plugged.target
     console = make_console(stderr=json)
     if import_ is not None or bundle is not None:
