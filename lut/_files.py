@@ -17,6 +17,7 @@ import secrets
 import stat
 from pathlib import Path
 
+from lut._suggest import option_text
 from lut.errors import FileAccessError
 
 __all__ = [
@@ -191,8 +192,8 @@ def file_error(file: Path, verb: str, error: OSError | ValueError) -> FileAccess
         errno.ENOENT: "check the path" if verb == "read" else f"create the folder {file.parent} first",
         errno.ENOSPC: "free some space, then run the same command again",
         errno.EDQUOT: "your disk quota is used up; free some space, then run the same command again",
-        errno.EACCES: "check the permissions" if verb == "read" else "choose another place with --output",
-        errno.EROFS: "choose another place with --output",
+        errno.EACCES: "check the permissions" if verb == "read" else f"choose another place: {option_text('output')}",
+        errno.EROFS: f"choose another place: {option_text('output')}",
         errno.EISDIR: "give a file, not a folder",
         errno.ENOTDIR: "a part of the path is a file, not a folder",
     }.get(error.errno or 0, "")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lut._files import file_error
+from lut._suggest import OTHER_OUTPUT
 from lut.errors import FolderInUseError
 
 __all__ = ["LOCK_NAME", "folder_lock"]
@@ -36,7 +37,7 @@ def folder_lock(folder: Path, *, doing: str) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise FolderInUseError(
-            f"another {doing} is running in {folder}; wait for it to end, or give another --output"
+            f"another {doing} is running in {folder}; wait for it to end, or give {OTHER_OUTPUT}"
         ) from None
     except OSError as error:
         raise file_error(place, "write", error) from None

@@ -31,6 +31,7 @@ from lut._records import (
     Setting,
     TableRecord,
 )
+from lut._suggest import option_text
 from lut.errors import MissingLayerError, TableError, UnauditedTableWarning, UnlikeTablesError, UsageError
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
             text += "the nearest that it holds: " + "; ".join(map(str, nearest)) + ". "
         else:
             text += f"none of its {len(self)} layers is of that kind. "
-        return text + "Measure it with `profile-device --layers FILE`"
+        return text + "Measure it: profiler.profile(layer), or profile-device --layers FILE"
 
     def nearest(self, layer: Layer, count: int = NEAREST_SHOWN) -> tuple[Layer, ...]:
         """Return up to ``count`` layers that differ in channel counts only, nearest first; empty if there are none."""
@@ -290,8 +291,8 @@ class LatencyTable(Mapping[Layer, Measurement]):
         found = [curve for curve in self.curves if isinstance(layer, Layer) and _is_swept_by(layer, curve)]
         if not found:
             raise MissingLayerError(
-                f"this table has no sweep over the widths of {layer}; profile-device --model FILE.py:FACTORY --sweep "
-                "measures those of a network, profile-device --space those of a space"
+                f"this table has no sweep over the widths of {layer}; profiler.sweep, or profile-device --model "
+                "FILE.py:FACTORY --sweep, gives those of a network, profile-device --space those of a space"
             )
         best = max(found, key=lambda curve: (layer in curve.layers, sum(other in self for other in curve.layers)))
         return TableCurve(best, tuple((other.out_channels, self[other]) for other in best.layers if other in self))
@@ -435,8 +436,8 @@ def unlike_fields(first: LatencyTable, second: LatencyTable) -> dict[str, list[s
     }
 
 
-# Unlike settings have unlike sentinels too; whoever allows one will be asked for the other next.
-OTHER_SPEED = {"setting": " (and --across reference: other settings have other reference speeds)"}
+# Unlike settings have unlike sentinels too: whoever allows one would be asked for the other next.
+WITH_IT = {"setting": ("setting", "reference")}
 
 
 def _reference_speeds(table: LatencyTable) -> dict[str, float]:
@@ -448,7 +449,7 @@ def refuse_unlike(
 ) -> None:
     """Raise unless device, setting and reference speed agree wherever ``across`` does not name them.
 
-    ``advice``: what to do; by default, to name it in ``--across``.
+    ``advice``: what to do; by default, to name it in ``across``.
 
     Raises:
         UnlikeTablesError: with the fields that differ.
@@ -462,7 +463,7 @@ def refuse_unlike(
         if differences and short not in allowed:
             raise UnlikeTablesError(
                 f"cannot {what} tables of different {name}s: {'; '.join(differences)}. "
-                + (advice or f"If that is what you want, ask for it: --across {short}" + OTHER_SPEED.get(short, ""))
+                + (advice or f"If that is what you want: {option_text('across', WITH_IT.get(short, (short,)))}")
             )
 
 

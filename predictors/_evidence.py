@@ -11,6 +11,7 @@ import numpy as np
 from lut import LatencyTable, Layer, Measurement, Network, TableError, UsageError
 from lut._audit import held_out
 from lut._statistics import log_standard_error
+from lut._suggest import option_text
 from predictors._features import operators_of
 from predictors._predictions import TableSource
 
@@ -31,7 +32,7 @@ def latencies_of(tables: Sequence[LatencyTable], failures: str) -> dict[Layer, f
         first = failed[0]
         raise TableError(
             f"{len(failed)} layer{'s' * (len(failed) > 1)} could not be measured, {first.layer} for one "
-            f"({first.reason}: {first.message}). Measure again, or fit to the others: --failures skip"
+            f"({first.reason}: {first.message}). Measure again, or fit to the others: {option_text('failures', 'skip')}"
         )
     logs: dict[Layer, list[float]] = {}
     for table in tables:

@@ -561,7 +561,7 @@ class LatencyPredictor:
                 names = shortened(", ".join(strange), 300)
                 raise UnknownOperatorError(
                     f"{layer}: no measured layer has the operator {names}, so its latency is not known. "
-                    "Measure it: profile-device --model or --layers; the tables are then fitted together"
+                    "Measure it, by profiler.profile or profile-device --layers FILE, and fit to all tables together"
                 )
             missing.append(layer)
         guesses = {}

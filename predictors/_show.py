@@ -10,6 +10,7 @@ from lut import UsageError
 from lut._console import format_ms
 from lut._grid import Column, Grid
 from lut._printable import shortened
+from lut._suggest import option_text
 from predictors._exponent import LARGEST_ALPHA
 from predictors._gains import shown_modules
 
@@ -185,5 +186,7 @@ def parse_alpha(text: str) -> float | Literal["auto"]:
         alpha = float("nan")
     if not 0 < alpha <= LARGEST_ALPHA:
         found = shortened(text, 60)
-        raise UsageError(f"--alpha is a positive number or 'auto', at most {LARGEST_ALPHA:g}, got {found!r}")
+        raise UsageError(
+            f"{option_text('alpha')} is a positive number or 'auto', at most {LARGEST_ALPHA:g}, got {found!r}"
+        )
     return alpha

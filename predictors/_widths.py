@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lut import ChannelCurve, LatencyTable, Measurement, TableError, UsageError
 from lut._statistics import TRIMMED
+from lut._suggest import option_text
 from predictors._power_law import PowerLaw
 
 __all__ = ["MeasuredCurve", "WidthChoice", "WidthSelection", "hardware_aware_widths", "measured_curves"]
@@ -115,7 +116,7 @@ def _measured_curve(table: LatencyTable, curve: ChannelCurve, expand: float | No
         if widest > curve.channels[-1]:
             raise UsageError(
                 f"expand {expand:g} asks for {widest} channels in {curve.name}, and the table ends at "
-                f"{curve.channels[-1]}; measure with `profile-device --expand {expand:g}`"
+                f"{curve.channels[-1]}; measure wider layers: {option_text('expand', expand)}"
             )
         layers = tuple(layer for layer in layers if layer.out_channels <= widest)
     found = [table.get(layer, None) for layer in layers]

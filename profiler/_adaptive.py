@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from lut import Device, Layer, Network, Setting, UsageError
 from lut._records import Ended, SamplingRecord
+from lut._suggest import option_text
 from predictors import LatencyPredictor
 from predictors._evidence import operators_in
 from predictors._latency_predictor import LEAST_LAYERS
@@ -45,7 +46,7 @@ class Adaptive(NamedTuple):
         if wholes < LEAST_NETWORKS:
             raise UsageError(
                 f"adaptive sampling stops by its error on whole networks and needs {LEAST_NETWORKS} of them, got "
-                f"{wholes}: --audit 30"
+                f"{wholes}: {option_text('audit', 30)}"
             )
 
 

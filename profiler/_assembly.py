@@ -25,6 +25,7 @@ from lut._records import (
     Session,
     Visits,
 )
+from lut._suggest import option_text
 from lut.errors import FileAccessError
 from profiler._adaptive import Sampler
 from profiler._contexts import Offset, as_parameters
@@ -85,8 +86,8 @@ def assemble(
         known = None
         judgement = judge(sorted_visits.accepted, protocol, references=None, **told)
         warnings.append(
-            f"the reference speed in {reference} cannot be this machine's, and was not used; --new-reference sets it "
-            "anew"
+            f"the reference speed in {reference} cannot be this machine's, and was not used; "
+            f"{option_text('new_reference', True)} sets it anew"
         )
     speed = exp(
         fmean([log(judgement.sentinel_ms[e] / judgement.references[e]) for e in judgement.sentinel_ms] or [0.0])
@@ -94,7 +95,7 @@ def assemble(
     if known is not None and abs(log(speed)) > log(1.15):
         warnings.append(
             f"the machine took {speed:.2f} times as long as at its reference speed, to which latencies are brought; "
-            "if it is another machine for good, profile with --new-reference"
+            f"if it is another machine for good, profile with {option_text('new_reference', True)}"
         )
     source = "earlier sessions on this machine" if known else "this session's calm speed"
     sentinel_visits = [sorted_visits.counts.get(-1 - i, 0) for i in range(len(SENTINELS))]

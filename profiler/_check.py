@@ -287,7 +287,7 @@ def rebuildable(table: LatencyTable) -> tuple[MeasuredNetwork, LayersSource] | s
             known.network.as_layer()  # do its layers fit together?
             return known, LayersSource(known.network)
         except LayerError as error:
-            reason = f"{known.name} cannot be made again from its layers ({error}): give it with --model"
+            reason = f"{known.name} cannot be made again from its layers ({error}): give the model itself (--model)"
     return reason
 
 
@@ -305,7 +305,7 @@ def record_like(table: LatencyTable, network: Network) -> MeasuredNetwork:
     names = ", ".join(known.name for known in measured) or "none"
     raise UsageError(
         f"{network.name}: the table holds no network of these layers that was measured whole (it holds: {names}); give "
-        "the model and the --input that it was measured with"
+        "the model and the input (--input) that it was measured with"
     )
 
 

@@ -18,6 +18,7 @@ import msgspec
 from lut._files import file_error, read_bytes
 from lut._lines import DamagedLineError, seal, unsealed
 from lut._records import Count, Preflight
+from lut._suggest import OTHER_OUTPUT, RESTART
 from lut.errors import DeviceBusyError, FileAccessError, JournalError
 from profiler._visit import Implementation, LayerFailure, Visit
 
@@ -135,13 +136,13 @@ class Journal:
             self._descriptor = os.open(self.path, flags, 0o666)
             found = os.fstat(self._descriptor)
             if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-                raise JournalError(f"{self.path} is no regular file of its own; remove it, or give another --output")
+                raise JournalError(f"{self.path} is no regular file of its own; remove it, or give {OTHER_OUTPUT}")
             if exclusive:
                 self._hold(self._descriptor)
             size = found.st_size
             if not _may_be_ours(os.pread(self._descriptor, 64, 0)):
                 # Nothing is cut off or added where something else lies.
-                raise JournalError(f"{self.path}: not a journal of ours; start afresh with --restart")
+                raise JournalError(f"{self.path}: not a journal of ours; start afresh: {RESTART}")
             keep = size
             while keep > 0:
                 start = max(0, keep - 65536)
@@ -154,7 +155,7 @@ class Journal:
                 os.ftruncate(self._descriptor, keep)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise JournalError(f"{self.path} is a link; remove it, or give another --output") from None
+                raise JournalError(f"{self.path} is a link; remove it, or give {OTHER_OUTPUT}") from None
             raise file_error(self.path, "write", error) from None
 
     def _hold(self, descriptor: int) -> None:
@@ -164,7 +165,7 @@ class Journal:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DeviceBusyError(
-                f"another profile is writing {self.path}; wait for it to end, or give another --output"
+                f"another profile is writing {self.path}; wait for it to end, or give {OTHER_OUTPUT}"
             ) from None
 
     def append(self, event: msgspec.Struct) -> None:
@@ -196,7 +197,7 @@ class Journal:
             JournalError: it is no journal of ours, or damaged in the middle.
         """
         content = read_bytes(self.path, limit=LARGEST_JOURNAL)
-        advice = "start afresh with --restart"
+        advice = f"start afresh: {RESTART}"
         self._refuse_other_versions(content, advice)
         events: list[object] = []
         try:

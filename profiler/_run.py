@@ -19,6 +19,7 @@ from lut._codec import refuse_unwritable
 from lut._files import file_error, write_atomically
 from lut._measured_network import MeasuredNetwork
 from lut._records import Protocol
+from lut._suggest import OTHER_OUTPUT, RESTART, go_on, option_text
 from lut.errors import FileAccessError, InterruptedRunError, JournalError, TargetUnavailableError
 from profiler._adaptive import Sampler
 from profiler._assembly import assemble, instant
@@ -201,10 +202,7 @@ def profile_plan(
             if not keep:
                 raise InterruptedRunError("stopped; nothing is kept, since no output was named") from None
             kept = len(journal.read().visits)
-            raise InterruptedRunError(
-                f"{kept} visits are kept in {journal.path}; run the same command again"
-                f"{' without --restart' if restart else ''} to go on from there"
-            ) from None
+            raise InterruptedRunError(f"{kept} visits are kept in {journal.path}; {go_on(restart=restart)}") from None
         finally:
             journal.close()
         journal.delete()
@@ -247,10 +245,11 @@ def check_output(output: Path, *, restart: bool) -> None:
     if mode is not None and stat.S_ISDIR(mode):
         raise file_error(output, "write", IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
     if mode is not None and not stat.S_ISREG(mode):
-        raise FileAccessError(f"cannot write {output}: it is no regular file; --output names one")
+        raise FileAccessError(f"cannot write {output}: it is no regular file; name one: {option_text('output')}")
     if mode is not None and not restart and not journal_path(output).exists():
         raise UsageError(
-            f"{output} exists already; --restart measures again and replaces it in the end, --output writes elsewhere"
+            f"{output} exists already; {RESTART} measures again and replaces it in the end, "
+            f"{OTHER_OUTPUT} writes elsewhere"
         )
 
 
@@ -264,13 +263,13 @@ def _open_journal(journal: Journal, plan: Plan, output: Path) -> tuple[JournalHe
         if resumed.header.plan != plan.digest:
             raise JournalError(
                 f"{journal.path} belongs to an interrupted run with other options or layers. Run that command again "
-                f"to finish it, give another --output than {output}, or discard it with --restart"
+                f"to finish it, give {OTHER_OUTPUT} than {output}, or discard it: {RESTART}"
             )
         entries = [
             note.entry for notes in (resumed.visits, resumed.failures, resumed.implementations) for note in notes
         ]
         if entries and not LEAST_ENTRY <= min(entries) <= max(entries) < plan.size:
-            raise JournalError(f"{journal.path} holds layers that this run does not have; start afresh with --restart")
+            raise JournalError(f"{journal.path} holds layers that this run does not have; start afresh: {RESTART}")
         return resumed.header, resumed
     threads = plan.options.get("threads")
     header = JournalHeader(

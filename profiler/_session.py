@@ -13,6 +13,7 @@ from typing import NamedTuple, final
 
 from lut._records import Preflight
 from lut._statistics import trimmed_mean, trimmed_variance
+from lut._suggest import OTHER_OUTPUT, RESTART
 from lut.errors import JournalError
 from profiler._adaptive import Sampler
 from profiler._contexts import Offset
@@ -509,7 +510,8 @@ def _check_machine(ready: Ready, resumed: JournalContent | None, journal: Journa
     if resumed is not None and resumed.machine is not None and resumed.machine != machine:
         raise JournalError(
             f"the interrupted run was measured on another device or with other versions ({resumed.machine}; now "
-            f"{machine}). Finish it there, give another --output, or discard it with --restart"
+            f"{machine}). Finish it there, give {OTHER_OUTPUT}, or discard it: "
+            f"{RESTART}"
         )
     if journal is not None and (first or (resumed is not None and resumed.machine is None)):
         journal.append(MachineSeen(machine))

@@ -49,5 +49,5 @@ def load_space(name: str, **options: Any) -> SearchSpace:
     parameters = inspect.signature(make).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
     if missing := [option for option in needed if option not in options]:
-        raise UsageError(f"space {name} needs the option {missing[0]!r}: --set {missing[0]}=…")
+        raise UsageError(f"space {name} needs the option {missing[0]!r}: {missing[0]}=… (--set {missing[0]}=…)")
     return make(**options)

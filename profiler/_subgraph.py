@@ -186,8 +186,8 @@ def function_of(
     packet, _, overload = rest.partition(".")
     if namespace not in NAMESPACES and namespace not in namespaces:
         raise LayerError(
-            f"operator {op} is not of PyTorch's own ({', '.join(sorted(NAMESPACES))}); it runs only with the --model "
-            "file that registers it"
+            f"operator {op} is not of PyTorch's own ({', '.join(sorted(NAMESPACES))}); it runs only in a process that "
+            "imports what registers it (--model FILE.py:FACTORY)"
         )
     if namespace == "aten" and packet in SIDE_EFFECTS:
         raise LayerError(f"operator {op} does more than compute its result, and is never called")

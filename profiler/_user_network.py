@@ -13,6 +13,7 @@ import msgspec
 
 from lut import Network, UsageError
 from lut._files import sha256_of
+from lut._printable import printable
 from lut.errors import LatencyLutError
 from profiler._child import run_task, serve
 from profiler._model import ModelSpec
@@ -105,7 +106,12 @@ def onnx_network(
 
 
 def _traced(request: TraceRequest) -> TraceAnswer:
-    return run_task(__name__, request, TraceAnswer, what=f"--model {request.model or request.file}")
+    return run_task(__name__, request, TraceAnswer, what=_given(request))
+
+
+def _given(request: TraceRequest) -> str:
+    """Return what was given, for errors: a factory is named on a command line only, a file in Python too."""
+    return f"--model {request.model}" if request.model is not None else printable(request.file or "")
 
 
 def traced_here(request: TraceRequest) -> TraceAnswer:
@@ -121,8 +127,7 @@ def traced_here(request: TraceRequest) -> TraceAnswer:
     except Exception as error:
         text = " ".join(str(error).split())
         raise UsageError(
-            f"--model {request.model or request.file}: it cannot be taken apart into layers: "
-            f"{type(error).__name__}: {text}"
+            f"{_given(request)}: it cannot be taken apart into layers: {type(error).__name__}: {text}"
         ) from error
     return TraceAnswer(found.network, found.batch, found.operators, dict(found.idle), dict(found.kernels), found.dtype)
 

@@ -307,7 +307,7 @@ class ChildWorker(Worker):
 
     def _send(self, message: Hello | Order) -> None:
         with contextlib.suppress(BrokenPipeError):
-            data = memoryview(encode(message, "--output or --model") + b"\n")
+            data = memoryview(encode(message, "the output's place or the model's") + b"\n")
             while data:
                 data = data[self._orders.write(data) or 0 :]
 
@@ -425,7 +425,7 @@ def _registered_by(wholes: Sequence[NetworkSource]) -> frozenset[str]:
         # Where it fails, so will the network itself, which says why.
         if isinstance(source, FactorySource):
             with contextlib.suppress(UsageError):
-                import_place(source.model.place, f"--model {source.model.place}")
+                import_place(source.model.place, source.model.place)
         else:
             with contextlib.suppress(Exception):
                 load_source(source)

@@ -22,6 +22,7 @@ from lut import Network, UsageError
 from lut._files import file_error, read_bytes, write_atomically
 from lut._lines import DamagedLineError, seal, unsealed
 from lut._printable import printable, shortened
+from lut._suggest import OTHER_OUTPUT, RESTART
 from lut.errors import CheckpointError, FileAccessError, InterruptedRunError, SearchError
 from profiler._model import import_place, parse_place
 from search._at_once import run_at_once
@@ -48,7 +49,7 @@ LARGEST_VALUE = 1e15
 LONGEST_S = 1e12
 # How every file of ours begins.
 BEGINNING = f'{{"format":"{FORMAT}"'.encode()
-ADVICE = "give another --output, or discard it with --restart"
+ADVICE = f"give {OTHER_OUTPUT}, or discard it: {RESTART}"
 
 # Takes a network, gives its accuracy: 0 … 1, or any finite number of which more is better.
 Accuracy: TypeAlias = Callable[[Network], float]
@@ -414,7 +415,7 @@ def _hold(path: Path, descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise CheckpointError(
-            f"another process holds {path} and writes accuracies there; wait for it to end, or give another --output"
+            f"another process holds {path} and writes accuracies there; wait for it to end, or give {OTHER_OUTPUT}"
         ) from None
     # Whoever held it may have written it anew in between: what is held now is a file that nobody finds again.
     try:
@@ -423,8 +424,8 @@ def _hold(path: Path, descriptor: int) -> None:
         current = None
     if current is None or not os.path.samestat(os.fstat(descriptor), current):
         raise CheckpointError(
-            f"another process replaced {path} while it was opened; wait for it to end and try again, or give another "
-            "--output"
+            f"another process replaced {path} while it was opened; wait for it to end and try again, "
+            f"or give {OTHER_OUTPUT}"
         )
 
 

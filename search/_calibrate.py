@@ -15,6 +15,7 @@ import msgspec
 
 from lut import Network, SearchSpace, UsageError
 from lut._files import read_bytes, write_atomically
+from lut._suggest import RESTART
 from lut.errors import CheckpointError
 from predictors import LatencyPredictor
 from profiler import compare_networks
@@ -116,7 +117,7 @@ def _load(path: Path | None, latencies: str, seed: int, vectors: tuple[tuple[int
     """Return what a file keeps; ``None`` where there is none, or one of other networks."""
     if path is None or not os.path.lexists(path):
         return None
-    damaged = CheckpointError(f"{path} is damaged: no latencies that were measured; discard it, or give --restart")
+    damaged = CheckpointError(f"{path} is damaged: no latencies that were measured; discard it, or give {RESTART}")
     try:
         kept = msgspec.json.decode(read_bytes(path, limit=LARGEST_FILE), type=_Kept)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -13,6 +13,7 @@ import torch
 
 from lut._files import read_bytes, write_atomically
 from lut._printable import printable, shortened
+from lut._suggest import OTHER_OUTPUT, RESTART
 from lut.errors import CheckpointError, FileAccessError
 
 __all__ = [
@@ -30,7 +31,7 @@ __all__ = [
 FORMAT = "latency-lut-checkpoint-1"
 # The largest are data sets; they are in memory twice while they are read.
 LARGEST_TENSORS = 900 << 20
-DISCARD = "discard it, with --restart where a command made it"
+DISCARD = f"discard it: {RESTART} of what made it"
 # Names and places of tensors, and the text beside them: a network, a history.
 LARGEST_HEADER = 1 << 24
 MOST_EPOCHS, MOST_STEPS = 10**6, 10**12
@@ -102,11 +103,11 @@ def load_checkpoint(path: Path, *, run: str) -> Checkpoint | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         header = None
     if header is None or header.format != FORMAT or not 0 <= header.epoch <= MOST_EPOCHS:
-        raise CheckpointError(f"{path} is not a checkpoint; give another --output, or discard it with --restart")
+        raise CheckpointError(f"{path} is not a checkpoint; give {OTHER_OUTPUT}, or discard it: {RESTART}")
     if header.run != run:
         raise CheckpointError(
-            f"{path} belongs to another run: its settings, its data or its network differ; give another --output, or "
-            "discard it with --restart"
+            f"{path} belongs to another run: its settings, its data or its network differ; give {OTHER_OUTPUT}, "
+            f"or discard it: {RESTART}"
         )
     return Checkpoint(header.epoch, tensors, header.values)
 
@@ -225,11 +226,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, prefix: str, tensors: Ma
         number, _, name = key[len(prefix) + 1 :].partition(".")
         if not _is_state(name, tensor, parameters, number):
             raise CheckpointError(
-                f"the checkpoint's {_shown(key)} is of no parameter of this network; discard it: --restart"
+                f"the checkpoint's {_shown(key)} is of no parameter of this network; discard it: {RESTART}"
             )
         state.setdefault(int(number), {})[name] = tensor.clone()
     if any(found.keys() != next(iter(state.values())).keys() for found in state.values()):
-        raise CheckpointError(f"the checkpoint's {prefix} lacks a part of its state; discard it: --restart")
+        raise CheckpointError(f"the checkpoint's {prefix} lacks a part of its state; discard it: {RESTART}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

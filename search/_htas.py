@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from lut import Network, UsageError
+from lut._suggest import option_text
 from lut.errors import BudgetError, SearchError
 from search._architecture import draw
 from search._cost import NetworkCost, band_penalty, check_budget, derive
@@ -91,7 +92,7 @@ def search_htas(
             if not all(bool(torch.isfinite(logits).all()) for logits in shared.net.logits):
                 raise SearchError(
                     "the architecture's logits are no numbers: lower the cost's weight "
-                    f"({charge.weight:g}, --weight) or Adam's step ({settings.logits_lr:g}, logits_lr=…)"
+                    f"({charge.weight:g}, {option_text('weight')}) or Adam's step ({settings.logits_lr:g}, logits_lr=…)"
                 )
             logits_losses.append(float(loss.detach()))
             tell((step + 1) / steps)

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from lut import Network, SearchSpace, UsageError
+from lut._suggest import option_text
 from lut.errors import BudgetError
 from predictors import LatencyPredictor
 from predictors._predictions import NetworkPrediction
@@ -207,8 +208,9 @@ def bounded(predictor: LatencyPredictor, level: float) -> None:
     """
     if (why := predictor.no_interval(level)) is not None:
         raise UsageError(
-            f"a budget is for the upper end of an interval, and {why}. Measure a table with --audit 20, or more, "
-            "ask for a lower --level, or for --bound predicted"
+            f"a budget is for the upper end of an interval, and {why}. Measure a table with "
+            f"{option_text('audit', 20)} or more, ask for a lower {option_text('level')}, or for "
+            f"{option_text('bound', 'predicted')}"
         )
 
 

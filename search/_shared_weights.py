@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as f
 
 from lut import UsageError
+from lut._suggest import RESTART
 from lut.errors import CheckpointError, SearchError
 from search._architecture import Architecture, draw_uniform, fixed, temperature
 from search._augment import augment, prepare
@@ -241,7 +242,7 @@ def run_epochs(
         try:
             history, states = _restored(shared, saved)
         except (msgspec.ValidationError, CheckpointError, LookupError, RuntimeError) as error:
-            raise CheckpointError(f"{checkpoint} does not fit this run ({error}); discard it with --restart") from None
+            raise CheckpointError(f"{checkpoint} does not fit this run ({error}); discard it: {RESTART}") from None
     tell = _teller(progress, total, done)
     for number in range(done + 1, total + 1):
         tau = temperature(

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from lut._suggest import RESTART
 from lut.errors import CheckpointError, SearchError, UsageError
 from search._augment import augment, prepare
 from search._checkpoint import check_tensors, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
@@ -490,7 +491,7 @@ def _resumed(
         if state.scaler:
             scaler.load_state_dict(state.scaler)
     except (msgspec.ValidationError, CheckpointError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not fit this run ({error}); discard it with --restart") from None
+        raise CheckpointError(f"{path} does not fit this run ({error}); discard it: {RESTART}") from None
     # Last, and in one go: a module that was refused is as it was.
     module.load_state_dict(weights)
     return epochs

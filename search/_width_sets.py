@@ -93,7 +93,7 @@ def hardware_aware_sets(
         if not fits:
             raise TableError(
                 f"no sweep of {wanted.name}: {wanted.layers[0]} … {wanted.channels[-1]} channels; measure it with "
-                f"`profile-device --space {space.name} --expand {space.expand:g}`"
+                f"profile(space), or `profile-device --space {space.name} --expand {space.expand:g}`"
             )
         curve = _cut(fits[0], wanted.channels[-1])
         # Without visits there is nothing to resample: no certainty is claimed.

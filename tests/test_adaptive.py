@@ -176,7 +176,7 @@ def test_an_impossible_aim_is_refused(tmp_path: Path, error: float) -> None:
 
 
 def test_too_few_whole_networks_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"needs {LEAST_NETWORKS} of them, got 3: --audit 30"):
+    with pytest.raises(UsageError, match=f"needs {LEAST_NETWORKS} of them, got 3: audit=30"):
         sample(tmp_path, 0.03, wholes=3)
 
 

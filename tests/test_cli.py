@@ -109,8 +109,8 @@ def test_profile_device_from_end_to_end(tmp_path: Path) -> None:
     assert (tmp_path / "mine.html").read_text().startswith("<!DOCTYPE html>")
     again = run_here(tmp_path, "profile-device", *words, code=2)
     assert again.stderr == (
-        "error: mine.json exists already; --restart measures again and replaces it in the end, --output writes "
-        "elsewhere\n"
+        "error: mine.json exists already; restart=True (--restart) measures again and replaces it in the end, "
+        "another output (--output) writes elsewhere\n"
     )
     for name in ("lut", "select-widths", "report-table"):
         command(tmp_path, name, "--help")
@@ -168,8 +168,8 @@ def test_an_incomplete_table_is_exit_code_3(tmp_path: Path) -> None:
         (["--space", "nowhere"], "unknown space 'nowhere'"),
         (["--dtype", "float8"], "dtype is one of"),
         (["--memory-format", "sideways"], "memory format is one of"),
-        (["--alpha", "big"], "--alpha is a positive number"),
-        (["--alpha", "-1"], "--alpha is a positive number"),
+        (["--alpha", "big"], "alpha (--alpha) is a positive number"),
+        (["--alpha", "-1"], "alpha (--alpha) is a positive number"),
         (["--expand", "0"], "expand must be between"),
         (["--expand", "nan"], "expand must be between"),
         (["--groups", "200"], "too few for 200 groups"),

@@ -264,12 +264,12 @@ def test_elsewhere_the_target_says_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"compute_units": "TPU"}, "--compute-units is one of ALL"),
-        ({"device": "watch"}, "--device is mac or iphone"),
+        ({"compute_units": "TPU"}, r"compute_units \(--compute-units\) is one of ALL"),
+        ({"device": "watch"}, r"device \(--device\) is mac or iphone"),
         ({"team": "T"}, "--device iphone"),
         ({"dtype": "bfloat16"}, "float16 or float32"),
         ({"format": "onnx"}, "mlprogram or neuralnetwork"),
-        ({"batch": 0}, "--batch is between"),
+        ({"batch": 0}, r"batch \(--batch\) is between"),
         ({"context": "cold"}, "network or isolated"),
     ],
 )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import io
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from conftest import conv, simulate, table_of
 from lut import LatencyTable, Network, NetworkLayer
 from lut._network_text import audit_level, audit_line
 from lut._printable import lowered
-from lut._suggest import did_you_mean
+from lut._suggest import did_you_mean, go_on, option_text
 from lut._terminal import DataConsole
 from profiler._sources import subject_of
 
@@ -140,6 +143,55 @@ def test_a_slip_is_one_line_with_the_way_out(arguments: tuple[str, ...], said: s
     assert said in lines[-1], lines
     assert "Traceback" not in done.stderr
     assert len(lines[-1]) < 900
+
+
+# What only commands use: it reads what is typed, or says what is printed.
+OF_COMMANDS = (
+    *("lut/_console.py", "lut/_grid.py", "lut/_network_text.py", "predictors/_predictor_text.py", "profiler/_busy.py"),
+    *("profiler/_model.py", "profiler/_options.py", "profiler/_user_network.py"),
+    *("search/_presets.py", "search/_run.py", "search/_run_parts.py", "search/_rcas_run.py", "search/_cost.py"),
+)
+
+
+def messages_of(file: Path) -> Iterator[str]:
+    """Yield the strings of a file, those of f-strings joined, without its docstrings."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    inside: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            inside.add(id(node.value))
+        elif isinstance(node, ast.JoinedStr):
+            inside.update(map(id, node.values))
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+            yield node.value
+
+
+@pytest.mark.parametrize("package", ["lut", "predictors", "profiler", "search"])
+def test_what_python_users_are_told_is_not_of_flags_alone(package: str) -> None:
+    root = Path(__file__).parent.parent
+    for file in sorted((root / package).rglob("*.py")):
+        place = file.relative_to(root).as_posix()
+        if place in OF_COMMANDS or "/_cli" in place or "/_commands" in place or re.search("_page|_report", place):
+            continue
+        for message in messages_of(file):
+            for found in re.finditer(r"--[a-z]", message):
+                before = message[: found.start()]
+                aside = before.rfind("(") > before.rfind(")")
+                whole = re.search(r"(profile-device|export-coreml|fit-predictor|pip|xcode-select)\b", before)
+                assert aside or whole or len(message.split()) < 2, f"{place}: {message}"
+
+
+def test_options_are_named_as_python_and_as_commands_have_them() -> None:
+    assert option_text("output") == "output (--output)"
+    assert option_text("restart", True) == "restart=True (--restart)"
+    assert option_text("when_busy", "fit") == "when_busy='fit' (--when-busy fit)"
+    assert option_text("batch", 4) == "batch=4 (--batch 4)"
+    both = option_text("across", ("setting", "reference"))
+    assert both == "across=['setting', 'reference'] (--across setting --across reference)"
+    assert go_on(restart=False) == "run the same command again to go on from there"
+    assert "without restart=True (--restart) to go on" in go_on(restart=True)
 
 
 def test_a_shown_table_has_its_layers_first_and_its_networks_under_the_same_options(

@@ -679,7 +679,7 @@ def test_open_shapes_are_refused_by_name_or_filled(tmp_path: Path) -> None:
     onnx.save(model, str(path))
     with pytest.raises(UsageError, match=r"axis 0 \('N'\) of its input x open, Nx3xHx\?; .*--input"):
         load_onnx(path)
-    with pytest.raises(UsageError, match="has 3 on axis 1, and --input gives 4"):
+    with pytest.raises(UsageError, match="has 3 on axis 1, and 4 is given"):
         load_onnx(path, ((2, 4, 16, 16),))
     with pytest.raises(UsageError, match="has 4 axes"):
         load_onnx(path, ((2, 3, 16),))
@@ -735,9 +735,9 @@ def test_settings_that_a_file_does_not_fit_are_said(tmp_path: Path) -> None:
     with pytest.raises(LayerFailedError, match="batch is 2, and the target's 3"):
         other.prepare_network(whole, 0)
     half = OnnxTarget(batch=2, threads=1, dtype="float16")
-    with pytest.raises(LayerFailedError, match="--dtype float32"):
+    with pytest.raises(LayerFailedError, match="dtype='float32'"):
         half.prepare(item.layer, 0)
-    with pytest.raises(LayerFailedError, match="--dtype float32"):
+    with pytest.raises(LayerFailedError, match="dtype='float32'"):
         half.prepare_network(whole, 0)
     with pytest.raises(LayerFailedError, match="export it first"):
         half.prepare_network(FactorySource("net", ModelSpec("net.py", "make", (), 0)), 0)

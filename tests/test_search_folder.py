@@ -74,7 +74,7 @@ def test_a_folder_that_another_search_holds_is_refused_at_once(
             code, out, err = main(*command, *words, "--output", str(run))
             assert code == 1
             assert err.splitlines() == [
-                f"error: another search is running in {run}; wait for it to end, or give another --output"
+                f"error: another search is running in {run}; wait for it to end, or give another output (--output)"
             ]
             assert not out
     assert {path.name for path in run.iterdir()} == {"run.json", LOCK_NAME}

@@ -198,7 +198,7 @@ def test_ctrl_c_keeps_the_visits_and_says_how_to_go_on(tmp_path: Path) -> None:
 def test_a_finished_table_is_not_overwritten_by_accident(tmp_path: Path) -> None:
     run(tmp_path)
     content = (tmp_path / "t.json").read_bytes()
-    with pytest.raises(UsageError, match=r"exists already; --restart measures again"):
+    with pytest.raises(UsageError, match=r"exists already; restart=True \(--restart\) measures again"):
         run(tmp_path)
     assert (tmp_path / "t.json").read_bytes() == content
     run(tmp_path, restart=True)
@@ -224,7 +224,7 @@ def test_a_stale_lock_is_taken_over(tmp_path: Path) -> None:
 def test_a_damaged_journal_is_one_clear_line(tmp_path: Path) -> None:
     path = journal_path(tmp_path / "t.json")
     path.write_bytes(b"garbage\nmore\n")
-    with pytest.raises(JournalError, match=r"t.json.journal: not a journal of ours; start afresh with --restart"):
+    with pytest.raises(JournalError, match=r"t.json.journal: not a journal of ours; start afresh: restart=True"):
         run(tmp_path)
     # What a kill left of the very first line.
     path.write_bytes(b'{"type":"header","format":"laten')
@@ -286,7 +286,7 @@ def test_a_journal_is_believed_only_as_it_was_written(tmp_path: Path, monkeypatc
 def test_nothing_is_cut_off_or_added_where_another_file_lies(tmp_path: Path, content: bytes) -> None:
     path = journal_path(tmp_path / "t.json")
     path.write_bytes(content)
-    with pytest.raises(JournalError, match="not a journal of ours; start afresh with --restart"):
+    with pytest.raises(JournalError, match="not a journal of ours; start afresh: restart=True"):
         run(tmp_path)
     assert path.read_bytes() == content
 

@@ -22,6 +22,7 @@ from lut import ChannelCurve, Layer, LayerError
 from lut._files import file_error, read_bytes
 from lut._printable import lowered
 from lut._records import AtLeastOne, Count, CurveRecord, Instant, Record, Seconds, Text
+from lut._suggest import RESTART
 from lut.errors import FileAccessError, ProfileError
 from profiler._coreml._options import ExportOptions
 from profiler._coreml._programs import Role
@@ -413,7 +414,7 @@ def _verify(root: Path, program: Program) -> None:
         if (length, sha256) != (file.bytes, file.sha256):
             raise ProfileError(
                 f"{root / file.path} was altered since the export (its SHA-256 is not the manifest's); copy the bundle "
-                "again, or export it again with --restart"
+                f"again, or export it again: {RESTART}"
             )
     for found in sorted(place.rglob("*")) if place.is_dir() else ():
         # Finder's own files are no part of a model, and a bundle that was copied on a Mac may have some.

@@ -24,6 +24,7 @@ from lut import ChannelCurve, Layer, UsageError
 from lut._files import file_error, read_bytes, write_atomically
 from lut._folder_lock import LOCK_NAME, folder_lock
 from lut._records import CurveRecord
+from lut._suggest import OTHER_OUTPUT, RESTART, go_on, option_text
 from lut.errors import FileAccessError, InterruptedRunError, ProfileError, TargetUnavailableError
 from profiler._coreml._bundle import (
     FORMAT,
@@ -123,7 +124,7 @@ def export_bundle(
 
     entries = tuple(dict.fromkeys(layers))
     if not entries and not models and not networks:
-        raise UsageError("there is nothing to export: give --model, --layers or --space")
+        raise UsageError("there is nothing to export: give models (--model), layers (--layers) or a space (--space)")
     check_installed()
     root = Path(folder)
     plan = plan_layers(entries, options)
@@ -147,8 +148,7 @@ def export_bundle(
         except KeyboardInterrupt:
             kept = sum(answer.program is not None for answer in answers.values())
             raise InterruptedRunError(
-                f"{kept} of {len(orders)} programs are kept in {root}; run the same command again"
-                f"{' without --restart' if restart else ''} to go on from there"
+                f"{kept} of {len(orders)} programs are kept in {root}; {go_on(restart=restart)}"
             ) from None
         manifest = _manifest(plan, entries, curves, names, options, by_size, answers, software)
         _finish(root, manifest)
@@ -181,10 +181,13 @@ def _bundle_folder(root: Path, *, restart: bool) -> Iterator[None]:
         # Listing first: a folder of somebody else's files must not even get our lock file.
         names = {entry.name for entry in root.iterdir()} if root.exists() else set()
         if (names - {".DS_Store"}) and STATE not in names and MANIFEST not in names:
-            raise UsageError(f"{root} holds other files and no bundle; choose an empty or a new folder with --output")
+            raise UsageError(
+                f"{root} holds other files and no bundle; choose an empty or a new one: {option_text('output')}"
+            )
         if MANIFEST in names and STATE not in names and not restart:
             raise UsageError(
-                f"{root} holds a finished bundle; --restart exports again and replaces it, --output writes elsewhere"
+                f"{root} holds a finished bundle; {RESTART} exports again and replaces it, "
+                f"{OTHER_OUTPUT} writes elsewhere"
             )
         if not root.exists():
             root.mkdir()
@@ -193,7 +196,7 @@ def _bundle_folder(root: Path, *, restart: bool) -> Iterator[None]:
         raise file_error(root, "write", error) from None
     for name in (STATE, f"{STATE}/done", "programs", "runner", "schema"):
         if (root / name).is_symlink():
-            raise UsageError(f"{root / name} is a link, and no export left it; choose another folder with --output")
+            raise UsageError(f"{root / name} is a link, and no export left it; choose another: {option_text('output')}")
     with folder_lock(root / STATE, doing="export"):
         if restart:
             _clear(root)
@@ -243,7 +246,7 @@ def _check_state(
     if begun and path.exists() and read_bytes(path) != content:
         raise UsageError(
             f"{root} holds an interrupted export with other options, layers or models. Run that command again to "
-            "finish it, give another --output, or discard it with --restart"
+            f"finish it, give {OTHER_OUTPUT}, or discard it: {RESTART}"
         )
     write_atomically(path, content)
 

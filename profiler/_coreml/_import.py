@@ -81,7 +81,7 @@ def read_timings(path: str | os.PathLike[str], manifest: Manifest) -> Timings:
     )
     if timings.bundle != manifest.bundle:
         raise ProfileError(
-            f"{source}: these are timings of bundle {timings.bundle or 'none'}, and --bundle is {manifest.bundle}; "
+            f"{source}: these are timings of bundle {timings.bundle or 'none'}, and this bundle is {manifest.bundle}; "
             "give the folder that was on the device"
         )
     for place, problem in _problems(timings, {program.id: program for program in manifest.programs}):

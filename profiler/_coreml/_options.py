@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias, get_args
 
 from lut import UsageError
 from lut._records import AtLeastOne, Context, Count, Record, Text
+from lut._suggest import option_text
 
 __all__ = [
     "COMPUTE_UNITS",
@@ -57,26 +58,28 @@ def make_options(
         UsageError: an unknown value, or two that do not go together.
     """
     if model_format not in get_args(ModelFormat):
-        raise UsageError(f"--format is mlprogram or neuralnetwork, got {model_format!r}")
+        raise UsageError(f"{option_text('format')} is mlprogram or neuralnetwork, got {model_format!r}")
     if precision is None:
         precision = "float16" if model_format == "mlprogram" else "float32"
     if precision not in get_args(Precision):
         raise UsageError(f"the precision of a Core ML program is float16 or float32, got {precision!r}")
     if model_format == "neuralnetwork" and precision != "float32":
         raise UsageError(
-            "a neuralnetwork leaves the precision to the device and stores float32 weights: leave --precision out, or "
-            "use --format mlprogram"
+            "a neuralnetwork leaves the precision to the device and stores float32 weights: leave precision out, or "
+            f"use {option_text('format', 'mlprogram')}"
         )
     known = DEPLOYMENT_TARGETS[model_format]
     target = deployment_target or DEFAULT_TARGET[model_format]
     if target not in known:
-        raise UsageError(f"--deployment-target of an {model_format} is one of {', '.join(known)}, got {target!r}")
+        raise UsageError(
+            f"{option_text('deployment_target')} of an {model_format} is one of {', '.join(known)}, got {target!r}"
+        )
     if context not in ("network", "isolated"):
-        raise UsageError(f"--context is network or isolated, got {context!r}")
+        raise UsageError(f"{option_text('context')} is network or isolated, got {context!r}")
     if not 1 <= batch <= 65_536:
-        raise UsageError(f"--batch is between 1 and 65536, got {batch}")
+        raise UsageError(f"{option_text('batch')} is between 1 and 65536, got {batch}")
     if not 0 <= seed < 2**53:
-        raise UsageError(f"--seed is between 0 and 2^53, got {seed}")
+        raise UsageError(f"{option_text('seed')} is between 0 and 2^53, got {seed}")
     return ExportOptions(
         batch=batch,
         dtype=precision,  # type: ignore[arg-type]
@@ -90,4 +93,4 @@ def make_options(
 def check_compute_units(compute_units: str) -> None:
     """Raise :class:`~lut.UsageError` unless Core ML knows these compute units."""
     if compute_units not in COMPUTE_UNITS:
-        raise UsageError(f"--compute-units is one of {', '.join(COMPUTE_UNITS)}, got {compute_units!r}")
+        raise UsageError(f"{option_text('compute_units')} is one of {', '.join(COMPUTE_UNITS)}, got {compute_units!r}")

@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeVar, final
 
 from lut import Device, Layer, Setting, UsageError
 from lut._records import Software
+from lut._suggest import option_text
 from lut.errors import LayerFailedError, TargetUnavailableError
 from profiler._coreml._bundle import Program
 from profiler._coreml._import import coreml_setting
@@ -116,7 +117,7 @@ class CoremlTarget(Target[_Prepared]):
         if platform.system() != "Darwin":
             raise TargetUnavailableError(
                 "Core ML runs on Apple hardware only: export-coreml makes a bundle here, to be timed there; "
-                "--import timings.json --bundle DIR then makes its table here"
+                "profile-device --import timings.json --bundle DIR then makes its table here"
             )
         from profiler._coreml._convert import check_installed, import_coremltools
 
@@ -162,9 +163,11 @@ class CoremlTarget(Target[_Prepared]):
         check_compute_units(options.get("compute_units", "ALL"))
         device = options.get("device", "mac")
         if device not in DEVICES:
-            raise UsageError(f"--device is mac or iphone, got {device!r}")
+            raise UsageError(f"{option_text('device')} is mac or iphone, got {device!r}")
         if device == "mac" and options.get("team") is not None:
-            raise UsageError("--team signs the runner for an iPhone: give --device iphone with it")
+            raise UsageError(
+                f"{option_text('team')} signs the runner for an iPhone: give {option_text('device', 'iphone')} with it"
+            )
 
     def describe(self) -> tuple[Device, Setting, Software]:
         """Return what is measured on, and how."""
@@ -359,13 +362,14 @@ class CoremlTarget(Target[_Prepared]):
         for command in (("xcodebuild", "-version"), ("xcrun", "--find", "devicectl")):
             if not _succeeds(*command):
                 raise TargetUnavailableError(
-                    f"--device iphone needs Xcode 15 or newer on this Mac ({' '.join(command)} fails): install Xcode "
-                    "from the App Store, open it once, and run sudo xcode-select --switch /Applications/Xcode.app"
+                    f"{option_text('device', 'iphone')} needs Xcode 15 or newer on this Mac "
+                    f"({' '.join(command)} fails): install Xcode from the App Store, open it "
+                    "once, and run sudo xcode-select --switch /Applications/Xcode.app"
                 )
         if not team:
             raise TargetUnavailableError(
-                "--device iphone has coremltools sign its runner for your phone: give the identifier of your Apple "
-                "developer team with --team (Xcode, Settings, Accounts)"
+                f"{option_text('device', 'iphone')} has coremltools sign its runner for your phone: give the "
+                f"identifier of your Apple developer team, {option_text('team')} (Xcode, Settings, Accounts)"
             )
         remote = import_module(f"{EXPERIMENTAL}.remote_device")
         try:

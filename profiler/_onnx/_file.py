@@ -16,7 +16,7 @@ from onnx import inliner
 
 from lut import UsageError
 from lut._files import file_error, read_bytes, replace_file
-from lut._printable import shortened
+from lut._printable import printable, shortened
 from lut.errors import FileAccessError
 from lut.subgraph import Given
 from profiler._onnx._check import (
@@ -87,7 +87,7 @@ def load_onnx(path: str | Path, shapes: tuple[tuple[int, ...], ...] = ()) -> Any
             what is given; an operator is unknown.
     """
     place = Path(path)
-    what = f"--model {place}"
+    what = printable(str(place))
     with one_line_errors(what, "read"):
         model = _read(place, what)
         check_model(model, what)
@@ -212,7 +212,7 @@ def _fix_shapes(model: Any, shapes: tuple[tuple[int, ...], ...], what: str) -> N
     inputs = list(model.graph.input)
     if shapes and len(shapes) != len(inputs):
         names = shortened(", ".join(quoted(value.name) for value in inputs), 300)
-        raise UsageError(f"{what}: it has {len(inputs)} inputs ({names}), and --input gives {len(shapes)} shapes")
+        raise UsageError(f"{what}: it has {len(inputs)} inputs ({names}), and {len(shapes)} shapes are given (--input)")
     if len(inputs) > MOST_OPEN_INPUTS:
         raise UsageError(f"{what}: it has {len(inputs)} inputs, and {MOST_OPEN_INPUTS} are the most")
     changed = False
@@ -231,7 +231,7 @@ def _fix_shapes(model: Any, shapes: tuple[tuple[int, ...], ...], what: str) -> N
         if tensor.HasField("shape") and len(tensor.shape.dim) != len(given):
             raise UsageError(
                 f"{what}: its input {quoted(value.name)} has {len(tensor.shape.dim)} axes, {_shown(tensor)}, "
-                f"and --input gives {'x'.join(map(str, given))}"
+                f"and {'x'.join(map(str, given))} is given (--input)"
             )
         if not tensor.HasField("shape"):
             for _ in given:
@@ -241,13 +241,13 @@ def _fix_shapes(model: Any, shapes: tuple[tuple[int, ...], ...], what: str) -> N
                 if dim.dim_value != size:
                     raise UsageError(
                         f"{what}: its input {quoted(value.name)} has {dim.dim_value} on axis {axis}, "
-                        f"and --input gives {size}"
+                        f"and {size} is given (--input)"
                     )
                 continue
             if dim.dim_param and symbols.setdefault(dim.dim_param, size) != size:
                 raise UsageError(
-                    f"{what}: its axes named {quoted(dim.dim_param)!r} have one size, and --input gives "
-                    f"{symbols[dim.dim_param]} and {size}"
+                    f"{what}: its axes named {quoted(dim.dim_param)!r} have one size, and "
+                    f"{symbols[dim.dim_param]} and {size} are given (--input)"
                 )
             dim.Clear()
             dim.dim_value = size
@@ -267,14 +267,16 @@ def _refuse_open(value: Any, what: str) -> None:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         raise UsageError(
-            f"{what}: the file leaves the shape of its input {quoted(value.name)} open; give it: --input 1x3x224x224"
+            f"{what}: the file leaves the shape of its input {quoted(value.name)} open; export it with a fixed "
+            "one, or give it (--input 1x3x224x224)"
         )
     for axis, dim in enumerate(tensor.shape.dim):
         if dim.dim_value <= 0:
             called = f" ({quoted(dim.dim_param)!r})" if dim.dim_param else ""
             raise UsageError(
                 f"{what}: the file leaves axis {axis}{called} of its input {quoted(value.name)} open, "
-                f"{_shown(tensor)}; give all inputs' shapes: --input 1x3x224x224 (several: with commas)"
+                f"{_shown(tensor)}; export it with fixed shapes, or give all inputs' (--input "
+                "1x3x224x224, several with commas)"
             )
 
 
@@ -320,7 +322,7 @@ def float_type(model: Any) -> str:
         counts[DTYPES.get(value.type.tensor_type.elem_type, "")] += 1
     found = max((name for name in FLOATS if counts[name]), key=lambda name: counts[name], default="float32")
     if found not in ("float32", "float16"):
-        raise UsageError(f"--model: the file computes in {found}; only float32 and float16 can be measured")
+        raise UsageError(f"the file computes in {found}; only float32 and float16 can be measured")
     return found
 
 
@@ -432,6 +434,6 @@ def trace_onnx(model: Any, *, name: str, provider: str = "CPUExecutionProvider")
     """
     from profiler._onnx._trace import trace
 
-    what = f"--model {quoted(name)}"
+    what = quoted(name)
     with one_line_errors(what, "described as layers"), bounded_memory(memory_for(model)):
         return trace(model, name=name, provider=provider)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lut import Layer, LayerError, chain
+from lut._suggest import option_text
 from lut.errors import LayerFailedError
 from lut.primitives import (
     Activation,
@@ -489,15 +490,17 @@ def _write_subgraph(writer: _Writer, op: Subgraph, seed: int, args: list[str]) -
 
     if op.framework != "onnx":
         raise LayerFailedError(
-            "it has operators of PyTorch's, which are no ONNX operators one by one; profile the model itself (--model "
-            "with --target onnx), or use --exporter dynamo"
+            "it has operators of PyTorch's, which are no ONNX operators one by one; profile the model itself "
+            f"(--model with --target onnx), or use {option_text('exporter', 'dynamo')}"
         )
     if op.batch != writer.batch:
         raise LayerFailedError(f"it was traced with batch {op.batch} and cannot run with batch {writer.batch}")
     own = str(writer.dtype).removeprefix("torch.")
     for given in op.inputs:
         if given.dtype.startswith("float") and given.dtype != own:
-            raise LayerFailedError(f"its file computes in {given.dtype}, not in {own}: --dtype {given.dtype}")
+            raise LayerFailedError(
+                f"its file computes in {given.dtype}, not in {own}: {option_text('dtype', given.dtype)}"
+            )
     _check_operators(op)
     rng = np.random.default_rng(seed)
     values: list[str | list[str]] = [*args, *(writer.array(_drawn(weight, rng)) for weight in op.weights)]

@@ -136,7 +136,7 @@ class Original:
         if fed > MOST_FED:
             raise UsageError(
                 f"{self.what}: its inputs are {fed:,} numbers, and its shapes cannot be known without running it, "
-                f"which is done with {MOST_FED:,} at most; give it a smaller batch with --input"
+                f"which is done with {MOST_FED:,} at most; give it a smaller batch (--input)"
             )
         kept = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in model.graph.output]
         del model.graph.output[:]
@@ -283,7 +283,7 @@ def _run_within(session: Any, feed: dict[str, Any], what: str) -> list[Any]:
         if late.is_set():
             raise UsageError(
                 f"{what}: one call of it took more than {RUN_LIMIT_S:g} s, and its shapes cannot be known without one; "
-                "give it a smaller batch with --input"
+                "give it a smaller batch (--input)"
             ) from None
         raise UsageError(f"{what}: ONNX Runtime cannot run it: {reason_of(error)}") from None
     finally:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from lut import Device, Layer, Network, Setting, UsageError
 from lut._records import CONTEXTS, Context, Software
+from lut._suggest import option_text
 from lut.errors import LatencyLutError, LayerFailedError, TargetUnavailableError
 from lut.primitives import Subgraph
 from lut.subgraph import Given
@@ -340,7 +341,8 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
             raise LayerFailedError(str(error), reason="error") from None
         if computes != self._dtype_name:
             raise LayerFailedError(
-                f"{source.name}: the file computes in {computes}, not in {self._dtype_name}: --dtype {computes}",
+                f"{source.name}: the file computes in {computes}, not in {self._dtype_name}: "
+                f"{option_text('dtype', computes)}",
                 reason="error",
             )
         feed = example_feed(model, seed)

@@ -70,13 +70,13 @@ LONGEST_NAME = 300
 
 def trace(model: Any, *, name: str, provider: str) -> TracedNetwork:
     """Return a model's layers; see :func:`profiler._onnx._file.trace_onnx`."""
-    what = f"--model {quoted(name)}"
+    what = quoted(name)
     own = onnx.ModelProto()
     own.CopyFrom(model)
     normalise(own, what)
     for value in own.graph.input:
         if any(dim.dim_value <= 0 for dim in value.type.tensor_type.shape.dim):
-            raise UsageError(f"{what}: the shape of its input {quoted(value.name)} is open; give it with --input")
+            raise UsageError(f"{what}: the shape of its input {quoted(value.name)} is open; give it (--input)")
     if _control_flow(own):
         # The runtime knows which branch a constant condition takes.
         own = _optimised(own, "ENABLE_BASIC", provider, what, external=False)
