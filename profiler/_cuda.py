@@ -17,7 +17,7 @@ from lut import Device, Layer, Network, Setting, UsageError
 from lut._records import CONTEXTS, Context, RejectionCause, Software
 from lut.errors import LatencyLutError, LayerFailedError, ProfileError, TargetUnavailableError
 from lut.primitives import Subgraph
-from profiler._cuda_driver import Clock, first_line, is_out_of_memory, open_driver
+from profiler._cuda_driver import Clock, check_gpu, first_line, is_out_of_memory, open_driver
 from profiler._dtypes import torch_dtype
 from profiler._machine import DisturbanceReader, cpu_device
 from profiler._model import random_like
@@ -264,6 +264,13 @@ class CudaTarget(Target[_Prepared]):
             raise TargetUnavailableError(
                 f"target cuda cannot use GPU {device}: {first_line(error)}; see what nvidia-smi says"
             ) from error
+
+    @classmethod
+    def check_available(cls, **options: Any) -> None:
+        device = options.get("device", 0)
+        # Another kind of device is refused with the other options.
+        if isinstance(device, int) and device >= 0:
+            check_gpu(device)
 
     @classmethod
     def check_options(cls, **options: Any) -> None:

@@ -121,8 +121,8 @@ class Driver(ABC):
         """Give back what the driver holds."""
 
 
-def open_driver(index: int, *, tf32: bool) -> Driver:
-    """Return the driver of the GPU with this number, among those that the process may see.
+def check_gpu(index: int) -> None:
+    """Raise where there is no GPU with this number, among those that the process may see.
 
     Raises:
         TargetUnavailableError: PyTorch is built without CUDA, there is no driver, or no GPU can be used.
@@ -148,6 +148,16 @@ def open_driver(index: int, *, tf32: bool) -> Driver:
         )
     if index >= count:
         raise UsageError(f"device {index} was asked for, and there are {count} GPUs (numbered from 0)")
+
+
+def open_driver(index: int, *, tf32: bool) -> Driver:
+    """Return the driver of the GPU with this number, among those that the process may see.
+
+    Raises:
+        TargetUnavailableError: PyTorch is built without CUDA, there is no driver, or no GPU can be used.
+        UsageError: there are fewer GPUs.
+    """
+    check_gpu(index)
     try:
         return TorchDriver(index, tf32=tf32)
     except RuntimeError as error:

@@ -22,7 +22,7 @@ from profiler._reference import reference_path
 from profiler._run import HOST_EVERY, check_output, goes_along, hosts_for, limit_for, profile_plan, protocol_for
 from profiler._session import Progress
 from profiler._sources import record_of
-from profiler._target import TargetSpec, available_targets, target_factory, target_spec
+from profiler._target import TargetSpec, available_targets, check_available, target_factory, target_spec
 from profiler._workload import Part, Workload, is_module, of_space, parts_of, sampled
 
 __all__ = ["audited", "hosts_beside", "profile"]
@@ -117,6 +117,8 @@ def profile(
     if output is not None:
         # Tracing and exporting take a while, and measuring longer.
         check_output(Path(output), restart=restart)
+    if isinstance(target, str):
+        check_available(target, **options)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="latency-lut-")))
         workload = _workload(stack, what, target, options, audit, target_error, quick=quick, seed=seed, folder=folder)

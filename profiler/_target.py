@@ -116,6 +116,12 @@ class Target(ABC, Generic[PreparedT]):
         """Raise :class:`~lut.UsageError` unless the options make sense; cheap, and without the runtime."""
 
     @classmethod
+    def check_available(cls, **options: Any) -> None:
+        """Raise :class:`~lut.errors.TargetUnavailableError` where the target cannot run here, as far as that is known
+        within a second; the constructor finds the rest. Called before anything is traced.
+        """
+
+    @classmethod
     def defaults(
         cls,
         layers: Sequence[Layer],  # noqa: ARG003 - for those that look at them
@@ -243,7 +249,7 @@ def target_spec(
     """
     targets = available_targets()
     if name not in targets:
-        raise UsageError(unknown("target", name, targets, none="none: is latency-lut installed? pip install -e ."))
+        raise _unknown_target(name, targets)
     factory = target_factory(targets[name])
     given = {key: value for key, value in options.items() if value is not None}
     known_options = set(inspect.signature(factory).parameters)
@@ -266,6 +272,25 @@ def target_spec(
     return TargetSpec(targets[name], {**defaults, **given})
 
 
+def _unknown_target(name: str, targets: Mapping[str, str]) -> UsageError:
+    return UsageError(unknown("target", name, targets, none="none: is latency-lut installed? pip install -e ."))
+
+
+def check_available(name: str, **options: Any) -> None:
+    """Raise where an installed target cannot run here, as far as that is known without measuring.
+
+    Raises:
+        UsageError: no target has this name.
+        TargetUnavailableError: it cannot run here.
+    """
+    targets = available_targets()
+    if name not in targets:
+        raise _unknown_target(name, targets)
+    factory = target_factory(targets[name])
+    if isinstance(factory, type) and issubclass(factory, Target):
+        factory.check_available(**{key: value for key, value in options.items() if value is not None})
+
+
 def target_factory(place: str) -> Callable[..., Target[Any]]:
     """Return what makes a target, from its ``module:attribute``; its framework is not imported.
 
@@ -276,15 +301,16 @@ def target_factory(place: str) -> Callable[..., Target[Any]]:
     try:
         made: Callable[..., Target[Any]] = getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
-        raise _missing(place, error) from None
+        raise missing_package(place, error.name) from None
     except AttributeError:
         raise TargetUnavailableError(f"target {place}: the module {module} has no {attribute}") from None
     return made
 
 
-def _missing(place: str, error: ModuleNotFoundError) -> TargetUnavailableError:
+def missing_package(target: str, package: str | None) -> TargetUnavailableError:
+    """Return the error of a target that needs a package that is not installed."""
     return TargetUnavailableError(
-        f"target {place} needs the package {error.name!r}, which is not installed: pip install {error.name}"
+        f"target {target} needs the package {package!r}, which is not installed: pip install {package}"
     )
 
 
@@ -298,4 +324,4 @@ def load_target(spec: TargetSpec) -> Target[Any]:
     try:
         return factory(**spec.options)
     except ModuleNotFoundError as error:
-        raise _missing(spec.factory, error) from None
+        raise missing_package(spec.factory, error.name) from None

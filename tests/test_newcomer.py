@@ -229,3 +229,28 @@ def test_the_lookup_example_asks_for_what_the_device_can_do(
     assert len(lines) == 5
     assert all(" ms: conv3×3" in line for line in lines[:4])
     assert "this table does not hold" in lines[4]
+
+
+def test_a_target_that_is_not_there_is_told_before_anything_is_traced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import torch
+
+    from lut.errors import TargetUnavailableError
+    from profiler import profile
+    from profiler._onnx import _target
+
+    (tmp_path / "mine.py").write_text("raise SystemExit('it was loaded')")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
+    model = ("--model", "mine.py:make", "--input", "1x3x8x8")
+    done = run_here(tmp_path, "profile-device", "--target", "cuda", *model, code=1)
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: target cuda needs a PyTorch that is built with CUDA")
+    assert done.stderr.count("\n") == 1
+    monkeypatch.setattr(_target, "find_spec", lambda name: None if name == "onnxruntime" else name)
+    done = run_here(tmp_path, "profile-device", "--target", "onnx", code=1)
+    why = "target onnx needs the package 'onnxruntime', which is not installed: pip install onnxruntime"
+    assert (done.stdout, done.stderr) == ("", f"error: {why}\n")
+    with pytest.raises(TargetUnavailableError, match=why):
+        profile(conv(8), target="onnx")

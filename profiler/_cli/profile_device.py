@@ -423,10 +423,9 @@ def profile_device(
     from profiler._plan import make_protocol
     from profiler._profile import audited, hosts_beside
     from profiler._run import check_output
-    from profiler._target import available_targets, target_spec
+    from profiler._target import available_targets, check_available, target_spec
 
-    if target not in available_targets():
-        target_spec(target, ())  # says so
+    check_available(target, **options)
     protocol = make_protocol(precision=precision, time_budget_s=time_budget, quick=quick, seed=seed)
     if output is not None:
         # Tracing takes a while, and measuring longer.

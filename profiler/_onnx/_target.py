@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from math import log2, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -28,7 +29,7 @@ from profiler._onnx._programs import COPIES, lone, marginal
 from profiler._process import keep_freed_memory, layer_errors, pin
 from profiler._reference import BETWEEN
 from profiler._sources import FileSource, NetworkSource, layer_of_source
-from profiler._target import Part, Target
+from profiler._target import Part, Target, missing_package
 
 if TYPE_CHECKING:
     import torch
@@ -212,6 +213,12 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
         if self._context == "network":
             self._passing_bytes = passing_bytes(network_parameters * self._dtype.itemsize)
         self._readers: dict[int, _Timed] = {}
+
+    @classmethod
+    def check_available(cls, **options: Any) -> None:  # noqa: ARG003
+        for package in ("onnx", "onnxruntime"):
+            if find_spec(package) is None:
+                raise missing_package("onnx", package)
 
     @classmethod
     def check_options(cls, **options: Any) -> None:

@@ -119,7 +119,8 @@ def selection_blocks(selection: WidthSelection) -> list[Block]:
         "One choice per group: its margin over the runner-up in standard errors, how often resampled visits choose it, "
         "and what an evenly spaced grid would have taken."
     )
-    numbers: list[Block] = [Text(law_line(selection)), Text(note), Table([column.title for column in CHOICES_COLUMNS], rows)]
+    header = [column.title for column in CHOICES_COLUMNS]
+    numbers: list[Block] = [Text(law_line(selection)), Text(note), Table(header, rows)]
     chart = stairs_chart(stair_points(selection), f"stairs-{curve.name}")
     return [
         chart._replace(caption=f"{curve.name}, {curve.size}" if curve.size else curve.name),
