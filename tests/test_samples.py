@@ -35,6 +35,12 @@ NUMBER = re.compile(r"[+−-]?\d+(?:[.,]\d+)*")
 # Cells of a row: a layer, its name in a network, a number or none.
 LAYER = re.compile(r"(conv|add|linear|avgpool|maxpool|globalpool)#?\S*( \S+)*")
 NAME = re.compile(r"#\S*( #\??)?|#( #)+|–")
+# What is said on some machines, or of some measurements: lines, and parts of lines.
+SOMETIMES = re.compile(r"~ in more than a tenth|undecided: |(?!.*; that is taken out below$)warning: ")
+ASIDE = re.compile(
+    r"^warning: |; \d+ have fewer than \d+ visits.*?--time-budget|; half-width of .*?95 %\)|\. Do not add layers up .*"
+    r"|; (the |wholes |too few visits to say how well )[^;]*repeats? within [^;]*|; not (conv|add|linear).*?(?=; |$)"
+)
 # What is added to the commands: little time, on a clock that is simulated, and as little training as there can be.
 MEASURING = "--no-self-test --when-busy measure --time-budget"
 TRAINING = "--train-epochs 1 --train-images 40 --test-images 20 --batch-size 20 --search-epochs 1 --measure-seconds 2"
@@ -106,6 +112,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def masked(line: str) -> str:
     """Return a line without what another run, machine or version has otherwise."""
+    line = ASIDE.sub("", line)
     line = re.sub(r"^.+, (\d+ of \d+ cores), .*", r"DEVICE, \1, SYSTEM", line)
     line = re.sub(r"^[^:]+, Linux \S+$", "DEVICE, SYSTEM", line)
     line = re.sub(r"^.+, (cpu, batch \d+.*)", r"DEVICE, \1", line)
@@ -119,7 +126,7 @@ def masked(line: str) -> str:
 def assert_same(sample: Sample, here: list[str], now: list[str]) -> None:
     """See that a page shows the lines that a command prints today, apart from warnings, which are of a machine."""
     there, today = (
-        {masked(re.sub(sample.varies, "", line)): line for line in lines if not line.startswith("warning: ")}
+        {masked(re.sub(sample.varies, "", line)): line for line in lines if not SOMETIMES.match(line)}
         for lines in (here, now)
     )
     gone = [there[line] for line in there if line not in today]
