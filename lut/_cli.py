@@ -13,6 +13,7 @@ from lut._grid import Column, Grid, print_grid
 from lut._measured_network import MeasuredNetwork
 from lut._network_text import AUDIT_STYLES, audit_level, audit_line
 from lut._records import FLAGS, NOT_CHOSEN, Measurement
+from lut._session_text import noise_floor_text
 from lut._table import LatencyTable
 from lut.errors import LatencyLutError, UsageError
 
@@ -93,7 +94,7 @@ def _show_table(console: Console, table: LatencyTable, contains: str, limit: int
     for number, session in enumerate(table.sessions):
         console.print(
             f"session {number}: {session.started_at}, {session.measuring_s:.0f} s, "
-            f"{session.software.runtime}, noise floor ±{session.preflight.noise_floor:.1%}, "
+            f"{session.software.runtime}, noise floor {noise_floor_text(session.preflight)}, "
             f"correction: {session.correction.name}"
         )
         for warning in session.preflight.warnings:

@@ -54,9 +54,15 @@ def test_threads_that_were_given_stay_and_a_warning_says_what_would_help() -> No
     threads, said, _ = settled(4, "fit", 1.9)
     assert threads == 4
     assert "--threads 2" in said[-1]
-    threads, said, _ = settled(None, "fit", 4.0)
-    assert threads is None
-    assert "when one CPU is free" in said[-1]
+
+
+@pytest.mark.parametrize("threads", [None, 1, 4])
+def test_nothing_is_measured_where_no_cpu_is_free(threads: int | None) -> None:
+    with pytest.raises(
+        DeviceBusyError, match=r"4\.0 of 4 CPUs busy.*come back when one CPU is free.*--when-busy measure"
+    ):
+        settled(threads, "fit", 4.0)
+    assert settled(threads, "fit", *[4.0] * 5, 0.0)[0] == threads
 
 
 def test_a_machine_that_becomes_free_is_measured() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -16,10 +17,12 @@ from _commands import run_here
 from conftest import conv, simulate, table_of
 
 from lut import LatencyTable, Network, NetworkLayer
+from lut._console import make_console
 from lut._network_text import audit_level, audit_line
 from lut._printable import lowered
 from lut._suggest import did_you_mean, go_on, option_text
 from lut._terminal import DataConsole
+from profiler._cli._result import print_as_json, print_result
 from profiler._sources import subject_of
 
 MODEL = """
@@ -61,6 +64,38 @@ def test_an_audit_is_coloured_by_its_size(audited: LatencyTable) -> None:
     assert "Do not add layers up without calibration" in audit_line(off_by(audited, 0.39))
     assert "without calibration" not in audit_line(off_by(audited, 1.0))
     assert audit_level(audited.select(lambda _: True)) == "none"
+
+
+def said_of(table: LatencyTable, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, Any]]:
+    """Return what profile-device prints of a table, as text and as JSON."""
+    output = Path("t.json")
+    print_result(make_console(), table, (), (), output, None, groups=8, alpha="1", verbose=False)
+    text = capsys.readouterr().out
+    print_as_json(table, (), (), output, None)
+    return text, json.loads(capsys.readouterr().out)
+
+
+def test_what_few_visits_cannot_tell_is_not_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layers = [conv(width) for width in range(1, 65)]
+    plan, result, _ = simulate(layers, floor_ms=5.0, protocol={"time_budget_s": 1.0})
+    table = table_of(plan, result, tmp_path / "r.json")
+    assert 0 < len(table) < len(layers)
+    text, content = said_of(table, capsys)
+    assert "noise floor not known" in text
+    assert "scale not known, process not known (1 σ); machine's drift during the run not known\n" in text
+    assert content["noise_floor"] is None
+    table.save(tmp_path / "t.json")
+    assert "noise floor not known, correction" in run_here(tmp_path, "lut", "show", "t.json").stdout
+
+
+def test_what_enough_visits_tell_is_said(
+    make_table: Callable[..., LatencyTable], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, content = said_of(make_table(process_sigma=0.05, common_drift=0.1), capsys)
+    assert "not known" not in text
+    assert re.search(r"noise floor ±\d\.\d%", text)
+    assert re.search(r"scale ±\d\.\d%, process ±\d\.\d% \(1 σ\); machine's drift during the run \d\.\d%, removed", text)
+    assert content["noise_floor"] > 0
 
 
 def test_words_are_suggested() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lut._console import format_ms, print_json, styled
 from lut._grid import print_grid
 from lut._records import NOT_CHOSEN
+from lut._session_text import knows_noise_floor, noise_floor_text, spread_line
 from lut._statistics import quantile
 from profiler._cli._networks import networks_json, print_networks
 
@@ -57,12 +58,7 @@ def print_result(
         _print_session(console, session)
     console.print(_counts(table))
     if session is not None and table.setting.target != "coreml":
-        spread = session.spread
-        chains = f", layers that stood in chains only ±{spread.context:.1%}" if spread.context > 0 else ""
-        console.print(
-            f"between runs: scale ±{spread.scale:.1%}, process ±{spread.process:.1%}{chains} (1 σ); machine's drift "
-            f"during the run {spread.common_drift:.1%}, removed"
-        )
+        console.print(spread_line(session))
     if selections:
         console.print()
         console.print(f"Hardware-aware widths (g = {groups}, α = {alpha})")
@@ -138,8 +134,7 @@ def _cores(device: Device) -> str:
 def _print_session(console: Console, session: Session) -> None:
     for warning in session.preflight.warnings:
         console.print(f"warning: {warning}", style="yellow")
-    known = session.preflight.noise_floor_visits > 0 and session.preflight.noise_floor > 0
-    floor = f"±{session.preflight.noise_floor:.1%}" if known else "not known"
+    floor = noise_floor_text(session.preflight)
     console.print(f"noise floor {floor}; precision asked for ±{session.protocol.precision:.1%}")
 
 
@@ -196,7 +191,7 @@ def print_as_json(
         "converged": sum(m.converged for m in table.values()),
         "failures": [{"layer": str(f.layer), "reason": f.reason, "message": f.message} for f in table.failures],
         "not_measured": [str(entry.layer) for entry in table.not_measured],
-        "noise_floor": session.preflight.noise_floor if session else None,
+        "noise_floor": session.preflight.noise_floor if session and knows_noise_floor(session.preflight) else None,
         "warnings": session.preflight.warnings if session else [],
         "measuring_s": session.measuring_s if session else 0.0,
         "widths": [selection_json(selection) for selection in selections],
