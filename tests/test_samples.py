@@ -47,7 +47,7 @@ TRAINING = "--train-epochs 1 --train-images 40 --test-images 20 --batch-size 20 
 ADDED = {
     "profile": ((" --batch 4", f"{MEASURING} 15"),),
     "compiled": ((" --compile", f"{MEASURING} 2"),),
-    "model": ((" --threads 1", f"{MEASURING} 1"),),
+    "model": ((" --threads 1", f"{MEASURING} 3"),),
     "sweep": ((" --threads 1", f"{MEASURING} 15"),),
     "plug-in": ((" --quick", "--precision 0.5 --time-budget 12"),),
     "htas": ((" --table", f"{TRAINING} --set validated=20 --set search.warmup_epochs=0"),),
