@@ -51,7 +51,7 @@ ADDED = {
     "sweep": ((" --threads 1", f"{MEASURING} 15"),),
     "plug-in": ((" --quick", "--precision 0.5 --time-budget 12"),),
     "htas": ((" --table", f"{TRAINING} --set validated=20 --set search.warmup_epochs=0"),),
-    "rcas": ((" --space", f"{MEASURING} 4"), (" rcas", f"{TRAINING} --held-out 2 --types 1,5 --at-once 1")),
+    "rcas": ((" --space", f"{MEASURING} 4"), (" rcas", f"{TRAINING} --held-out 2 --types 1 --at-once 1 --budget-ms 3")),
 }
 
 
