@@ -123,10 +123,7 @@ class CpuTarget(Target[_Prepared]):
         self.check_options(batch=batch, dtype=dtype, threads=threads, memory_format=memory_format, context=context)
         if chain < 1:
             raise UsageError(f"a chain has at least 1 layer, got {chain}")
-        if compile and not _compiler():
-            raise TargetUnavailableError(
-                "torch.compile needs a C++ compiler, and none is installed: install g++ or clang, or name one in CXX"
-            )
+        self.check_available(compile=compile)
         self._context: Context = "network" if context == "network" else "isolated"
         self._compile = compile
         self._kernel_cache = kernel_cache
@@ -155,6 +152,13 @@ class CpuTarget(Target[_Prepared]):
         self._tile = torch.randn(TILE, generator=generator).to(self._dtype)
         self._disturbances = DisturbanceReader()
         self._flush = bool(torch.set_flush_denormal(True))
+
+    @classmethod
+    def check_available(cls, **options: Any) -> None:
+        if options.get("compile") and not _compiler():
+            raise TargetUnavailableError(
+                "torch.compile needs a C++ compiler, and none is installed: install g++ or clang, or name one in CXX"
+            )
 
     @classmethod
     def check_options(cls, **options: Any) -> None:

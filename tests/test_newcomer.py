@@ -7,7 +7,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +272,7 @@ def test_a_target_that_is_not_there_is_told_before_anything_is_traced(
     import torch
 
     from lut.errors import TargetUnavailableError
-    from profiler import profile
+    from profiler import _cpu, profile
     from profiler._onnx import _target
 
     (tmp_path / "mine.py").write_text("raise SystemExit('it was loaded')")
@@ -289,3 +289,7 @@ def test_a_target_that_is_not_there_is_told_before_anything_is_traced(
     assert (done.stdout, done.stderr) == ("", f"error: {why}\n")
     with pytest.raises(TargetUnavailableError, match=why):
         profile(conv(8), target="onnx")
+    monkeypatch.setattr(_cpu, "_compiler", lambda: None)
+    done = run_here(tmp_path, "profile-device", "--compile", code=1)
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: torch.compile needs a C++ compiler")

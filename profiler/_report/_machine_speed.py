@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from lut import LatencyTable
 from lut._records import FLAGS, REJECTION_CAUSES, Session
+from lut._session_text import knows_noise_floor, noise_floor_text, spread_line
 from profiler._report._page import Block, Chart, Section, Table, Text
 from profiler._report._plots import LAW, finish, plot_label
 
@@ -107,16 +108,14 @@ def provenance_section(table: LatencyTable) -> Section:
 
 
 def _session_facts(session: Session) -> Iterator[tuple[str, str]]:
-    protocol, preflight, spread = session.protocol, session.preflight, session.spread
+    protocol, preflight = session.protocol, session.preflight
     resumed = f", resumed {session.resumed} times" if session.resumed else ""
     yield "started, ended", f"{session.started_at}, {session.ended_at}"
     yield "measuring", f"{session.measuring_s:.1f} s in {session.processes} processes{resumed}"
-    floor = f"±{preflight.noise_floor:.2%} of {preflight.noise_floor_visits} visits"
-    yield "noise floor", floor if preflight.noise_floor_visits and preflight.noise_floor else "not known"
+    visits = f" of {preflight.noise_floor_visits} visits" if knows_noise_floor(preflight) else ""
+    yield "noise floor", noise_floor_text(preflight, 2) + visits
     yield "precision", f"±{protocol.precision:.1%} asked for"
-    chains = f"layers that stood in chains only {spread.context:.2%}"
-    yield "spread between runs (1 σ)", f"scale {spread.scale:.2%}, process {spread.process:.2%}, {chains}"
-    yield "drift during the run (1 σ)", f"{spread.common_drift:.2%}"
+    yield "spread and drift", spread_line(session)
     yield "correction", f"{session.correction.name}: {session.correction.description}"
     blocks = f"{protocol.blocks_per_visit} blocks of {protocol.block_ms:g} ms a visit"
     yield "protocol", f"{protocol.name}, seed {protocol.seed}, level {protocol.level:.0%}, {blocks}"
