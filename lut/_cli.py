@@ -14,6 +14,7 @@ from lut._measured_network import MeasuredNetwork
 from lut._network_text import AUDIT_STYLES, audit_level, audit_line
 from lut._records import FLAGS, NOT_CHOSEN, Measurement
 from lut._session_text import noise_floor_text
+from lut._suggest import none_of
 from lut._table import LatencyTable
 from lut.errors import LatencyLutError, UsageError
 
@@ -30,6 +31,8 @@ AcrossOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text for a person.")]
+
+DUPLICATES = ("error", "first", "last", "tighter")
 
 
 def main() -> None:
@@ -220,8 +223,8 @@ def merge(
     """Merge tables of one device and setting into one."""
     if len(files) < 2:
         raise UsageError("merge takes two or more tables")
-    if on_duplicate not in ("error", "first", "last", "tighter"):
-        raise UsageError(f"--on-duplicate is error, first, last or tighter, got {on_duplicate!r}")
+    if on_duplicate not in DUPLICATES:
+        raise UsageError(none_of("--on-duplicate", on_duplicate, DUPLICATES))
     merged = LatencyTable.load(files[0])
     for file in files[1:]:
         merged = merged.merge(LatencyTable.load(file), across=across or (), on_duplicate=on_duplicate)  # type: ignore[arg-type]

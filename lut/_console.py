@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lut._printable import lowered, printable, printable_json, shortened
+from lut._suggest import did_you_mean
 from lut.errors import AdditivityError, LatencyLutError, StaleTableError, UnauditedTableWarning
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ HELP = ("-h", "--help")
 
 # What stands behind an option in its help, for the names of types.
 METAVARS = {"<str>": "TEXT", "<int>": "N", "<int range>": "N", "<float>": "NUMBER", "<Path>": "PATH"}
+
+# How numbers are called in errors, by what their help calls them, and their bounds.
+NUMBERS = {"int": "a whole number", "float": "a number"}
+BOUNDS = {"min": "of at least", "max": "at most"}
 
 # An error is a line or a few; what it quotes from a file may be of any length.
 LONGEST_MESSAGE = 800
@@ -154,11 +159,42 @@ def _other_end(error: Exception) -> int:
         if str(error):
             error.show()  # type: ignore[attr-defined]
         return USAGE
-    message = str(format_message()).rstrip(".")
     context = getattr(error, "ctx", None)
     advice = "" if context is None else f"; see {context.command_path} --help"
-    print_error(f"error: {shortened(lowered(message), LONGEST_MESSAGE - 100)}{advice}")
+    print_error(f"error: {shortened(_misuse(error, str(format_message())), LONGEST_MESSAGE - 100)}{advice}")
     return int(getattr(error, "exit_code", FAILED))
+
+
+def _misuse(error: Any, message: str) -> str:
+    """Return what is wrong with a command line, in our words where we have some: Typer's come from its parts."""
+    unknown = getattr(error, "option_name", None)
+    if getattr(error, "possibilities", None):
+        return f"no such option: {unknown}{did_you_mean(str(unknown), error.possibilities)}"
+    parameter: Any = getattr(error, "param", None)
+    kind = "" if parameter is None else str(parameter.display_type(None))
+    number = next((name for word, name in NUMBERS.items() if word in kind), None)
+    given = None if number is None else _given(parameter.opts)
+    if number is not None and given is not None:
+        # Older versions keep the bounds with the type.
+        limits = [getattr(parameter, end, getattr(getattr(parameter, "type", None), end, None)) for end in BOUNDS]
+        words = [f"{word} {limit}" for word, limit in zip(BOUNDS.values(), limits, strict=True) if limit is not None]
+        bounds = " and ".join(words)
+        return f"{parameter.opts[0]}: expected {number}{' ' * bool(bounds)}{bounds}, got {shortened(given, 60)!r}"
+    found = re.fullmatch(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", message)
+    if found is not None:
+        return f"unexpected argument: {found.group(1)}"
+    message = re.sub(r"\. Did you mean (.*)\?$", r"; did you mean \1?", message)
+    return lowered(message.rstrip("."))
+
+
+def _given(options: Sequence[str]) -> str | None:
+    """Return the text that an option was given last, as it stands on the command line."""
+    found = None
+    for word, after in zip(sys.argv, [*sys.argv[1:], None], strict=True):
+        name, equals, text = word.partition("=")
+        if name in options and (equals or after is not None):
+            found = text if equals else after
+    return found
 
 
 def _command_line() -> str:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from lut._layer import Layer
 from lut._records import Measurement
 from lut._statistics import log_standard_error
+from lut._suggest import as_share, option_text
 from lut._table import LatencyTable, refuse_unlike
 from lut.errors import TableError, UsageError
 
@@ -68,9 +69,9 @@ def compare_tables(
         UsageError: ``level`` or ``margin`` is out of range.
     """
     if not 0.5 <= level < 1:
-        raise UsageError(f"level must be at least 0.5 and below 1, got {level}")
+        raise UsageError(f"{option_text('level')} is at least 0.5 and below 1, got {level:g}{as_share(level)}")
     if not 0 < margin < 1:
-        raise UsageError(f"margin must be between 0 and 1, got {margin}")
+        raise UsageError(f"{option_text('margin')} is between 0 and 1, got {margin:g}{as_share(margin)}")
     refuse_unlike(first, second, across=across, what="compare")
     both = [layer for layer in first if layer in second]
     if not both:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["OTHER_OUTPUT", "RESTART", "did_you_mean", "go_on", "option_text", "unknown"]
+__all__ = ["OTHER_OUTPUT", "RESTART", "as_share", "did_you_mean", "go_on", "none_of", "option_text", "unknown"]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -13,6 +13,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     by_form = {name.lower().replace("_", "-"): name for name in known}
     close = get_close_matches(word.lower().replace("_", "-"), by_form, n=1, cutoff=0.6)
     return f"; did you mean {by_form[close[0]]!r}?" if close else ""
+
+
+def as_share(value: float) -> str:
+    """Return ``; did you mean 0.95?`` where a share seems to be given in per cent, else nothing."""
+    return f"; did you mean {value / 100:g}?" if 1 < value <= 100 else ""
+
+
+def none_of(what: str, given: object, known: Iterable[str]) -> str:
+    """Return ``--loss is squared or huber, got 'hubber'; did you mean 'huber'?``."""
+    names = list(known)
+    choice = " or ".join(names) if len(names) == 2 else f"one of {', '.join(names)}"
+    return f"{what} is {choice}, got {given!r}{did_you_mean(str(given), names)}"
 
 
 def unknown(what: str, word: str, known: Iterable[str], *, none: str = "none") -> str:

@@ -31,7 +31,7 @@ from lut._records import (
     Setting,
     TableRecord,
 )
-from lut._suggest import option_text
+from lut._suggest import did_you_mean, option_text
 from lut.errors import MissingLayerError, TableError, UnauditedTableWarning, UnlikeTablesError, UsageError
 
 if TYPE_CHECKING:
@@ -339,7 +339,8 @@ class LatencyTable(Mapping[Layer, Measurement]):
             mine = merged.get(layer)
             if mine is not None and on_duplicate == "error":
                 raise TableError(
-                    f"both tables hold {layer} ({layer.digest}); say which to keep: first, last or tighter"
+                    f"both tables hold {layer} ({layer.digest}); say which to keep: "
+                    f"{option_text('on_duplicate', 'first')}, last or tighter"
                 )
             if mine is None or on_duplicate == "last" or (on_duplicate == "tighter" and _width(moved) < _width(mine)):
                 merged[layer] = moved
@@ -457,7 +458,12 @@ def refuse_unlike(
     """
     allowed = set(across)
     if unknown := allowed - {"device", "setting", "reference"}:
-        raise UsageError(f"across is 'device', 'setting' or 'reference', got {', '.join(sorted(unknown))}")
+        strange = sorted(unknown)
+        several = "; several are given one by one" if any("," in word for word in strange) else ""
+        raise UsageError(
+            f"{option_text('across')} is device, setting or reference, got {', '.join(strange)}"
+            + (several or did_you_mean(strange[0], ("device", "setting", "reference")))
+        )
     for name, differences in unlike_fields(first, second).items():
         short = name.partition(" ")[0]
         if differences and short not in allowed:

@@ -204,6 +204,11 @@ def load_predictor(folder: str | os.PathLike[str]) -> LatencyPredictor:
     """Return the predictor that a folder holds; see :meth:`LatencyPredictor.load`."""
     place = Path(folder)
     path = place / FILE
+    if place.exists() and not path.exists():
+        raise PredictorFormatError(
+            f"{place} holds no {FILE}, so it is no predictor; give the folder that fit-predictor, or "
+            "LatencyPredictor.save, wrote"
+        )
     record = _decoded(read_bytes(path), path)
     model, correction = _arrays(record.model, place)
     _consistent(record, model, correction, place / record.model.file)

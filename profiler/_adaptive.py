@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from lut import Device, Layer, Network, Setting, UsageError
 from lut._records import Ended, SamplingRecord
-from lut._suggest import option_text
+from lut._suggest import as_share, option_text
 from predictors import LatencyPredictor
 from predictors._evidence import operators_in
 from predictors._latency_predictor import LEAST_LAYERS
@@ -42,7 +42,10 @@ class Adaptive(NamedTuple):
     def check(self, wholes: int) -> None:
         """Raise :class:`~lut.UsageError` unless this can be done with so many whole networks."""
         if not 0.001 <= self.target_error <= 1:
-            raise UsageError(f"a target error is a share between 0.001 and 1 (0.03 is 3 %), got {self.target_error:g}")
+            raise UsageError(
+                f"a target error is a share between 0.001 and 1 (0.03 is 3 %), "
+                f"got {self.target_error:g}{as_share(self.target_error)}"
+            )
         if wholes < LEAST_NETWORKS:
             raise UsageError(
                 f"adaptive sampling stops by its error on whole networks and needs {LEAST_NETWORKS} of them, got "

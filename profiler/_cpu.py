@@ -22,6 +22,7 @@ import msgspec
 
 from lut import Device, Layer, Network, Setting, UsageError
 from lut._records import CONTEXTS, Context, Software
+from lut._suggest import none_of
 from lut.errors import LayerFailedError, TargetUnavailableError
 from lut.primitives import Conv2d, Linear, Subgraph
 from lut.subgraph import short_name
@@ -543,11 +544,11 @@ def _check_options(*, batch: int, dtype: str, threads: int | None, memory_format
     if batch < 1:
         raise UsageError(f"batch must be at least 1, got {batch}")
     if dtype not in DTYPES:
-        raise UsageError(f"dtype is one of {', '.join(DTYPES)}, got {dtype!r}")
+        raise UsageError(none_of("dtype", dtype, DTYPES))
     if memory_format not in MEMORY_FORMATS:
-        raise UsageError(f"memory format is one of {', '.join(MEMORY_FORMATS)}, got {memory_format!r}")
+        raise UsageError(none_of("memory format", memory_format, MEMORY_FORMATS))
     if context not in CONTEXTS:
-        raise UsageError(f"context is one of {', '.join(CONTEXTS)}, got {context!r}")
+        raise UsageError(none_of("context", context, CONTEXTS))
     if threads is not None and not 1 <= threads <= 1024:
         raise UsageError(f"threads must be between 1 and 1024, got {threads}")
 

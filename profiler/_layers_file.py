@@ -71,7 +71,8 @@ def load_layers(path: str | os.PathLike[str]) -> tuple[Layer, ...]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{name}: not valid JSON: {short_problem(str(error))}") from None
     if not items:
-        raise UsageError(f"{name}: expected a list of layers, one at least")
+        hint = "; this is an object, such as a table is" if content.lstrip().startswith(b"{") else ""
+        raise UsageError(f"{name}: expected a list of layers, one at least{hint}")
     layers = []
     for i, item in enumerate(items):
         try:

@@ -107,6 +107,8 @@ def parse_place(text: str, option: str, what: str) -> tuple[str, str]:
         UsageError: it is neither, or there is no such file.
     """
     place, separator, name = text.rpartition(":")
+    if text.endswith(".py"):
+        raise UsageError(f"{option} {text}: name a function in it too, {text}:{what.upper()}")
     if not separator or not place or not name.isidentifier():
         raise UsageError(f"{option} is file.py:{what} or package.module:{what}, got {text!r}")
     if place.endswith(".py"):

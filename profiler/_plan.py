@@ -13,6 +13,7 @@ import msgspec
 
 from lut import Layer, UsageError, conv_norm_act, global_pool, linear, residual_add
 from lut._records import Protocol
+from lut._suggest import as_share
 from profiler._contexts import kind_of
 from profiler._sources import NetworkSource, key_of
 from profiler._walk import Walk
@@ -178,7 +179,9 @@ def make_protocol(
     if time_budget_s is None:
         time_budget_s = QUICK_BUDGET_S if quick else DEFAULT_BUDGET_S
     if not 0.0005 <= precision <= 0.5:
-        raise UsageError(f"precision is a share between 0.0005 and 0.5 (0.02 is 2 %), got {precision:g}")
+        raise UsageError(
+            f"precision is a share between 0.0005 and 0.5 (0.02 is 2 %), got {precision:g}{as_share(precision)}"
+        )
     if not 1 <= time_budget_s <= 1e7:
         raise UsageError(f"time budget is between 1 second and 10,000,000, got {time_budget_s:g}")
     if not 0 <= seed < 2**32:

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from lut._network_text import audit_level, audit_line
 from lut._printable import lowered
 from lut._suggest import did_you_mean, go_on, option_text
 from lut._terminal import DataConsole
+from lut.errors import UnauditedTableWarning
 from profiler._cli._result import print_as_json, print_result
 from profiler._sources import subject_of
 
@@ -172,12 +174,150 @@ def test_a_paragraph_of_help_is_wrapped_once(tmp_path: Path) -> None:
 )
 def test_a_slip_is_one_line_with_the_way_out(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
     (tmp_path / "my.py").write_text(MODEL, encoding="utf-8")
-    done = run_here(tmp_path, *arguments, code=None)
+    refused(tmp_path, *arguments, said=said)
+
+
+def refused(folder: Path, *arguments: str, said: str) -> None:
+    """Check that a command line is answered by one clear line."""
+    done = run_here(folder, *arguments, code=None)
     assert done.returncode in (1, 2)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert said in lines[-1], lines
     assert "Traceback" not in done.stderr
+    assert "Input should be" not in done.stderr
     assert len(lines[-1]) < 900
+
+
+ON_PREDICTOR = "predict-latency --predictor p --space nas-bench-macro"
+SLIPS = [
+    ("lut show folder", "is a directory; give a file, not a folder"),
+    ("lut show text.txt", "text.txt: not a lookup table"),
+    ("lut show my.py", "my.py: not a lookup table"),
+    ("lut show t.json --limit 0", "--limit: expected a whole number of at least 1, got '0'"),
+    ("lut show t.json --limit=3.5ms", "--limit: expected a whole number of at least 1, got '3.5ms'"),
+    ("lut show t.json --containz x", "did you mean '--contains'?"),
+    ("lut shwo t.json", "did you mean 'show'?; see "),
+    ("lut validate none.json", "none.json: no such file or directory; check the path"),
+    ("lut validate folder", "give a file, not a folder"),
+    ("lut validate text.txt", "invalid: text.txt: not a lookup table"),
+    ("lut validate t.json --limit 3", "no such option: --limit"),
+    ("lut diff t.json", "missing argument 'FILE'"),
+    ("lut diff t.json t.json t.json", "unexpected argument: t.json"),
+    ("lut diff t.json none.json", "check the path"),
+    ("lut diff t.json t.json --level 95", "got 95; did you mean 0.95?"),
+    ("lut diff t.json t.json --level 95%", "--level: expected a number, got '95%'"),
+    ("lut diff t.json t.json --margin 10", "got 10; did you mean 0.1?"),
+    ("lut diff t.json t.json --across devise", "did you mean 'device'?"),
+    ("lut diff t.json t.json --across device,setting", "several are given one by one"),
+    ("lut merge t.json -o o.json", "merge takes two or more tables"),
+    ("lut merge t.json t.json", "missing option '--output'"),
+    ("lut merge t.json t.json -o o.json", "on_duplicate='first' (--on-duplicate first), last or tighter"),
+    ("lut merge t.json t.json -o o.json --on-duplicate frist", "did you mean 'first'?"),
+    ("lut merge t.json t.json -o no/o.json --on-duplicate first", "create the folder no first"),
+    ("lut merge t.json t.json -o folder --on-duplicate first", "give a file, not a folder"),
+    ("lut merge t.json text.txt -o o.json", "text.txt: not a lookup table"),
+    ("select-widths folder", "give a file, not a folder"),
+    ("select-widths text.txt", "not a lookup table"),
+    ("select-widths t.json", "holds no channel curves"),
+    ("select-widths t.json --groups 2.5", "--groups: expected a whole number of at least 1"),
+    ("select-widths t.json --alpha atuo", "alpha (--alpha) is a positive number or 'auto'"),
+    ("select-widths t.json --loss hubber", "did you mean 'huber'?"),
+    ("select-widths t.json --expand 2x", "--expand: expected a number, got '2x'"),
+    ("select-widths t.json t.json", "unexpected argument: t.json"),
+    ("report-table none.json", "check the path"),
+    ("report-table folder", "give a file, not a folder"),
+    ("report-table t.json -o folder", "cannot write folder: is a directory"),
+    ("report-table t.json -o no/such.html", "create the folder no first"),
+    ("report-table t.json -o t.json", "is the table itself, which the page would replace"),
+    ("report-table t.json --outptu x.html", "did you mean '--output'?"),
+    ("fit-predictor folder -o p2", "give a file, not a folder"),
+    ("fit-predictor text.txt -o p2", "not a lookup table"),
+    ("fit-predictor t.json,u.json -o p2", "cannot read t.json,u.json"),
+    ("fit-predictor t.json -o p2 --failures skp", "did you mean 'skip'?"),
+    ("fit-predictor t.json -o p2 --seed -1", "--seed: expected a whole number of at least 0"),
+    ("fit-predictor t.json --outptu p2", "did you mean '--output'?"),
+    ("predict-latency", "missing option '--predictor'"),
+    ("predict-latency --predictor p", "give a network: either --model"),
+    ("predict-latency --predictor none --model my.py:make", "none/predictor.json: no such file"),
+    ("predict-latency --predictor t.json --model my.py:make", "t.json holds no predictor.json, so it is no predictor"),
+    ("predict-latency --predictor folder --model my.py:make", "give the folder that fit-predictor"),
+    (f"{ON_PREDICTOR} --choices randon", "did you mean 'random'?"),
+    (f"{ON_PREDICTOR} --choices 1,2", "8 positions, each 0, 1 or 2, got [1, 2]"),
+    (f"{ON_PREDICTOR} --choices none.json", "check the path"),
+    (f"{ON_PREDICTOR} --choices random --level 90", "did you mean 0.9?"),
+    (f"{ON_PREDICTOR} --choices random --unknown ouside", "did you mean 'outside'?"),
+    (f"{ON_PREDICTOR}", "--space and --choices go together"),
+    (f"{ON_PREDICTOR} --model my.py:make", "give a network: either"),
+    ("profile-device --layers none.json", "check the path"),
+    ("profile-device --layers folder", "give a file, not a folder"),
+    ("profile-device --layers text.txt", "text.txt: not valid JSON"),
+    ("profile-device --layers t.json", "expected a list of layers, one at least; this is an object"),
+    ("profile-device --model my.py --input 1x3x8x8", "name a function in it too, my.py:FACTORY"),
+    ("profile-device --model text.txt --input 1x3x8x8", "--model is file.py:factory"),
+    ("profile-device --model my.py:make --layers l.json", "give one of --model and --layers"),
+    ("profile-device --input 1x3x8x8", "--input is about a --model"),
+    ("profile-device --precision 2", "got 2; did you mean 0.02?"),
+    ("profile-device --precision 2%", "--precision: expected a number, got '2%'"),
+    ("profile-device --time-budget 30s", "--time-budget: expected a number, got '30s'"),
+    ("profile-device --batch 4.5", "--batch: expected a whole number of at least 1, got '4.5'"),
+    ("profile-device --audit 5000", "of at least 0 and at most 1000, got '5000'"),
+    ("profile-device --dtype flaot32", "did you mean 'float32'?"),
+    ("profile-device --memory-format channel_last", "did you mean 'channels_last'?"),
+    ("profile-device --context netwrok", "did you mean 'network'?"),
+    ("profile-device --sampling adaptve", "did you mean 'adaptive'?"),
+    ("profile-device --sampling adaptive --target-error 3", "got 3; did you mean 0.03?"),
+    ("profile-device --when-busy wiat", "did you mean 'wait'?"),
+    ("profile-device --sweep", "--sweep is about a --model"),
+    ("profile-device -o folder", "give a file, not a folder"),
+    ("profile-device -o no/t.json", "create the folder no first"),
+    ("profile-device -o t.json", "t.json exists already; restart=True (--restart)"),
+    ("profile-device --provider cpu", "target cpu has no option --provider"),
+    ("profile-device --bundle x", "--bundle needs --import FILE"),
+    ("profile-device t.json", "unexpected argument: t.json"),
+    ("check-table folder", "give a file, not a folder"),
+    ("check-table text.txt", "not a lookup table"),
+    ("check-table t.json --layers-count 0", "--layers-count: expected a whole number of at least 1"),
+    ("check-table t.json --time-budget 10s", "--time-budget: expected a number, got '10s'"),
+    ("check-table t.json --input 1x3x8x8", "--input is about a --model"),
+    ("check-table t.json t.json", "unexpected argument: t.json"),
+    ("check-table t.json --modle x", "did you mean '--model'?"),
+    ("export-coreml -o out", "say what to export"),
+    ("export-coreml --model my.py:make --input 1x3x8x8", "missing option '--output'"),
+    ("export-coreml --layers t.json -o out", "expected a list of layers"),
+    ("export-coreml --layers none.json -o out", "check the path"),
+    ("export-coreml --space resnet-cifar --layers l.json -o out", "give --layers or --space, not both"),
+    ("export-coreml --input 1x3x8x8 -o out", "--input is the input of a --model"),
+    ("export-coreml --model my.onnx --input 1x3x8x8 -o out", "--model is file.py:factory"),
+    ("export-coreml --model my.py:make --input 1x3x8x8 -o out --precision fp16", "float16 or float32, got 'fp16'"),
+    ("export-coreml --model my.py:make --input 1x3x8x8 -o out --format mlpackage", "is mlprogram or neuralnetwork"),
+    ("export-coreml --model my.py:make --input 1x3x8x8 -o out --deployment-target 16", "iOS15, iOS16, iOS17, iOS18"),
+    (
+        "export-coreml --model my.py:make --input 1x3x8x8 -o out --jobs 0",
+        "--jobs: expected a whole number of at least 1",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def slipping(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with one of each thing that is taken for another."""
+    folder = tmp_path_factory.mktemp("slips")
+    (folder / "my.py").write_text(MODEL, encoding="utf-8")
+    (folder / "text.txt").write_text("hello\n", encoding="utf-8")
+    (folder / "folder").mkdir()
+    plan, result, _ = simulate([conv(width) for width in range(4, 12)])
+    table_of(plan, result, folder / "r.json").save(folder / "t.json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnauditedTableWarning)
+        run_here(folder, "fit-predictor", "t.json", "-o", "p")
+    return folder
+
+
+@pytest.mark.parametrize(("line", "said"), SLIPS)
+def test_other_slips(line: str, said: str, slipping: Path) -> None:
+    before = (slipping / "t.json").read_bytes()
+    refused(slipping, *line.split(), said=said)
+    assert (slipping / "t.json").read_bytes() == before
 
 
 # What only commands use: it reads what is typed, or says what is printed.

@@ -45,6 +45,7 @@ def select_widths(
     """
     from lut import LatencyTable, UsageError
     from lut._grid import print_grid
+    from lut._suggest import none_of
     from predictors._show import (
         SURE_SHARE,
         UNSURE_NOTE,
@@ -57,7 +58,7 @@ def select_widths(
     from predictors._widths import hardware_aware_widths, measured_curves
 
     if loss not in ("squared", "huber"):
-        raise UsageError(f"--loss is squared or huber, got {loss!r}")
+        raise UsageError(none_of("--loss", loss, ("squared", "huber")))
     exponent = parse_alpha(alpha)
     table = LatencyTable.load(file)
     selections = [

@@ -86,10 +86,11 @@ def predict_latency(
     Example: predict-latency --predictor predictor/ --model my.py:make --input 4x3x224x224
     """
     from lut import UsageError
+    from lut._suggest import as_share, none_of
     from predictors import LatencyPredictor
 
     if unknown not in ("error", "outside"):
-        raise UsageError(f"--unknown is error or outside, got {unknown!r}")
+        raise UsageError(none_of("--unknown", unknown, ("error", "outside")))
     if (model is None) == (space is None):
         raise UsageError("give a network: either --model FILE.py:FACTORY (or FILE.onnx), or --space with --choices")
     if (space is None) != (choices is None):
@@ -97,7 +98,7 @@ def predict_latency(
     if space is not None and input_shape is not None:
         raise UsageError("--input is about a --model; a network of a --space has its own")
     if not 0 < level < 1:
-        raise UsageError(f"--level lies between 0 and 1, such as 0.9, got {level}")
+        raise UsageError(f"--level lies between 0 and 1, such as 0.9, got {level:g}{as_share(level)}")
     console = make_console(stderr=json)
     loaded = LatencyPredictor.load(predictor)
     if model is not None:
@@ -159,7 +160,7 @@ def _of_space(name: str, choices: str, *, expand: float | None, settings: list[s
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise UsageError(
             f"--choices is a list of {len(space.choices)} option indices, such as 3,0,7, a published network's name or "
-            f"random, got {choices[:60]!r}{did_you_mean(choices[:60], space.published())}"
+            f"random, got {choices[:60]!r}{did_you_mean(choices[:60], ['random', *space.published()])}"
         ) from None
     return space.decode(vector)
 

@@ -12,6 +12,7 @@ import typer
 from lut import UsageError
 from lut._console import make_console, run_single_command
 from lut._records import NOT_CHOSEN
+from lut._suggest import none_of
 from profiler._cli._progress import ProgressBar, Standing
 from profiler._cli._workloads import ExpandOption, SetOption, plug_in_options
 
@@ -407,7 +408,7 @@ def profile_device(
     )
 
     if when_busy not in PATIENCE_S:
-        raise UsageError(f"--when-busy is one of {', '.join(PATIENCE_S)}, got {when_busy!r}")
+        raise UsageError(none_of("--when-busy", when_busy, PATIENCE_S))
     if self_test:
         ignored = [
             name.rstrip("_") for name in context_.params if name not in WITH_SELF_TEST and _is_given(context_, name)
@@ -607,7 +608,7 @@ def _what_to_measure(
     if given("audit") and audit and (model is not None or layers is not None):
         raise UsageError("--audit samples networks of a --space; a --model is audited by itself")
     if sampling not in ("full", "adaptive"):
-        raise UsageError(f"--sampling is full or adaptive, got {sampling!r}")
+        raise UsageError(none_of("--sampling", sampling, ("full", "adaptive")))
     if target_error is not None and sampling != "adaptive":
         raise UsageError("--target-error is where --sampling adaptive stops")
     if sampling == "adaptive":

@@ -33,7 +33,7 @@ def report_table(
 
     The page is one HTML file that needs nothing else, no network either.
     """
-    from lut import LatencyTable
+    from lut import LatencyTable, UsageError
     from lut._files import write_atomically
     from predictors import hardware_aware_widths, measured_curves
     from predictors._show import parse_alpha
@@ -42,12 +42,14 @@ def report_table(
 
     exponent = parse_alpha(alpha)
     table = LatencyTable.load(file)
+    output = output if output is not None else report_path(file)
+    if output.exists() and output.samefile(file):
+        raise UsageError(f"--output {output} is the table itself, which the page would replace; name another file")
     gains = network_gains(table)
     selections = (
         tuple(hardware_aware_widths(curve, groups=groups, alpha=exponent) for curve in measured_curves(table))
         if table.curves and not gains
         else ()
     )
-    output = output if output is not None else report_path(file)
     write_atomically(output, report_html(table, selections, gains, title=file.name).encode())
     print_line(f"report  {output}")
