@@ -33,6 +33,24 @@ PROGRESS = re.compile(r"^ *\d+ (s|min)  .*\n|^.* …\n", re.MULTILINE)
 WHOLE = (r".+",)
 
 
+class Picture(NamedTuple):
+    """A picture of docs/pictures: of a report that a sample's command wrote, or drawn by a command.
+
+    Args:
+        name: the picture's file.
+        report: the report's file; empty where ``command`` draws.
+        section: what of it is shown, by its anchor; empty for its beginning.
+        height: in pixels.
+        command: draws a picture of that name in the folder.
+    """
+
+    name: str
+    report: str = ""
+    section: str = ""
+    height: int = 0
+    command: str = ""
+
+
 class Sample(NamedTuple):
     """An output on a page.
 
@@ -47,6 +65,7 @@ class Sample(NamedTuple):
         needs: samples whose files it takes.
         varies: a pattern of what other machines or other searches print otherwise.
         environment: what the commands find set.
+        picture: what is made of its files.
     """
 
     name: str
@@ -59,6 +78,7 @@ class Sample(NamedTuple):
     needs: tuple[str, ...] = ()
     varies: str = "$^"
     environment: tuple[tuple[str, str], ...] = ()
+    picture: Picture | None = None
 
 
 # From the line that names the device on: what comes before it is the self-test of a machine's first profile.
@@ -70,7 +90,16 @@ SHOW_DETAILS = (
 )
 # In the order in which they are made, in one folder.
 SAMPLES = (
-    Sample("profile", "README.md", ("profile-device --target cpu --batch 4",), (RESULT,), minutes=3),
+    Sample(
+        "profile",
+        "README.md",
+        ("profile-device --target cpu --batch 4",),
+        (RESULT,),
+        minutes=3,
+        picture=Picture(
+            "staircase.png", command="python benchmarks/staircase.py cpu-b4.json --curve 1 --output staircase.png"
+        ),
+    ),
     Sample(
         "check",
         "check-table.md",
@@ -114,6 +143,7 @@ SAMPLES = (
         ("profile-device --model benchmarks/_zoo.py:mobilenet_v2 --input 1x3x224x224 --threads 1 --time-budget 40",),
         prompt=True,
         minutes=1.5,
+        picture=Picture("model.png", "mobilenet_v2-cpu-b1.html", height=760),
     ),
     Sample(
         "sweep",
@@ -122,6 +152,7 @@ SAMPLES = (
         (r"^\$[^\n]*\n", r"^What other widths would buy.*?(?=\n\n)"),
         prompt=True,
         minutes=2,
+        picture=Picture("sweep.png", "resnet20-cpu-b4.html", "the-stairs-of-the-layers-with-the-largest-gain", 480),
     ),
     Sample(
         "plug-in",
@@ -266,6 +297,8 @@ def main() -> None:
                     continue
                 if sample in wanted:
                     write(sample, text)
+                    if sample.picture is not None:
+                        draw(sample.picture, Path(scratch))
     if failed:
         sys.exit(f"not made: {', '.join(failed)}")
 
@@ -275,6 +308,34 @@ def write(sample: Sample, text: str) -> None:
     (page,) = (path for path in PAGES if path.name == sample.page)
     page.write_text(replaced(page.read_text("utf-8"), sample.name, text), encoding="utf-8")
     print(f"{page} written: {sample.name}")
+
+
+def draw(picture: Picture, folder: Path) -> None:
+    """Make a picture of a sample's files, in a window of 1,000 pixels; without Chromium it stays as it is."""
+    if picture.command:
+        subprocess.run([sys.executable, *shlex.split(picture.command)[1:]], cwd=folder, check=True)
+    else:
+        chromium = shutil.which("chromium")
+        if chromium is None:
+            print(f"{picture.name} stays as it is: there is no chromium")
+            return
+        page = (folder / picture.report).read_text("utf-8")
+        hidden = f"body > :is(h1, p, section, details):not([id='{picture.section}']) {{ display: none }}"
+        only = f"<style>{hidden}</style></head>"
+        (folder / "shown.html").write_text(page.replace("</head>", only, 1) if picture.section else page, "utf-8")
+        window = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=8000")
+        subprocess.run(
+            [
+                *(chromium, *window, f"--user-data-dir={folder / 'chromium'}", f"--window-size=1000,{picture.height}"),
+                *(f"--screenshot={picture.name}", (folder / "shown.html").as_uri()),
+            ],
+            cwd=folder,
+            env={**os.environ, "TMPDIR": "/tmp"},
+            check=True,
+            capture_output=True,
+        )
+    shutil.copy(folder / picture.name, ROOT / "docs" / "pictures" / picture.name)
+    print(f"{picture.name} drawn")
 
 
 if __name__ == "__main__":

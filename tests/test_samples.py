@@ -250,3 +250,10 @@ def test_python_on_the_pages_imports_what_is_there() -> None:
                 if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in PACKAGES:
                     module = import_module(node.module or "")
                     assert not [name.name for name in node.names if not hasattr(module, name.name)], page.name
+
+
+def test_pictures_are_made_with_the_samples_and_shown() -> None:
+    made = {sample.picture.name for sample in SAMPLES if sample.picture is not None}
+    assert made == {path.name for path in (ROOT / "docs" / "pictures").iterdir()}
+    for name in made:
+        assert any(f"pictures/{name})" in page.read_text("utf-8") for page in PAGES), name

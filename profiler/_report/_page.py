@@ -155,6 +155,7 @@ def _environment(package: str) -> Environment:
     environment.filters["plot"] = _plot
     environment.filters["csv_url"] = _csv_url
     environment.filters["file_name"] = _file_name
+    environment.filters["anchor"] = lambda heading: _file_name(heading).lower()
     return environment
 
 
