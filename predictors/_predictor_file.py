@@ -29,7 +29,7 @@ from lut._codec import short_problem
 from lut._files import file_error, read_bytes, write_atomically
 from lut._printable import lowered
 from lut._records import Device, Record, Setting
-from lut.errors import LatencyLutError, PredictorFormatError
+from lut.errors import FileAccessError, LatencyLutError, PredictorFormatError
 from predictors._calibration import GROUPS, Calibration
 from predictors._correction import Correction
 from predictors._features import FEATURES, WORK
@@ -205,9 +205,9 @@ def load_predictor(folder: str | os.PathLike[str]) -> LatencyPredictor:
     place = Path(folder)
     path = place / FILE
     if place.exists() and not path.exists():
-        raise PredictorFormatError(
-            f"{place} holds no {FILE}, so it is no predictor; give the folder that fit-predictor, or "
-            "LatencyPredictor.save, wrote"
+        why = f"it holds no {FILE}" if place.is_dir() else "a predictor is a folder"
+        raise FileAccessError(
+            f"cannot read {place}: {why}; give the folder that fit-predictor, or LatencyPredictor.save, wrote"
         )
     record = _decoded(read_bytes(path), path)
     model, correction = _arrays(record.model, place)

@@ -166,7 +166,7 @@ def test_an_operator_of_the_users_own_runs_only_where_it_is_allowed() -> None:
     assert torch.equal(build_module(layer, {"latency_lut_test"})(x), x * 2)
     other = _layer(Call(op="latency_lut_test.set.default", args=(X,)))
     assert torch.equal(build_module(other, {"latency_lut_test"})(x), x + 1)
-    with pytest.raises(LayerError, match=r"runs only with the --model file that registers it"):
+    with pytest.raises(LayerError, match=r"runs only in a process that imports what registers it"):
         build_module(layer)
 
 

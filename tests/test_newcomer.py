@@ -239,7 +239,7 @@ SLIPS = [
     ("predict-latency", "missing option '--predictor'"),
     ("predict-latency --predictor p", "give a network: either --model"),
     ("predict-latency --predictor none --model my.py:make", "none/predictor.json: no such file"),
-    ("predict-latency --predictor t.json --model my.py:make", "t.json holds no predictor.json, so it is no predictor"),
+    ("predict-latency --predictor t.json --model my.py:make", "cannot read t.json: a predictor is a folder"),
     ("predict-latency --predictor folder --model my.py:make", "give the folder that fit-predictor"),
     (f"{ON_PREDICTOR} --choices randon", "did you mean 'random'?"),
     (f"{ON_PREDICTOR} --choices 1,2", "8 positions, each 0, 1 or 2, got [1, 2]"),
