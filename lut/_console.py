@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
 from lut._printable import lowered, printable, printable_json, shortened
 from lut._suggest import did_you_mean
@@ -39,11 +39,23 @@ __all__ = [
 ]
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+# Of Ctrl-C that nothing inside has caught: while libraries are loaded, say. Files are written whole or not at all.
+STOPPED = "stopped; run the same command again"
 
 HELP = ("-h", "--help")
 
+# What a command's help shows together: titles, with the names of parameters.
+Panels: TypeAlias = Mapping[str, Sequence[str]]
+
 # What stands behind an option in its help, for the names of types.
-METAVARS = {"<str>": "TEXT", "<int>": "N", "<int range>": "N", "<float>": "NUMBER", "<Path>": "PATH"}
+METAVARS = {
+    "<str>": "TEXT",
+    "<int>": "N",
+    "<int range>": "N",
+    "<float>": "NUMBER",
+    "<float range>": "NUMBER",
+    "<Path>": "PATH",
+}
 
 # How numbers are called in errors, by what their help calls them, and their bounds.
 NUMBERS = {"int": "a whole number", "float": "a number"}
@@ -56,12 +68,12 @@ LONGEST_MESSAGE = 800
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF, errno.ENXIO)
 
 
-def run_command(
-    make_app: Callable[[], typer.Typer], *, panels: Mapping[str, Sequence[str]] = MappingProxyType({})
-) -> None:
+def run_command(make_app: Callable[[], typer.Typer], *, panels: Mapping[str, Panels] = MappingProxyType({})) -> None:
     """Run a command line application and exit: 0 done, 1 failed, 2 usage, 3 incomplete or stale, 130 stopped.
 
-    ``panels``: see :func:`run_single_command`.
+    Args:
+        make_app: makes the application.
+        panels: by a subcommand's name, what its help shows together; see :func:`run_single_command`.
     """
     for stream in (sys.stdout, sys.stderr):
         # A terminal of few characters, and names of files that are no text, are shown as far as they can be.
@@ -70,7 +82,7 @@ def run_command(
     sys.exit(_flushed(_run(make_app, panels)))
 
 
-def _run(make_app: Callable[[], typer.Typer], panels: Mapping[str, Sequence[str]]) -> int:
+def _run(make_app: Callable[[], typer.Typer], panels: Mapping[str, Panels]) -> int:
     """Run an application and return the exit code; whatever goes wrong is said in one line."""
     try:
         with warnings.catch_warnings():
@@ -85,12 +97,12 @@ def _run(make_app: Callable[[], typer.Typer], panels: Mapping[str, Sequence[str]
         if ended != INTERRUPTED:
             return ended if isinstance(ended, int) else 0
         # The application has taken Ctrl-C for an end.
-        print_error("stopped")
+        print_error(STOPPED)
     except LatencyLutError as error:
         print_error(f"{_kind(error)}: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        print_error("stopped")
+        print_error(STOPPED)
     except MemoryError:
         return _failed(f"{_command_line()}: there is not enough memory for this")
     except RecursionError:
@@ -105,7 +117,7 @@ def _run(make_app: Callable[[], typer.Typer], panels: Mapping[str, Sequence[str]
     return INTERRUPTED
 
 
-def _command_of(app: typer.Typer, panels: Mapping[str, Sequence[str]]) -> Any:
+def _command_of(app: typer.Typer, panels: Mapping[str, Panels]) -> Any:
     """Return an application's command with help that reads well: paragraphs wrapped once, and flags shown as flags."""
     import typer
     from typer.main import get_command
@@ -119,19 +131,19 @@ def _command_of(app: typer.Typer, panels: Mapping[str, Sequence[str]]) -> Any:
         each.help = "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(each.help or "").split("\n\n"))
         # Typer makes the option for help when it is first asked for, and keeps it.
         helper = each.get_help_option(typer.Context(each, help_option_names=list(HELP)))
-        helper.rich_help_panel = list(panels)[-1] if panels else None
+        shown = panels.get("" if each is command else each.name, {})
+        helper.rich_help_panel = list(shown)[-1] if shown else None
         for parameter in (*each.params, helper):
             if getattr(parameter, "is_flag", False):
                 parameter.metavar = ""
             elif getattr(parameter, "metavar", None) is None:
                 parameter.metavar = METAVARS.get(str(parameter.display_type(None)))
-    places = {name: (i, title) for i, (title, names) in enumerate(panels.items()) for name in names}
-    order = {name: i for i, name in enumerate(name for names in panels.values() for name in names)}
-    for parameter in command.params:
-        if parameter.name in places:
-            parameter.rich_help_panel = places[parameter.name][1]
-    # Stable: what stands in no panel of ours keeps its place, behind.
-    command.params.sort(key=lambda parameter: order.get(parameter.name, len(order)))
+        places = {name: title for title, names in shown.items() for name in names}
+        order = {name: i for i, name in enumerate(places)}
+        for parameter in each.params:
+            parameter.rich_help_panel = places.get(parameter.name, getattr(parameter, "rich_help_panel", None))
+        # Stable: what stands in no panel of ours keeps its place, behind.
+        each.params.sort(key=lambda parameter, order=order: order.get(parameter.name, len(order)))
     command.epilog = "--version says which version this is."
     return command
 
@@ -145,8 +157,8 @@ def _other_end(error: Exception) -> int:
     """Return the exit code for what the application raised: an error in the command line, or a fault of ours."""
     import typer
 
-    if isinstance(error, typer.Abort):
-        print_error("stopped")
+    if isinstance(error, typer.Abort) or _came_of_ctrl_c(error):
+        print_error(STOPPED)
         return INTERRUPTED
     # The base class of these errors lies in another package in each few versions of Typer.
     format_message = getattr(error, "format_message", None)
@@ -195,6 +207,18 @@ def _given(options: Sequence[str]) -> str | None:
         if name in options and (equals or after is not None):
             found = text if equals else after
     return found
+
+
+def _came_of_ctrl_c(error: BaseException) -> bool:
+    """Whether an error is what a library made of Ctrl-C while it was loaded."""
+    seen: list[BaseException] = []
+    before: BaseException | None = error
+    while before is not None and before not in seen:
+        if isinstance(before, KeyboardInterrupt):
+            return True
+        seen.append(before)
+        before = before.__cause__ or before.__context__
+    return False
 
 
 def _command_line() -> str:
@@ -325,9 +349,7 @@ def make_app(**options: Any) -> typer.Typer:
     )
 
 
-def run_single_command(
-    function: Callable[..., None], *, panels: Mapping[str, Sequence[str]] = MappingProxyType({})
-) -> None:
+def run_single_command(function: Callable[..., None], *, panels: Panels = MappingProxyType({})) -> None:
     """Run a command line application that is one command.
 
     Args:
@@ -340,7 +362,7 @@ def run_single_command(
         app.command()(function)
         return app
 
-    run_command(make, panels=panels)
+    run_command(make, panels={"": panels})
 
 
 def format_ms(value: float) -> str:

@@ -200,7 +200,7 @@ def profile_plan(
             raise
         except KeyboardInterrupt:
             if not keep:
-                raise InterruptedRunError("stopped; nothing is kept, since no output was named") from None
+                raise InterruptedRunError("nothing is kept, since no output was named") from None
             kept = len(journal.read().visits)
             raise InterruptedRunError(f"{kept} visits are kept in {journal.path}; {go_on(restart=restart)}") from None
         finally:

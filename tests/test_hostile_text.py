@@ -353,7 +353,7 @@ def ends(error: BaseException, capsys: pytest.CaptureFixture[str], monkeypatch: 
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (KeyboardInterrupt(), 130, "stopped\n"),
+        (KeyboardInterrupt(), 130, "stopped; run the same command again\n"),
         (MemoryError(), 1, "error: lut [/]\\x1b.json: there is not enough memory for this\n"),
         (RecursionError("x"), 1, "error: lut [/]\\x1b.json: something in what it was given is nested too deeply\n"),
         (OSError(28, "No space left on device"), 1, "error: cannot write the output: no space left on device\n"),
@@ -388,7 +388,7 @@ def test_ctrl_c_while_a_file_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(LatencyTable, "load", interrupted)
     for command in (("lut", "show"), ("select-widths",), ("report-table",), ("check-table",), ("fit-predictor",)):
-        assert run(*command, "curve.json") == (130, "", "stopped\n")
+        assert run(*command, "curve.json") == (130, "", "stopped; run the same command again\n")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
