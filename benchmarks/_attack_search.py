@@ -245,7 +245,7 @@ def _read_training(folder: Path) -> Any:
     try:
         return _train(folder / "c.safetensors")
     except SearchError as error:
-        if "the loss is no longer a number" not in str(error):
+        if "the loss became NaN or infinite" not in str(error):
             raise
         return None
 

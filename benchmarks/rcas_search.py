@@ -296,8 +296,8 @@ def report(shared: Given, found: Sequence[Found], seconds: float, results: Path,
     revisited, exceeded = sum(r.revisited for r in searches), sum(r.exceeded for r in searches)
     print(
         f"laziness saved {sum(r.saved for r in searches)} evaluations of "
-        f"{sum(r.saved + r.evaluated for r in searches)}; {exceeded} of {revisited} gains that were taken anew had "
-        f"risen, by {100 * max(r.excess for r in searches):.1f} points at most"
+        f"{sum(r.saved + r.evaluated for r in searches)}; {exceeded} of {revisited} re-evaluated gains "
+        f"increased, by {100 * max(r.excess for r in searches):.1f} points at most"
     )
     write_results(
         results,

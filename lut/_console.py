@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 __all__ = [
+    "duration",
     "format_ms",
     "make_app",
     "make_console",
@@ -369,3 +370,12 @@ def format_ms(value: float) -> str:
     """Return milliseconds with four significant digits: enough for a stair, no more than is known."""
     digits = f"{value:.4g}"
     return digits if "e" not in digits else f"{value:.4f}".rstrip("0").rstrip(".")
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in words: ``45 s``, ``12 min``, ``1 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -236,7 +236,7 @@ def setting_options(
         return target_spec(setting.target, layers, networks, **common, **_options(setting))
     except UsageError as error:
         of = "the setting" if what == "the setting" else f"{what}'s setting"
-        raise UsageError(f"{of} ({setting}) cannot be had here: {error}") from None
+        raise UsageError(f"{of} ({setting}) is not available here: {error}") from None
 
 
 def _options(setting: Setting) -> dict[str, Any]:

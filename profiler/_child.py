@@ -160,7 +160,7 @@ def encode(message: Any, what: str) -> bytes:
     """Return a message as JSON.
 
     Raises:
-        UsageError: it holds a name that is no text: not every name of a file is UTF-8.
+        UsageError: it holds a name that is not text: not every name of a file is UTF-8.
     """
     try:
         return msgspec.json.encode(message)

@@ -201,7 +201,7 @@ def compare_networks(
         progress: told where the session stands.
 
     Raises:
-        UsageError: no networks, two of one name, a budget that makes no sense, or a setting that cannot be had here.
+        UsageError: no networks, two of one name, a budget that makes no sense, or a setting that is not available here.
         UnlikeTablesError: this machine, or what its target runs, is not the ``device`` and ``setting`` given.
         TargetUnavailableError: the target cannot run here.
         DeviceBusyError: a profile is running.

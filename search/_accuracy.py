@@ -26,6 +26,7 @@ from lut._suggest import OTHER_OUTPUT, RESTART
 from lut.errors import CheckpointError, FileAccessError, InterruptedRunError, SearchError
 from profiler._model import import_place, parse_place
 from search._at_once import run_at_once
+from search._time_left import seconds_left
 
 __all__ = [
     "Accuracy",
@@ -34,6 +35,7 @@ __all__ = [
     "EvaluationProgress",
     "Evaluator",
     "evaluation_error",
+    "kept_accuracies",
     "load_accuracy",
     "network_key",
 ]
@@ -211,6 +213,17 @@ class AccuracyCache:
         self._size += len(line)
 
 
+def kept_accuracies(path: Path) -> int:
+    """Return how many accuracies a file of :class:`AccuracyCache` seems to hold, to tell a person; it is not checked.
+
+    Raises:
+        FileAccessError: it cannot be read.
+    """
+    if not path.is_file():
+        return 0
+    return max(read_bytes(path, limit=LARGEST_CACHE).count(b"\n") - 1, 0)
+
+
 def network_key(network: Network) -> str:
     """Return the SHA-256 of the work that a network does, in hexadecimal; names have no part in it.
 
@@ -291,7 +304,7 @@ class Evaluator:
 
         def report(computed: int, value: float | None) -> None:
             elapsed = time.monotonic() - began
-            left = elapsed / computed * (len(new) - computed) if computed else None
+            left = seconds_left(elapsed, computed, len(new))
             self._progress(EvaluationProgress(cached + computed, len(wanted), cached, elapsed, left, value))
 
         report(0, None)
@@ -441,7 +454,7 @@ def _read(path: Path, content: bytes, torn: bytes, header: _Header) -> tuple[dic
     if not content:
         # A file of ours that was cut off in its first line has nothing to lose; anybody else's has.
         if not BEGINNING.startswith(torn[: len(BEGINNING)]):
-            raise CheckpointError(f"{path} is no file of accuracies; {ADVICE}")
+            raise CheckpointError(f"{path} is not a file of accuracies; {ADVICE}")
         return {}, None
     first = content.partition(b"\n")[0].partition(b"\t")[0]
     try:
@@ -449,7 +462,7 @@ def _read(path: Path, content: bytes, torn: bytes, header: _Header) -> tuple[dic
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         there = None
     if there is None or there.format != FORMAT:
-        raise CheckpointError(f"{path} is no file of accuracies, or damaged in its first line; {ADVICE}")
+        raise CheckpointError(f"{path} is not a file of accuracies, or damaged in its first line; {ADVICE}")
     if there.version not in (VERSION, UNSEALED):
         raise CheckpointError(f"{path} has version {there.version}, and this program writes {VERSION}; {ADVICE}")
     others = []

@@ -25,6 +25,7 @@ __all__ = [
     "read_tensors",
     "restore_optimizer",
     "save_checkpoint",
+    "saved_epoch",
     "write_tensors",
 ]
 
@@ -143,7 +144,7 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], str]:
     content = read_bytes(path, limit=LARGEST_TENSORS)
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > min(LARGEST_HEADER, len(content) - 8):
-        raise CheckpointError(f"{path} is damaged, or no file of ours (its header); {DISCARD}")
+        raise CheckpointError(f"{path} is damaged, or not a file of ours (its header); {DISCARD}")
     try:
         metadata = msgspec.json.decode(content[8 : 8 + length], type=_Head).metadata
         tensors: dict[str, torch.Tensor] = load(content)
@@ -158,15 +159,33 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], str]:
         RuntimeError,
         ArithmeticError,
     ) as e:
-        raise CheckpointError(f"{path} is damaged, or no file of ours ({type(e).__name__}); {DISCARD}") from None
+        raise CheckpointError(f"{path} is damaged, or not a file of ours ({type(e).__name__}); {DISCARD}") from None
     if odd is not None:
-        raise CheckpointError(f"{path} is no file of ours: {_shown(odd)} is of type {tensors[odd].dtype}; {DISCARD}")
+        raise CheckpointError(f"{path} is not a file of ours: {_shown(odd)} is of type {tensors[odd].dtype}; {DISCARD}")
     if not whole:
         raise CheckpointError(f"{path} is damaged: its hash is another; {DISCARD}")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{path}: {_shown(name)} holds numbers that are not finite; {DISCARD}")
     return tensors, metadata.header
+
+
+def saved_epoch(path: Path) -> int | None:
+    """Return how many epochs a checkpoint says are done, to tell a person; ``None`` where that cannot be read.
+
+    Its tensors are not looked at: :func:`load_checkpoint` does that, and says what is wrong.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            head = file.read(length) if length <= LARGEST_HEADER else b""
+        metadata = msgspec.json.decode(head, type=_Head).metadata
+        epoch = msgspec.json.decode(metadata.header, type=_Header).epoch
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return epoch if 0 <= epoch <= MOST_EPOCHS else None
 
 
 def check_tensors(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:

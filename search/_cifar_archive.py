@@ -173,7 +173,7 @@ def _binary_batch(path: Path, name: str, content: bytes, classes: int) -> tuple[
     labels = 1 if classes == 10 else 2
     record = labels + PIXELS
     if len(content) % record:
-        raise DataError(f"{path}: {name} has {len(content)} bytes, which is no multiple of an image's {record}")
+        raise DataError(f"{path}: {name} has {len(content)} bytes, not a multiple of an image's {record}")
     rows = np.frombuffer(content, dtype=np.uint8).reshape(-1, record)
     if rows.size and rows[:, labels - 1].max() >= classes:
         raise DataError(f"{path}: {name} holds a label above {classes - 1}")
@@ -198,5 +198,5 @@ def _unpickled(path: Path, name: str, content: bytes) -> dict[str, Any]:
             raise DataError(f"{path}: {name} is refused, do not trust it: {error}") from None
         raise DataError(f"{path}: {name} is damaged ({error}); fetch it again") from None
     if type(batch) is not dict:
-        raise DataError(f"{path}: {name} is no file of CIFAR; fetch it again")
+        raise DataError(f"{path}: {name} is not a CIFAR file; fetch it again")
     return batch

@@ -16,13 +16,14 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from lut._files import file_error
+from lut._suggest import did_you_mean
 from lut.errors import CheckpointError, DataError, FileAccessError, UsageError
 from profiler._reference import reference_path
 from search._checkpoint import read_tensors, write_tensors
 from search._cifar_archive import read_cifar
-from search._image_folder import SIDE, Decoded, read_images
+from search._image_folder import SIDE, Decoded, open_pillow, read_images
 
-__all__ = ["ImageData", "halves", "load_data", "seeded", "subset"]
+__all__ = ["ImageData", "check_data", "halves", "load_data", "seeded", "subset"]
 
 FORMS = "digits, cifar10:PATH, cifar100:PATH, images:PATH"
 # Test share of data that comes in one piece.
@@ -82,6 +83,29 @@ class ImageData:
         return digest.hexdigest()[:16]
 
 
+def check_data(text: str) -> tuple[str, Path | None, os.stat_result | None]:
+    """Return the kind of data that a text names and where it lies, without reading it; digits lie nowhere.
+
+    Raises:
+        UsageError: the text names no data.
+        FileAccessError: the path is missing.
+        DataError: what decodes images is not installed.
+    """
+    kind, colon, place = text.partition(":")
+    if kind == "digits" and not colon:
+        return kind, None, None
+    if kind not in ("cifar10", "cifar100", "images") or not place:
+        meant = did_you_mean(kind, ["digits", "cifar10", "cifar100", "images"])
+        raise UsageError(f"unknown data {text!r}; give one of {FORMS}{meant if meant and not place else ''}")
+    if kind == "images":
+        open_pillow()
+    path = Path(place).expanduser()
+    try:
+        return kind, path, path.stat()
+    except OSError as error:
+        raise file_error(path, "read", error) from None
+
+
 def load_data(text: str, *, cache: Path | None = None) -> ImageData:
     """Return the data set that a text names.
 
@@ -100,16 +124,9 @@ def load_data(text: str, *, cache: Path | None = None) -> ImageData:
         DataError: what lies there cannot be used.
         FileAccessError: the path is missing or cannot be read.
     """
-    kind, colon, place = text.partition(":")
-    if kind == "digits" and not colon:
+    kind, path, status = check_data(text)
+    if path is None or status is None:
         return _finished("digits", _digits(), mirrored=False)
-    if kind not in ("cifar10", "cifar100", "images") or not place:
-        raise UsageError(f"unknown data {text!r}; give one of {FORMS}")
-    path = Path(place).expanduser()
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise file_error(path, "read", error) from None
     if path.is_dir():
         return _decoded(kind, path)
     described = (CACHE_VERSION, kind, os.path.realpath(path), status.st_size, status.st_mtime_ns)

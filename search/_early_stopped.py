@@ -166,7 +166,7 @@ class EarlyStopped:
         """Yield each network's number, its accuracy (0 … 1) and its seconds, in the order in which they get done.
 
         Raises:
-            SearchError: a network does not fit the data, its loss is no longer a number, or its process died; those
+            SearchError: a network does not fit the data, its loss became NaN or infinite, or its process died; those
                 under way beside it were waited for and yielded.
             FileAccessError: the data cannot be written for the processes to read.
         """

@@ -94,7 +94,7 @@ def trained_accuracy(
         threads: of PyTorch, while this function runs.
 
     Raises:
-        SearchError: the loss is no longer a number.
+        SearchError: the loss became NaN or infinite.
         UsageError: the network does not fit the data, or the recipe the device.
         LayerError: the network's layers do not fit together.
     """

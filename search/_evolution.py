@@ -83,14 +83,14 @@ def search_evolution(
     Raises:
         BudgetError: no network is within the budget.
         TargetUnavailableError: pymoo is not installed.
-        SearchError: the loss is no number.
+        SearchError: the loss became NaN or infinite.
     """
     check_pymoo()
     fastest = check_budget(cost, budget_ms)
-    began = time.monotonic()
     shared = SharedWeights(cost, data, settings, seed=seed, device=device)
     run = run_digest(cost, data, settings, seed, None, "evolution")
     history, _ = run_epochs(shared, partial(uniform_epoch, shared), checkpoint=checkpoint, run=run, progress=progress)
+    began = time.monotonic()
     judged: dict[tuple[int, ...], float] = {}
     # Vectors that differ in blocks which are not there are one network.
     known: dict[Network, float] = {}
@@ -118,7 +118,7 @@ def search_evolution(
         prediction=cost.predict(best),
         history=tuple(history),
         from_epoch=len(history),
-        seconds=time.monotonic() - began,
+        seconds=sum(done.seconds for done in history) + time.monotonic() - began,
         evaluated=len(known),
     )
 

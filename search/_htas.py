@@ -17,7 +17,7 @@ from search._architecture import draw
 from search._cost import NetworkCost, band_penalty, check_budget, derive
 from search._data import ImageData
 from search._search_settings import SearchEpoch, SearchProgress, SearchResult, SearchSettings
-from search._shared_weights import SharedWeights, batches, run_digest, run_epochs, uniform_epoch
+from search._shared_weights import GRADIENT_WORK, SharedWeights, batches, run_digest, run_epochs, uniform_epoch
 from search._supernet import SuperResNet
 from search._training import epoch_generator
 
@@ -56,7 +56,7 @@ def search_htas(
     Raises:
         BudgetError: nothing is within the budget, or with ``derivation="argmax"`` the result is not.
         UsageError: ``penalty="band"`` without a budget, or classes of data and space differ.
-        SearchError: the loss is no number.
+        SearchError: the loss became NaN or infinite.
         CheckpointError: the checkpoint is another run's.
     """
     space = cost.space
@@ -70,8 +70,10 @@ def search_htas(
     )
     shared.optimizers["logits"] = optimizer
 
+    weights_alone = settings.weights_first * settings.recipe.total_epochs
+
     def epoch(number: int, tau: float, lr: Callable[[float], float], tell: Callable[[float], None]) -> SearchEpoch:
-        if number <= settings.weights_first * settings.recipe.total_epochs:
+        if number <= weights_alone:
             return uniform_epoch(shared, number, tau, lr, tell)
         began = time.monotonic()
         generator = epoch_generator(seed, "search", number)
@@ -91,7 +93,7 @@ def search_htas(
             optimizer.step()
             if not all(bool(torch.isfinite(logits).all()) for logits in shared.net.logits):
                 raise SearchError(
-                    "the architecture's logits are no numbers: lower the cost's weight "
+                    "the architecture's logits became NaN or infinite: lower the cost's weight "
                     f"({charge.weight:g}, {option_text('weight')}) or Adam's step ({settings.logits_lr:g}, logits_lr=…)"
                 )
             logits_losses.append(float(loss.detach()))
@@ -99,8 +101,15 @@ def search_htas(
         return shared.judged(number, tau, lr(0.0), weight_losses, logits_losses, began)
 
     identity = run_digest(cost, data, settings, seed, budget_ms, "gradient")
+    history, states = run_epochs(
+        shared,
+        epoch,
+        checkpoint=checkpoint,
+        run=identity,
+        progress=progress,
+        work=lambda number: 1.0 if number <= weights_alone else GRADIENT_WORK,
+    )
     began = time.monotonic()
-    history, states = run_epochs(shared, epoch, checkpoint=checkpoint, run=identity, progress=progress)
     chosen = _select(history, settings, budget_ms)
     found = _derived(cost, states[chosen], budget_ms, settings)
     return SearchResult(
@@ -109,7 +118,7 @@ def search_htas(
         prediction=cost.predict(found),
         history=tuple(history),
         from_epoch=chosen + 1,
-        seconds=time.monotonic() - began,
+        seconds=sum(done.seconds for done in history) + time.monotonic() - began,
     )
 
 

@@ -56,7 +56,7 @@ def read_images(path: Path) -> Decoded:
             not 32×32, they lie otherwise, or the archive is damaged.
         FileAccessError: the path is missing or cannot be read.
     """
-    decoder = _pillow()
+    decoder = open_pillow()
     found = _decoded(decoder, path)
     if not found:
         raise DataError(
@@ -111,7 +111,12 @@ def _stacked(
     return torch.from_numpy(images), labels
 
 
-def _pillow() -> ModuleType:
+def open_pillow() -> ModuleType:
+    """Return what decodes images.
+
+    Raises:
+        DataError: it is not installed.
+    """
     try:
         from PIL import Image
     except ImportError:

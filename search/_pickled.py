@@ -279,7 +279,7 @@ class _Machine:
             if type(key) is bytes:
                 key = key.decode("latin-1")
             if type(key) is not str or len(key) > LONGEST_TEXT:
-                raise PickledError(f"byte {self._at}: a key that is no text", refused=True)
+                raise PickledError(f"byte {self._at}: a key that is not text", refused=True)
             if key in target:
                 raise PickledError(f"byte {self._at}: it holds {_shown(key)} twice", refused=True)
             target[key] = value
@@ -289,13 +289,13 @@ class _Machine:
     def name(self, module: str, name: str) -> None:
         text = f"{module.replace('numpy._core', 'numpy.core')}.{name}"
         if text not in _NAMES:
-            raise PickledError(f"it names {_shown(f'{module}.{name}')}, which no file of CIFAR does", refused=True)
+            raise PickledError(f"it names {_shown(f'{module}.{name}')}, which no CIFAR file does", refused=True)
         self.push(_Name(text))
 
     def stacked_name(self) -> None:
         name, module = self.pop(), self.pop()
         if type(module) is not str or type(name) is not str:
-            raise PickledError(f"byte {self._at}: a name that is no text")
+            raise PickledError(f"byte {self._at}: a name that is not text")
         self.name(module, name)
 
     def call(self) -> None:
@@ -305,7 +305,7 @@ class _Machine:
         if function.text == _ENCODE:
             self.push(self.encoded(*args))
         elif function.text == _ARRAY:
-            raise PickledError(f"it calls {_ARRAY}, which no file of CIFAR does", refused=True)
+            raise PickledError(f"it calls {_ARRAY}, which no CIFAR file does", refused=True)
         else:
             self.push(Call(function.text, args))
 

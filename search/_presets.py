@@ -16,7 +16,7 @@ from search._recipe import Recipe
 from search._search_settings import SearchSettings
 from search._shared_weights import batches
 
-__all__ = ["changed_by_name", "preset", "rcas_preset", "with_settings"]
+__all__ = ["changed_by_name", "check_settings", "preset", "rcas_preset", "with_settings"]
 
 # A few hundred small images are learnt in minutes, and need small batches to be.
 DIGITS_SEARCH_EPOCHS, DIGITS_TRAIN_EPOCHS, DIGITS_BATCH = 24, 12, 32
@@ -91,6 +91,15 @@ def rcas_preset(
     judged = rcas_recipe(epochs, size, crop=0 if small else RCAS_CROP, **changes)
     epochs = train_epochs or (DIGITS_TRAIN_EPOCHS if small else RCAS_TRAIN_EPOCHS)
     return judged, rcas_recipe(epochs, size, milestones=(0.3, 0.6, 0.9), **changes)
+
+
+def check_settings(settings: Sequence[str]) -> None:
+    """Raise what :func:`with_settings` would of any data's settings.
+
+    Raises:
+        UsageError: there is no such name, or the value does not fit.
+    """
+    with_settings(SearchSettings(), Recipe(), settings)
 
 
 def with_settings(search: SearchSettings, recipe: Recipe, settings: Sequence[str]) -> tuple[SearchSettings, Recipe]:

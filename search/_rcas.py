@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 from lut import Network, SearchSpace, UsageError
+from lut._suggest import did_you_mean
 from predictors._predictions import NetworkPrediction
 from search._greedy import UNIFORM, Budget, GreedyPath, GreedyStep, SetProblem, cost_effective_greedy
 from search._resources import Budgets, NetworkResources
@@ -62,7 +63,7 @@ class RcasSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         for rule in self.rules:
             if rule not in RULES:
-                raise UsageError(f"rules are {', '.join(RULES)}; got {rule!r}")
+                raise UsageError(f"rules are {', '.join(RULES)}; got {rule!r}{did_you_mean(rule, RULES)}")
         if len(set(self.rules)) < len(self.rules):
             raise UsageError(f"a rule is named twice: {', '.join(self.rules)}")
         if self.at_once < 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, final
 
@@ -14,6 +14,7 @@ from lut.errors import InterruptedRunError
 from predictors import LatencyPredictor
 from profiler._session import Progress
 from search._accuracy import Accuracy, AccuracyCache, BatchAccuracy, EvaluationProgress, Evaluator
+from search._chance import FirstRound, chance_warning
 from search._data import ImageData
 from search._rcas import RcasResult, RcasSettings, RcasStep, search_rcas
 from search._recipe import Recipe
@@ -28,9 +29,20 @@ from search._run_parts import (
     try_device,
     write_json,
 )
+from search._sittings import SITTINGS, Stage
 from search._training import Trained, TrainProgress, check_precision
 
-__all__ = ["RCAS_FILES", "RcasPlan", "RcasReporter", "RcasRun", "base_of", "check_end", "rcas_summary", "run_rcas"]
+__all__ = [
+    "RCAS_FILES",
+    "RcasPlan",
+    "RcasReporter",
+    "RcasRun",
+    "base_of",
+    "check_end",
+    "rcas_stages",
+    "rcas_summary",
+    "run_rcas",
+]
 
 # What a run's folder holds, and what each file is.
 RCAS_FILES = {
@@ -84,7 +96,10 @@ class RcasPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RcasRun(NamedTuple):
-    """What came of a run; ``not_measured`` says why there is no measurement, if there is none."""
+    """What came of a run.
+
+    ``not_measured`` says why there is no measurement, if there is none; ``warnings`` what else is to be known.
+    """
 
     search: RcasResult
     base: Network
@@ -93,16 +108,21 @@ class RcasRun(NamedTuple):
     trained: Trained | None
     measured: Measured | None
     not_measured: str | None
+    warnings: tuple[str, ...] = ()
 
 
 class RcasReporter(NamedTuple):
-    """Whom a run tells where it stands; ``phase`` is told what begins, ``step`` which network joins a path."""
+    """Whom a run tells where it stands.
+
+    ``phase`` is told what begins, ``step`` which network joins a path, ``warn`` what a person is to know at once.
+    """
 
     evaluated: Callable[[EvaluationProgress], None]
     step: Callable[[str, RcasStep], None]
     train: Callable[[str, TrainProgress], None]
     measure: Callable[[Progress], None]
     phase: Callable[[str], None]
+    warn: Callable[[str], None]
 
 
 @final
@@ -117,6 +137,16 @@ class _Searcher(NamedTuple):
 def base_of(space: SearchSpace, resources: NetworkResources) -> Network:
     """Return what a space's networks are compared with: its ``base_network``, or else the first one of a search."""
     return space.base_network() or resources.network((0,) * len(space.choices))
+
+
+def rcas_stages(plan: RcasPlan, output: Path) -> tuple[Stage, ...]:
+    """Return the parts of a run that have checkpoints."""
+    if plan.recipe is None:
+        return ()
+    names = {"base": "training the baseline", "weights": "training the network found"}
+    return tuple(
+        Stage.of(what, output / CHECKPOINTS / f"{file}.safetensors", plan.recipe) for file, what in names.items()
+    )
 
 
 def check_end(resources: NetworkResources, recipe: Recipe | None, *, device: str) -> None:
@@ -186,6 +216,7 @@ def run_rcas(
         try_device(base, measuring)
     # Nothing is touched before it is known that the work can be done.
     checkpoints = [f"{CHECKPOINTS}/{file}.safetensors" for file in ("base", "weights")]
+    checkpoints.append(f"{CHECKPOINTS}/{SITTINGS}")
     open_folder(plan, output, files=(*RCAS_FILES, *checkpoints), restart=restart)
     if keep_predictor and predictor is not None:
         predictor.save(output / "predictor")
@@ -229,7 +260,7 @@ def _run(
         output / "evaluations.jsonl", space=f"{plan.space} {options}", function=plan.function
     ) as cache:
         evaluate = Evaluator(searcher.accuracy, cache=cache, at_once=searcher.at_once, progress=tell.evaluated)
-        found = search_rcas(resources, evaluate, plan.budgets, plan.search, told=tell.step)
+        found, warnings = _searched(plan, resources, evaluate, data, tell)
     _write_found(plan, resources, found, output)
 
     base_trained = trained = None
@@ -261,6 +292,7 @@ def _run(
         trained=trained,
         measured=measured,
         not_measured=reason,
+        warnings=warnings,
     )
     _write_results(plan, result, resources, output)
     hand_on(result)
@@ -268,6 +300,31 @@ def _run(
         # Last: it says that the run is finished. One that could not be measured may be run again, and goes on there.
         write_json(output / "result.json", rcas_summary(plan, result, resources))
     return result
+
+
+def _searched(
+    plan: RcasPlan, resources: NetworkResources, evaluate: Evaluator, data: ImageData | None, tell: RcasReporter
+) -> tuple[RcasResult, tuple[str, ...]]:
+    """Return what was found, and a warning where accuracies of short trainings were those of guessing."""
+    first, warnings = FirstRound(), []
+
+    def watched(networks: Sequence[Network]) -> list[float]:
+        values = evaluate(networks)
+        if first.add(values) and (warning := _at_chance(plan, first, data)) is not None:
+            warnings.append(warning)
+            tell.warn(warning)
+        return values
+
+    found = search_rcas(resources, watched, plan.budgets, plan.search, told=tell.step)
+    return found, tuple(warnings)
+
+
+def _at_chance(plan: RcasPlan, first: FirstRound, data: ImageData | None) -> str | None:
+    # Of other accuracies it is not known what guessing would give.
+    if plan.held_out is None or data is None:
+        return None
+    classes = len(data.classes)
+    return chance_warning(first.values, classes=classes, images=plan.held_out * classes)
 
 
 def _write_found(plan: RcasPlan, resources: NetworkResources, found: RcasResult, output: Path) -> None:
@@ -328,15 +385,18 @@ def rcas_summary(plan: RcasPlan, result: RcasRun, resources: NetworkResources) -
         "not_measured": result.not_measured,
         "prediction_error": None if measured is None or prediction is None else prediction.ms / measured.winner_ms - 1,
         "search_seconds": found.seconds,
+        "warnings": list(result.warnings),
     }
 
 
 def _write_results(plan: RcasPlan, result: RcasRun, resources: NetworkResources, output: Path) -> None:
     from search._rcas_report import rcas_report
 
-    history = {
+    history: dict[str, Any] = {
         name: [] if trained is None else [epoch._asdict() for epoch in trained.epochs]
         for name, trained in (("base", result.base_trained), ("winner", result.trained))
     }
+    # All epochs are numbered from 1, those of the warm-up first.
+    history["warmup_epochs"] = {"training": 0 if plan.recipe is None else plan.recipe.warmup_epochs}
     write_json(output / "history.json", history)
     write_atomically(output / "report.html", rcas_report(plan, result, resources).encode())

@@ -10,7 +10,7 @@ import msgspec
 
 from lut import UsageError
 
-__all__ = ["Precision", "Recipe", "Schedule", "learning_rate"]
+__all__ = ["Precision", "Recipe", "Schedule", "epoch_text", "epochs_text", "learning_rate"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Schedule = Literal["cosine", "multi-step"]
@@ -98,6 +98,19 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def total_epochs(self) -> int:
         """Epochs of the whole training: the warm-up's and those after it."""
         return self.warmup_epochs + self.epochs
+
+
+def epochs_text(recipe: Recipe) -> str:
+    """Return how long a training is: ``24 epochs``, or ``24 epochs after 2 of warm-up``."""
+    epochs = f"{recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
+    return f"{epochs} after {recipe.warmup_epochs} of warm-up" if recipe.warmup_epochs else epochs
+
+
+def epoch_text(epoch: int, epochs: int, warmup: int) -> str:
+    """Return which epoch one is of ``epochs``, the warm-up's included: ``warm-up epoch 1 of 2``, ``epoch 3 of 24``."""
+    if epoch <= warmup:
+        return f"warm-up epoch {epoch} of {warmup}"
+    return f"epoch {epoch - warmup} of {epochs - warmup}"
 
 
 def learning_rate(recipe: Recipe, epoch: float) -> float:

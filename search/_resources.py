@@ -15,7 +15,7 @@ from lut.errors import BudgetError
 from predictors import LatencyPredictor
 from predictors._predictions import NetworkPrediction
 
-__all__ = ["Budgets", "NetworkResources", "Resources", "bounded", "sample_within"]
+__all__ = ["Budgets", "NetworkResources", "Resources", "bounded", "check_blocks", "sample_within", "unlimited"]
 
 Bound = Literal["upper", "predicted"]
 
@@ -154,12 +154,7 @@ class NetworkResources:
             BudgetError: it is beyond a budget; the message says of which and by how much.
             UsageError: a budget of ms, and no predictor; or a decision of the space is about widths or depths.
         """
-        for decision in self.space.choices:
-            if decision.kind != "operator" and len(decision.options) > 1:
-                raise UsageError(
-                    f"RCAS adds blocks where there were none, and {decision.name} of {self.space.name} is a "
-                    f"{decision.kind}: take another space"
-                )
+        check_blocks(self.space, "RCAS")
         if budgets.ms is not None and self.predictor is None:
             raise UsageError("a budget of ms needs a predictor")
         found = self.of(vector)
@@ -181,6 +176,46 @@ def _meant(name: str, held: float, limit: float) -> str:
     """Return a question where somebody seems to have counted in millions."""
     in_millions = name != "ms" and limit < IN_MILLIONS and held <= limit * 1e6 * IN_MILLIONS
     return f"; did you mean {limit:g}e6?" if in_millions else ""
+
+
+def check_blocks(space: SearchSpace, what: str) -> None:
+    """See that a space's decisions are about blocks, whose first option is that there is none.
+
+    Args:
+        space: the space.
+        what: what adds blocks, for the message.
+
+    Raises:
+        UsageError: a decision is about widths or depths.
+    """
+    for decision in space.choices:
+        if decision.kind != "operator" and len(decision.options) > 1:
+            raise UsageError(
+                f"{what} adds blocks, and {space.name} is a space of {decision.kind}s ({decision.name}): give a space "
+                "of blocks whose first option is none, such as rcnet-cifar or nas-bench-macro"
+            )
+
+
+def unlimited(resources: NetworkResources, budgets: Budgets) -> tuple[str, ...]:
+    """Return what is to be said of budgets that hold even the largest network.
+
+    The largest is sought one position after another: each gets the block that takes most there.
+    """
+    found = []
+    for name, limit in budgets.given():
+        vector = [0] * len(resources.space.choices)
+        for d, decision in enumerate(resources.space.choices):
+            vectors = [[*vector[:d], i, *vector[d + 1 :]] for i in range(len(decision.options))]
+            vector = max(vectors, key=lambda v, name=name: resources.of(v).held(name))  # type: ignore[misc]
+            if resources.of(vector).held(name) > limit:
+                break
+        else:
+            largest = _show(resources.of(vector).held(name))
+            found.append(
+                f"the budget of {_show(limit)} {UNITS[name]} limits nothing: the largest network of "
+                f"{resources.space.name} takes {largest}"
+            )
+    return tuple(found)
 
 
 def sample_within(resources: NetworkResources, budgets: Budgets, rng: random.Random) -> tuple[int, ...]:

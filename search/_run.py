@@ -33,6 +33,7 @@ from search._run_parts import (
 )
 from search._search_settings import SearchProgress, SearchResult, SearchSettings
 from search._shared_weights import check_classes, check_shared
+from search._sittings import SITTINGS, Stage
 from search._training import Trained, TrainProgress, check_precision
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "WidthKind",
     "check_plan",
     "run_search",
+    "stages",
     "summary",
 ]
 
@@ -174,6 +176,7 @@ def run_search(
         try_device(cost.space.base_network(), cost.predictor)
     # Nothing is touched before it is known that the work can be done.
     checkpoints = [f"{CHECKPOINTS}/{file}.safetensors" for file in ("search", "base", "weights")]
+    checkpoints.append(f"{CHECKPOINTS}/{SITTINGS}")
     open_folder(plan, output, files=(*FILES, *checkpoints), restart=restart)
     if keep_predictor:
         cost.predictor.save(output / "predictor")
@@ -267,6 +270,16 @@ def _run(
     return result
 
 
+def stages(plan: RunPlan, output: Path) -> tuple[Stage, ...]:
+    """Return the parts of a run that have checkpoints."""
+    parts = (
+        ("search", "the search", plan.search.recipe),
+        ("base", "training the base network", plan.recipe),
+        ("weights", "training the network found", plan.recipe),
+    )
+    return tuple(Stage.of(what, output / CHECKPOINTS / f"{file}.safetensors", recipe) for file, what, recipe in parts)
+
+
 def check_plan(plan: RunPlan, cost: NetworkCost, data: ImageData, *, device: str) -> None:
     """Raise what can be known to fail before anything is begun, apart from a budget that no network is within.
 
@@ -354,6 +367,8 @@ def _write_results(plan: RunPlan, result: RunResult, predictor: LatencyPredictor
     history = {
         "search": result.search.history,
         "from_epoch": result.search.from_epoch,
+        # All epochs are numbered from 1, those of the warm-up first.
+        "warmup_epochs": {"search": plan.search.recipe.warmup_epochs, "training": plan.recipe.warmup_epochs},
         "base": [epoch._asdict() for epoch in result.base_trained.epochs],
         "winner": [epoch._asdict() for epoch in result.trained.epochs],
     }

@@ -14,7 +14,14 @@ from lut import Network
 from lut._files import file_error, read_bytes, write_atomically
 from lut._folder_lock import LOCK_NAME, folder_lock
 from lut._printable import printable, shortened
-from lut.errors import CheckpointError, FileAccessError, IncompleteError, ProfileError, UsageError
+from lut.errors import (
+    CheckpointError,
+    FileAccessError,
+    IncompleteError,
+    InterruptedRunError,
+    ProfileError,
+    UsageError,
+)
 from predictors import LatencyPredictor
 from profiler import compare_networks
 from profiler._compare import NetworkComparison, Ratio
@@ -34,6 +41,7 @@ __all__ = [
     "open_folder",
     "refuse_finished",
     "refuse_folder",
+    "refuse_settings",
     "train_both",
     "try_device",
     "write_json",
@@ -75,6 +83,7 @@ def hold_folder(output: Path, files: Collection[str]) -> Iterator[None]:
     Raises:
         FolderInUseError: another run holds it.
         FileAccessError: it is a file, cannot be made or written to, or something else stands where a file is to be.
+        InterruptedRunError: stopped by the user in the block; says whether the folder keeps anything of the run.
     """
     _refuse_place(output)
     for name in files:
@@ -89,6 +98,11 @@ def hold_folder(output: Path, files: Collection[str]) -> Iterator[None]:
         with folder_lock(output, doing="search"):
             try:
                 yield
+            except KeyboardInterrupt:
+                kept = any((output / name).exists() for name in files)
+                what = f"what is done is kept in {output}" if kept else "nothing was written"
+                go_on = " to go on from there" if kept else ""
+                raise InterruptedRunError(f"{what}; run the same command again{go_on}") from None
             finally:
                 # While it is still held, so that nobody takes a lock that is about to go.
                 with contextlib.suppress(OSError):
@@ -129,6 +143,38 @@ def refuse_finished(output: Path, *, restart: bool) -> None:
         raise CheckpointError(f"{output} holds a finished run; give another --output, or --restart")
 
 
+def refuse_settings(output: Path, *, restart: bool, **known: Any) -> None:
+    """Raise where a folder holds a run with other settings than these, before anything is loaded for the rest of them.
+
+    Args:
+        output: the folder.
+        restart: what it holds is to be discarded.
+        known: fields of the plan that are known already, by name.
+
+    Raises:
+        CheckpointError: it holds another run.
+        FileAccessError: its record cannot be read.
+    """
+    record = output / "run.json"
+    if restart or not os.path.lexists(record):
+        return
+    try:
+        before = msgspec.json.decode(read_bytes(record, limit=LARGEST_RECORD))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # What it is will be said once the whole plan is known.
+        return
+    if isinstance(before, dict) and known.keys() <= before.keys():
+        now = msgspec.json.decode(msgspec.json.encode(known))
+        _refuse_other(output, [name for name, value in now.items() if before[name] != value])
+
+
+def _refuse_other(output: Path, different: Iterable[str]) -> None:
+    if words := ", ".join(name.replace("_", " ") for name in different):
+        raise CheckpointError(
+            f"{output} holds another run, with other {words}; give another --output, or discard it with --restart"
+        )
+
+
 def refuse_folder(plan: msgspec.Struct, output: Path, *, restart: bool, apart_from: Collection[str] = ()) -> None:
     """Raise where a folder cannot be this plan's, before anything is measured or written there.
 
@@ -151,13 +197,9 @@ def refuse_folder(plan: msgspec.Struct, output: Path, *, restart: bool, apart_fr
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, UsageError) as error:
         why = printable(shortened(str(error), 200))
         raise CheckpointError(
-            f"{record} is no record of such a run ({why}); give another --output, or discard it with --restart"
+            f"{record} is not the record of such a run ({why}); give another --output, or discard it with --restart"
         ) from None
-    if different := _differences(before, plan, apart_from):
-        raise CheckpointError(
-            f"{output} holds another run, with other {', '.join(different)}; give another --output, or discard it "
-            "with --restart"
-        )
+    _refuse_other(output, _differences(before, plan, apart_from))
     refuse_finished(output, restart=restart)
 
 
@@ -190,7 +232,7 @@ def open_folder(plan: msgspec.Struct, output: Path, *, files: Iterable[str], res
 
 def _differences(before: msgspec.Struct, now: msgspec.Struct, apart_from: Collection[str] = ()) -> list[str]:
     was, new = msgspec.to_builtins(before), msgspec.to_builtins(now)
-    return [name.replace("_", " ") for name in new if was[name] != new[name] and name not in apart_from]
+    return [name for name in new if was[name] != new[name] and name not in apart_from]
 
 
 def write_json(path: Path, content: Any) -> None:

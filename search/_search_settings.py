@@ -128,7 +128,10 @@ class SearchEpoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SearchProgress(NamedTuple):
-    """Where a search stands: ``share`` of all its work is done; ``bound_ms`` and ``accuracy`` of its last epoch."""
+    """Where a search stands: ``share`` of all its work is done; ``bound_ms`` and ``accuracy`` of its last epoch.
+
+    ``epoch`` of ``epochs`` is under way; the first ``warmup`` of them are the warm-up's.
+    """
 
     epoch: int
     epochs: int
@@ -137,13 +140,15 @@ class SearchProgress(NamedTuple):
     left_s: float | None
     bound_ms: float | None
     accuracy: float | None
+    warmup: int = 0
 
 
 class SearchResult(NamedTuple):
     """What a search found.
 
     ``vector``: the space's option indices; ``history``: one entry an epoch; ``from_epoch``: the one that it was derived
-    from; ``evaluated``: networks that an evolution looked at.
+    from; ``seconds``: of all epochs, those before an interruption included, and of finding the network after them;
+    ``evaluated``: networks that an evolution looked at.
     """
 
     vector: tuple[int, ...]

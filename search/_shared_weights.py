@@ -35,9 +35,19 @@ from search._data import ImageData, halves
 from search._recipe import Recipe, learning_rate
 from search._search_settings import SearchEpoch, SearchProgress, SearchSettings
 from search._supernet import SuperResNet, own_statistics
+from search._time_left import seconds_left
 from search._training import LARGEST, deterministic, epoch_generator
 
-__all__ = ["SharedWeights", "batches", "check_classes", "check_shared", "run_digest", "run_epochs", "uniform_epoch"]
+__all__ = [
+    "GRADIENT_WORK",
+    "SharedWeights",
+    "batches",
+    "check_classes",
+    "check_shared",
+    "run_digest",
+    "run_epochs",
+    "uniform_epoch",
+]
 
 # Training batches from which a network's own norm statistics are taken.
 STATISTICS_BATCHES = 4
@@ -47,9 +57,9 @@ EVALUATED = 512
 
 
 def check_classes(classes: int, data: ImageData) -> None:
-    """Raise unless a space's networks tell as many classes apart as the data has."""
+    """Raise unless a space's networks predict as many classes as the data has."""
     if len(data.classes) != classes:
-        raise UsageError(f"the space's networks tell {classes} classes apart, and {data.name} has {len(data.classes)}")
+        raise UsageError(f"the space's networks predict {classes} classes, and {data.name} has {len(data.classes)}")
 
 
 def check_shared(recipe: Recipe) -> None:
@@ -145,7 +155,7 @@ class SharedWeights:
         value = float(loss.detach())
         if not isfinite(value):
             raise SearchError(
-                f"the search's loss is no number: lower the weights' learning rate ({self.recipe.lr:g}, "
+                f"the search's loss became NaN or infinite: lower the weights' learning rate ({self.recipe.lr:g}, "
                 "search.lr=…), or raise the warm-up (search.warmup_epochs=…)"
             )
         return value
@@ -219,6 +229,10 @@ def uniform_epoch(
     return shared.judged(number, tau, lr(0.0), losses, None, began)
 
 
+# How much longer an epoch takes that trains weights and architecture, each step on mixtures of two widths, than one of
+# weights alone.
+GRADIENT_WORK = 3.0
+
 # Trains one epoch: its number from 1, τ, the learning rate by the share of it that is done, whom to tell that share.
 EpochStep: TypeAlias = Callable[[int, float, Callable[[float], float], Callable[[float], None]], SearchEpoch]
 
@@ -230,8 +244,12 @@ def run_epochs(
     checkpoint: Path | None,
     run: str,
     progress: Callable[[SearchProgress], None],
+    work: Callable[[int], float] = lambda _: 1.0,
 ) -> tuple[list[SearchEpoch], list[list[NDArray[np.float64]]]]:
-    """Run or finish all epochs; returns their history, and the logits after each of them."""
+    """Run or finish all epochs; returns their history, and the logits after each of them.
+
+    ``work``: of an epoch by its number, in any unit, by which the time left is told.
+    """
     settings = shared.settings
     total = settings.recipe.total_epochs
     history: list[SearchEpoch] = []
@@ -243,7 +261,7 @@ def run_epochs(
             history, states = _restored(shared, saved)
         except (msgspec.ValidationError, CheckpointError, LookupError, RuntimeError) as error:
             raise CheckpointError(f"{checkpoint} does not fit this run ({error}); discard it: {RESTART}") from None
-    tell = _teller(progress, total, done)
+    tell = _teller(progress, [work(number) for number in range(1, total + 1)], done, settings.recipe.warmup_epochs)
     for number in range(done + 1, total + 1):
         tau = temperature(
             (number - 1) / max(1, total - 1),
@@ -313,27 +331,32 @@ def _tell(tell: Callable[[float, SearchEpoch | None], None], done: int, last: Se
 
 
 def _teller(
-    progress: Callable[[SearchProgress], None], total: int, done: int
+    progress: Callable[[SearchProgress], None], work: Sequence[float], done: int, warmup: int
 ) -> Callable[[float, SearchEpoch | None], None]:
     """Return what reports a search's standing, given the epochs done, a fraction included, and the last one."""
-    began, told = time.monotonic(), [0.0]
+    began, told, total, before = time.monotonic(), [0.0], len(work), sum(work[:done])
+
+    def worked(epochs: float) -> float:
+        whole = min(int(epochs), total)
+        return sum(work[:whole]) + (epochs - whole) * (work[whole] if whole < total else 0.0)
 
     def tell(epochs: float, last: SearchEpoch | None) -> None:
         now = time.monotonic()
         if now - told[0] < MOST_PROGRESS_S and epochs < total:
             return
         told[0] = now
-        elapsed, fresh = now - began, epochs - done
-        left = elapsed / fresh * (total - epochs) if fresh > 0 else None
+        elapsed, so_far = now - began, worked(epochs)
+        left = seconds_left(elapsed, so_far - before, sum(work) - before)
         progress(
             SearchProgress(
                 min(total, int(epochs) + 1),
                 total,
-                epochs / total,
+                so_far / sum(work),
                 elapsed,
                 left,
                 last.bound_ms if last else None,
                 last.accuracy if last else None,
+                warmup,
             )
         )
 

@@ -15,11 +15,11 @@ from statistics import fmean, stdev
 
 import msgspec
 
-from lut import Network, UsageError
+from lut import Network, SearchSpace, UsageError
 from search._greedy import ROUNDING
-from search._resources import NetworkResources
+from search._resources import NetworkResources, check_blocks
 
-__all__ = ["GrowthStep", "Submodularity", "measure_submodularity"]
+__all__ = ["GrowthStep", "Submodularity", "check_growth", "measure_submodularity"]
 
 
 # Each has a dozen others beside it, all of which are held.
@@ -78,6 +78,17 @@ class Submodularity(msgspec.Struct, frozen=True):
         return all(later <= earlier for earlier, later in itertools.pairwise(found))
 
 
+def check_growth(space: SearchSpace, networks: int, blocks: int) -> None:
+    """Raise :class:`~lut.UsageError` unless so many networks of a space can get so many blocks."""
+    positions = sum(len(decision.options) > 1 for decision in space.choices)
+    if networks > MOST_NETWORKS:
+        raise UsageError(f"growth is of at most {MOST_NETWORKS} networks, got {networks}")
+    if networks < 1 or not 2 <= blocks <= positions:
+        raise UsageError(
+            f"growth needs at least 1 network and between 2 and {positions} blocks, got {networks} and {blocks}"
+        )
+
+
 def measure_submodularity(
     resources: NetworkResources,
     evaluate: Callable[[Sequence[Network]], Sequence[float]],
@@ -99,17 +110,13 @@ def measure_submodularity(
         seed: of the blocks.
 
     Raises:
-        UsageError: fewer than one network or two blocks, or more blocks than positions.
+        UsageError: fewer than one network or two blocks, more blocks than positions, or a space of widths or depths.
         SearchError: a network cannot be evaluated.
     """
+    check_blocks(resources.space, "growth")
     choices = resources.space.choices
     free = [d for d, decision in enumerate(choices) if len(decision.options) > 1]
-    if networks > MOST_NETWORKS:
-        raise UsageError(f"growth is of at most {MOST_NETWORKS} networks, got {networks}")
-    if networks < 1 or not 2 <= blocks <= len(free):
-        raise UsageError(
-            f"growth needs at least 1 network and between 2 and {len(free)} blocks, got {networks} and {blocks}"
-        )
+    check_growth(resources.space, networks, blocks)
     rng = random.Random(f"{seed}-growth")  # noqa: S311 - a sample, no secret
     grown: list[list[tuple[int, ...]]] = []
     without: list[list[tuple[int, ...]]] = []

@@ -175,7 +175,7 @@ def _open_tar(path: Path) -> Iterator[_Stream]:
             yield stream
     except (_DamagedError, EOFError, zlib.error, lzma.LZMAError) as error:
         begun = stream is not None and stream.offset > BLOCK
-        what = "is a damaged archive" if begun else "is no tar archive, or a damaged one"
+        what = "is a damaged archive" if begun else "is not a tar archive, or is damaged"
         raise DataError(f"{path} {what} ({error}); fetch it again") from None
     except OSError as error:
         # bz2's complaints are the system's without a number.
@@ -306,7 +306,7 @@ def _head(block: bytes, at: int) -> _Head:
     if block[124] == 0x80:
         size = int.from_bytes(block[125:136], "big")
     if size is None:
-        raise _DamagedError(f"byte {at} of the tar: a size that is no number")
+        raise _DamagedError(f"byte {at} of the tar: a size that is not a number")
     name, prefix = (part.split(b"\0", 1)[0] for part in (block[:100], block[345:500]))
     if prefix and block[257:263] == b"ustar\0":
         name = prefix + b"/" + name
@@ -348,7 +348,7 @@ def _check_name(path: Path, name: str, at: int) -> None:
 
 def _size(text: str) -> int:
     if not re.fullmatch("[0-9]{1,18}", text):
-        raise _DamagedError("a size that is no number")
+        raise _DamagedError("a size that is not a number")
     return int(text)
 
 
@@ -373,7 +373,7 @@ def _open_regular(path: Path) -> Iterator[IO[bytes]]:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise FileAccessError(f"cannot read {path}: it is no regular file")
+            raise FileAccessError(f"cannot read {path}: it is not a regular file")
         yield file
 
 

@@ -20,7 +20,8 @@ from lut.errors import CheckpointError, SearchError, UsageError
 from search._augment import augment, prepare
 from search._checkpoint import check_tensors, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from search._data import ImageData, seeded
-from search._recipe import Recipe, learning_rate
+from search._recipe import Recipe, epoch_text, learning_rate
+from search._time_left import seconds_left
 
 __all__ = [
     "Epoch",
@@ -64,12 +65,13 @@ class TrainProgress(NamedTuple):
     """How far a training is.
 
     Args:
-        epoch: the one under way, counted from 1.
+        epoch: the one under way, counted from 1, the warm-up's included.
         epochs: all of them.
         share: of the whole work, 0 … 1.
         elapsed_s: since this call.
         left_s: expected; ``None`` at the beginning.
         test_accuracy: of the last test; ``None`` before the first.
+        warmup: how many of the epochs are the warm-up's.
     """
 
     epoch: int
@@ -78,6 +80,7 @@ class TrainProgress(NamedTuple):
     elapsed_s: float
     left_s: float | None
     test_accuracy: float | None
+    warmup: int = 0
 
 
 class Trained(NamedTuple):
@@ -129,7 +132,7 @@ def train(
         evaluate_every: epochs from test to test; the last epoch is always followed by one.
 
     Raises:
-        SearchError: the loss is no longer a number.
+        SearchError: the loss became NaN or infinite.
         CheckpointError: the checkpoint is damaged, or of another run.
         UsageError: the network does not fit the data, or the recipe the device.
         FileAccessError: the checkpoint cannot be written.
@@ -163,10 +166,10 @@ def train(
         share = (epoch + share_of_epoch) / recipe.total_epochs
         done = epoch + share_of_epoch - first
         elapsed = time.monotonic() - started
-        left = elapsed / done * (recipe.total_epochs - epoch - share_of_epoch) if done else None
+        left = seconds_left(elapsed, done, recipe.total_epochs - first)
         tested = next((e.test_accuracy for e in reversed(epochs) if not math.isnan(e.test_accuracy)), None)
         number = min(epoch + 1, recipe.total_epochs)
-        progress(TrainProgress(number, recipe.total_epochs, share, elapsed, left, tested))
+        progress(TrainProgress(number, recipe.total_epochs, share, elapsed, left, tested, recipe.warmup_epochs))
 
     # Runs are to be repeatable: on a GPU cuDNN else picks algorithms by how fast they are today.
     with deterministic():
@@ -353,8 +356,8 @@ def _check_loss(loss_sum: torch.Tensor, epoch: int, recipe: Recipe) -> None:
     if not math.isfinite(loss_sum.item()):
         precision = ", or float32" if recipe.precision != "float32" else ""
         raise SearchError(
-            f"the loss is no longer a number in epoch {epoch + 1} of {recipe.total_epochs}: train with a lower lr than "
-            f"{recipe.lr:g}, more warmup_epochs than {recipe.warmup_epochs}{precision}"
+            f"the loss became NaN or infinite in {epoch_text(epoch + 1, recipe.total_epochs, recipe.warmup_epochs)}: "
+            f"train with a lower lr than {recipe.lr:g}, more warmup_epochs than {recipe.warmup_epochs}{precision}"
         )
 
 

@@ -161,9 +161,9 @@ def test_a_cache_of_something_else_is_refused(tmp_path: Path, given: dict[str, s
         (lambda lines: [*lines, lines[2]], "line 4, is damaged: its checksum"),
         (lambda lines: [lines[0], lines[1].replace(b"0.25", b"null"), *lines[2:]], "line 2, is damaged"),
         (lambda lines: [lines[0], b"\xff\xfe", *lines[2:]], "line 2, is damaged"),
-        (lambda lines: lines[1:], "no file of accuracies"),
+        (lambda lines: lines[1:], "not a file of accuracies"),
         (lambda lines: [lines[0].replace(b'"version":2', b'"version":3'), *lines[1:]], "version 3"),
-        (lambda _: [b"name,accuracy"], "no file of accuracies"),
+        (lambda _: [b"name,accuracy"], "not a file of accuracies"),
     ],
 )
 def test_a_damaged_cache_is_refused(tmp_path: Path, change: Callable[[list[bytes]], list[bytes]], words: str) -> None:
@@ -181,7 +181,7 @@ def test_a_damaged_cache_is_refused(tmp_path: Path, change: Callable[[list[bytes
 def test_a_file_of_somebody_elses_is_never_cut(tmp_path: Path) -> None:
     path = tmp_path / "notes"
     path.write_bytes(b"a line without its end")
-    with pytest.raises(CheckpointError, match="no file of accuracies"):
+    with pytest.raises(CheckpointError, match="not a file of accuracies"):
         opened(path)
     assert path.read_bytes() == b"a line without its end"
     with pytest.raises(FileAccessError, match="give a file"):
@@ -581,7 +581,7 @@ def test_what_an_accuracy_depends_on() -> None:
 def test_what_cannot_be_evaluated(one_thread: None) -> None:
     with pytest.raises(SearchError, match="'net 4' could not be evaluated: UsageError: the data has 10 classes"):
         Evaluator(judge())([tiny(4, classes=7)])
-    with pytest.raises(SearchError, match="'net 4' could not be evaluated: SearchError: the loss is no longer"):
+    with pytest.raises(SearchError, match="'net 4' could not be evaluated: SearchError: the loss became NaN"):
         Evaluator(judge(recipe=rcas_recipe(epochs=2, batch_size=2, lr=100.0, weight_decay=1.0)))([tiny(4)])
     refused: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"at_once": 0}, UsageError, "at_once"),

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from math import exp
 from pathlib import Path
@@ -298,9 +298,9 @@ def test_what_is_printed_says_how_the_network_was_found(main: Main, tmp_path: Pa
     code, out, err = main(*words)
     assert code == 0, err
     # The first network is its own baseline here: it is told once.
-    assert out.count("nas-bench-macro begins with") == 1
+    assert out.count("first network of nas-bench-macro:") == 1
     assert "baseline" not in out
-    assert "within 2 ms, by the rules uniform, latency" in out
+    assert "budget 2 ms; rules uniform, latency" in out
     assert "predicted ms" in out
     # Nothing was measured or trained, so there is nothing to show.
     assert "measured ms" not in out
@@ -400,7 +400,7 @@ def test_networks_are_trained_measured_and_handed_on(
     words += ["--then", "onnx", *(("--then", "export-coreml") if both else ()), "--calibrate", "0"]
     code, out, err = main(*words, "--output", str(run))
     assert code == 0, err
-    assert "accuracy: trainings of a few epochs, 1 epoch on digits, 2 images a class held out" in out
+    assert "accuracy: trainings of a few epochs, 1 epoch on digits, 2 images per class held out" in out
     assert "MobileNetV2 takes 2.00 times as long (2.00 … 2.00 at 95 %)" in out
     for name in RCAS_FILES:
         assert (run / name).stat().st_size > 0, name
@@ -427,6 +427,34 @@ def test_networks_are_trained_measured_and_handed_on(
         assert len(list((run / "bundle").rglob("*.mlpackage"))) == 2
     # The same command finds the run finished.
     assert main(*words, "--output", str(run))[0] == 2
+
+
+@pytest.mark.parametrize(("accuracy", "warned"), [(0.1, True), (0.9, False)])
+def test_accuracies_at_chance_level_are_warned_of(
+    accuracy: float, warned: bool, main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search._early_stopped import EarlyStopped
+
+    asked: list[int] = []
+
+    def evaluate(_: EarlyStopped, networks: Sequence[Network]) -> Iterator[tuple[int, float, float]]:
+        asked.append(len(networks))
+        for number in range(len(networks)):
+            yield number, accuracy, 0.0
+
+    monkeypatch.setattr(EarlyStopped, "evaluate", evaluate)
+    run = tmp_path / "run"
+    words = ("rcas", *TINY, "--train-epochs", "0", "--budget-madds", "30e6", "--output", str(run))
+    code, out, err = main(*words)
+    assert code == 0, err
+    said = f"are at chance level: accuracy {accuracy:.1%} at best, and guessing among 10 classes gives up to"
+    # As soon as it is known, and in the end.
+    assert out.count(said) == (2 if warned else 0)
+    assert len(result_of(run)["warnings"]) == int(warned)
+    # The first network, and then all with one block.
+    assert asked[0] == 1
+    if warned:
+        assert f"all {1 + asked[1]} networks evaluated first are at chance level" in out
 
 
 def test_networks_that_were_not_trained_are_handed_on_to_be_timed(
@@ -492,7 +520,7 @@ def test_a_predictor_is_calibrated_on_networks_within_the_budgets(
     seen.clear()
     code, _, err = main(*words, "--restart", "--level", "0.95")
     assert code == 2
-    assert "needs 19 networks measured whole: give --calibrate 19" in err
+    assert "needs 19 measured networks: give --calibrate 19" in err
     code, _, err = main(*words, "--restart", "--output", "my.py")
     assert code == 1
     assert "my.py is a file, not a folder" in err
@@ -596,7 +624,7 @@ def test_accuracies_of_another_space_or_function_are_not_taken(main: Main, tmp_p
     (run / "run.json").write_text("{}")
     code, _, err = main(*words, "--output", str(run))
     assert code == 2
-    assert "run.json is no record of such a run" in err
+    assert "run.json is not the record of such a run" in err
     one_line(err)
 
 
@@ -658,7 +686,7 @@ BUDGET = ("--budget-params", "0.5e6")
         (
             (*BUDGET, "--data", "images:letters", "--space", "nas-bench-macro", "--accuracy", "train"),
             2,
-            "the networks of nas-bench-macro tell 10 classes apart, and images has 3: give other --data",
+            "the networks of nas-bench-macro predict 10 classes, and images has 3: give other --data",
         ),
         (
             (*BUDGET, "--data", "images:letters", "--space", "nas-bench-macro", "--train-epochs", "1"),
@@ -675,7 +703,7 @@ BUDGET = ("--budget-params", "0.5e6")
         ((*BUDGET, "--data", "digits", "--train-epochs", "1", "--set", "search.lr=1"), 2, "names: training.epochs"),
         ((*BUDGET, "--held-out", "5"), 2, "--held-out is for --accuracy train"),
         ((*BUDGET, "--search-epochs", "5"), 2, "--search-epochs is for --accuracy train"),
-        ((*BUDGET, "--data", "digits", "--accuracy", "train", "--exchange"), 2, "say with --evaluations"),
+        ((*BUDGET, "--data", "digits", "--accuracy", "train", "--exchange"), 2, "give --evaluations N"),
         ((*BUDGET, "--data", "mnist"), 2, "mnist"),
         ((*BUDGET, "--data", "digits", "--accuracy", "train", "--held-out", "500"), 2, "500 are to be held out"),
         ((*BUDGET, "--device", "nosuch"), 2, "--device nosuch"),
@@ -815,7 +843,7 @@ def test_submodularity_trains_where_it_is_asked_to(main: Main) -> None:
         (("--accuracy", "table:few.json"), 2, "is for nas-bench-macro, not for rcnet-cifar"),
         (("--accuracy", "my.py:raises"), 1, "could not be evaluated: ValueError: no way"),
         (("--output", "letters"), 1, "cannot write letters"),
-        (("--output", "my.py"), 2, "my.py is no file of accuracies, or damaged in its first line; give another"),
+        (("--output", "my.py"), 2, "my.py is not a file of accuracies, or damaged in its first line; give another"),
         (("--device", "nosuch"), 2, "--device nosuch"),
     ],
 )

@@ -123,7 +123,7 @@ def test_a_network_is_described_with_its_latency(main: Main) -> None:
     ("words", "problem"),
     [
         (("nowhere", "random"), "unknown space 'nowhere'"),
-        (("resnet-cifar", "tas-c10-r33"), "is no network of resnet-cifar"),
+        (("resnet-cifar", "tas-c10-r33"), "is not a network of resnet-cifar"),
         (("resnet-cifar", "1,2"), "has 112 decisions, got 2"),
         (("resnet-cifar", "missing.json"), "missing.json"),
         (("resnet-cifar", "t.json"), "not a network file"),
@@ -260,7 +260,12 @@ def test_an_interrupted_run_goes_on_while_the_winner_is_trained(
     assert "run the same command again to go on" in err
     assert not (broken / "result.json").exists()
     monkeypatch.setattr(_run_parts, "train", train)
-    assert main(*words, "--output", str(broken))[0] == 0
+    code, out, err = main(*words, "--output", str(broken))
+    assert code == 0, err
+    before = "1 of 1 epochs of the search; 4 of 4 epochs of training the base network, 1 of warm-up included"
+    rest = "1 of 4 epochs of training the network found, 1 of warm-up included"
+    assert out.startswith(f"resumed; done before: {before}; {rest}\n")
+    assert " in all, in 2 sittings\n" in out
     network = load_network(plain / "network.json")
     first, second = (load_weights(folder / "weights.safetensors", network).state_dict() for folder in (plain, broken))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -333,6 +338,19 @@ def test_the_flops_baseline_needs_no_further_options(main: Main, tmp_path: Path)
     assert code == 0, err
     assert json.loads((run / "run.json").read_text())["search"]["penalty"] == "linear"
     assert json.loads((run / "result.json").read_text())["network"]["high_ms"] <= float(limit)
+
+
+def test_epochs_are_said_as_they_were_asked_for(main: Main, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = [*QUICK, "--search-epochs", "2", "--train-epochs", "2", "--set", "search.warmup_epochs=1"]
+    code, out, err = main(*words, "--output", str(run))
+    assert code == 0, err
+    assert "gradient, without a budget, 2 epochs after 1 of warm-up on digits (10 classes)" in out
+    assert "each trained on digits for 2 epochs after 1 of warm-up\n" in out
+    assert "resumed" not in out
+    history = json.loads((run / "history.json").read_text())
+    assert history["warmup_epochs"] == {"search": 1, "training": 1}
+    assert [len(history[name]) for name in ("search", "base", "winner")] == [3, 3, 3]
 
 
 def test_depths_or_widths_alone_are_searched(main: Main, tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def test_a_hostile_pickle_is_refused_and_runs_nothing(tmp_path: Path) -> None:
     [
         ("data_batch_2", b"", "data_batch_2 is damaged"),
         ("data_batch_2", python_files()["cifar-10-batches-py/data_batch_2"][:-50], "data_batch_2 is damaged"),
-        ("data_batch_2", pickle.dumps([1]), "no file of CIFAR"),
+        ("data_batch_2", pickle.dumps([1]), "CIFAR file"),
         ("data_batch_2", pickle.dumps({b"data": np.zeros((1, 3072)), b"labels": [1]}), "no images of 3072 bytes"),
         ("data_batch_2", pickle.dumps({b"data": np.zeros((1, 12), np.uint8), b"labels": [1]}), "no images of 3072"),
         ("data_batch_2", pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [10]}), "a label of 0 … 9"),
@@ -227,7 +227,7 @@ def test_damaged_python_files(name: str, content: bytes | None, message: str, tm
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x01" * 3072, "no multiple of an image's 3073"),
+        (b"\x01" * 3072, "not a multiple of an image's 3073"),
         (b"\x0a" * 3073, "a label above 9"),
         (b"", "holds no images"),
     ],
@@ -323,7 +323,7 @@ def test_what_is_no_archive(tmp_path: Path) -> None:
         load_data(f"images:{header}")
     for kind in ("cifar10", "images"):
         for path in (text, cut, broken):
-            with pytest.raises(DataError, match=r"is no tar archive, or a damaged one|is a damaged archive"):
+            with pytest.raises(DataError, match=r"is not a tar archive, or is damaged|is a damaged archive"):
                 load_data(f"{kind}:{path}")
 
 

@@ -419,7 +419,7 @@ def test_a_budget_that_is_just_reached_is_kept() -> None:
 
 
 def test_widths_are_no_blocks() -> None:
-    with pytest.raises(UsageError, match="is a width"):
+    with pytest.raises(UsageError, match="is a space of widths"):
         search_rcas(NetworkResources(ResNetCifar(depth=20), None), evaluate, Budgets(madds=1e9))
 
 

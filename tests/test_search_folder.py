@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,23 @@ def test_what_cannot_be_written_in_the_end_is_told_in_the_beginning(
         (("--bound", "lower"), 2, "--bound is upper or predicted"),
         (("--device", "toaster"), 2, "--device toaster"),
         (("--strategy", "evolution", "--budget-ms", "5"), 1, "an evolution needs pymoo"),
+        (("--strategy", "gradent"), 2, "--strategy is gradient or evolution, got 'gradent'; did you mean 'gradient'?"),
+        (("--strategy", "evolution"), 2, "an evolution searches under a budget: give --budget-ms"),
+        (("--widths", "hardwre"), 2, "got 'hardwre'; did you mean 'hardware'?"),
+        (("--depths", "al"), 2, "--depths is tas, all or base, got 'al'; did you mean 'all'?"),
+        (("--cost", "lw"), 2, "--cost is law, table or madds, got 'lw'; did you mean 'law'?"),
+        (("--penalty", "bnd"), 2, "--penalty is linear or band, got 'bnd'; did you mean 'band'?"),
+        (("--alpha", "steep"), 2, "--alpha is a positive number or 'auto'"),
+        (("--depth", "33"), 2, "6n+2 layers"),
+        (("--expand", "0"), 2, "expand must be between"),
+        (("--population", "1"), 2, "at least 2 networks and 1 generation, got 1"),
+        (("--search-epochs", "0"), 2, "'--search-epochs'"),
+        (("--set", "smaples=3"), 2, "--set is NAME=VALUE, got 'smaples=3'; names: logits_lr"),
+        (("--set", "search.lr=-1"), 2, "lr must be between"),
+        (("--budget-ms", "-1"), 2, "a budget is a positive number of ms, got -1"),
+        (("--data", "digts"), 2, "unknown data 'digts'; give one of digits, cifar10:PATH"),
+        (("--data", "cifar10:nowhere"), 1, "cannot read nowhere: no such file or directory"),
+        (("--data", "images:nowhere"), 2, "reading images needs Pillow: pip install"),
         (("--then", "onnx"), 1, "--then onnx needs onnx: pip install"),
         (("--then", "export-coreml"), 1, "--then export-coreml needs coremltools"),
     ],
@@ -157,6 +175,7 @@ def test_mistakes_are_told_before_anything_is_read(
     no_work(monkeypatch)
     find = importlib.util.find_spec
     hidden = ("pymoo", "onnx", "coremltools")
+    monkeypatch.setitem(sys.modules, "PIL", None)
     for place in ("importlib.util.find_spec", "search._evolution.find_spec"):
         monkeypatch.setattr(place, lambda name, *rest: None if name in hidden else find(name, *rest))
     given, _, err = main(*MEASURED, *words, "--output", str(tmp_path / "run"))
@@ -202,6 +221,125 @@ def test_mistakes_are_told_before_a_minute_is_measured(
     assert run.exists() == ("--seed" in words)
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "problem"),
+    [
+        (("--space", "rcnet-cifr"), 2, "unknown space 'rcnet-cifr'; installed: "),
+        (("--space", "resnet-cifar"), 2, "resnet-cifar is a space of widths (stem): give a space of blocks"),
+        (("--types", "9"), 2, "--types 9: types are among"),
+        (("--accuracy", "tain"), 2, "FILE.py:NAME, got 'tain'; did you mean 'train'?"),
+        (("--accuracy", "table:nowhere.json"), 1, "cannot read nowhere.json: no such file or directory"),
+        (("--data", "digts"), 2, "unknown data 'digts'; give one of digits"),
+        (("--data", "cifar10:nowhere"), 1, "cannot read nowhere: no such file or directory"),
+    ],
+)
+@pytest.mark.parametrize("command", [("rcas", "--budget-params", "5e5"), ("submodularity",)])
+def test_mistakes_of_evaluations_are_told_before_anything_is_read(
+    command: tuple[str, ...],
+    words: tuple[str, ...],
+    code: int,
+    problem: str,
+    main: Main,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    no_work(monkeypatch)
+    given, out, err = main(*command, *words, "--output", str(tmp_path / "run"))
+    assert problem in err
+    assert len(err.splitlines()) == 1
+    assert (given, out) == (code, "")
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_run_is_refused_before_anything_is_read(
+    main: Main,  # noqa: F811
+    mine: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for words in (QUICK, mine):
+        code, _, err = main(*words, "--output", str(tmp_path / words[0]))
+        assert code == 0, err
+        (tmp_path / words[0] / "result.json").unlink()
+    no_work(monkeypatch)
+    for words, changes, name in (
+        (QUICK, ("--seed", "7"), "seed"),
+        (QUICK, ("--budget-ms", "5", "--bound", "predicted"), "budget ms"),
+        (mine, ("--budget-params", "0.5e6"), "budgets"),
+        (mine, ("--no-lazy",), "search"),
+    ):
+        code, out, err = main(*words, *changes, "--output", str(tmp_path / words[0]))
+        assert (code, out) == (2, "")
+        assert f"holds another run, with other {name}; give another --output" in err
+
+
+def test_a_folder_and_a_file_are_told_apart(main: Main, tmp_path: Path) -> None:  # noqa: F811
+    for command in ("htas", "rcas"):
+        for words, problem in (
+            (
+                ("--predictor", "t.json"),
+                "--predictor t.json is a file: give a folder that fit-predictor wrote, or --table",
+            ),
+            (
+                ("--table", "predictor"),
+                "--table predictor is a folder: give a file that profile-device wrote, or --predictor",
+            ),
+        ):
+            code, _, err = main(command, "--budget-ms", "5", *words, "--output", str(tmp_path / "run"))
+            assert code == 2
+            assert problem in err
+
+
+def test_a_hopeless_budget_is_refused_before_a_minute_is_measured(
+    main: Main,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measured(*_: Any, **__: Any) -> Any:
+        raise AssertionError("it was measured")
+
+    monkeypatch.setattr("search._calibrate.compare_networks", measured)
+    code, _, err = main(*MEASURED, "--budget-ms", "1e-6", "--output", str(tmp_path / "run"))
+    assert code == 3
+    assert "within 1e-06 ms was found: the fastest takes" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_that_limits_nothing_is_told(
+    main: Main,  # noqa: F811
+    mine: tuple[str, ...],
+    tmp_path: Path,
+) -> None:
+    code, out, err = main(*QUICK, "--budget-ms", "1000", "--output", str(tmp_path / "htas"))
+    assert code == 0, err
+    assert "the budget of 1000 ms limits nothing: the widest and deepest network takes up to" in out
+    code, out, err = main(*mine, "--budget-params", "1e12", "--stop-without-gain", "--output", str(tmp_path / "rcas"))
+    assert code == 0, err
+    assert "parameters limits nothing: the largest network of rcnet-cifar takes" in out
+    code, out, err = main(*mine, "--output", str(tmp_path / "other"))
+    assert "limits nothing" not in out
+
+
+def test_ctrl_c_says_whether_anything_was_kept(
+    main: Main,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stopped(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    monkeypatch.setattr("search._data.load_data", stopped)
+    code, _, err = main(*QUICK, "--output", str(run))
+    assert (code, err) == (130, "stopped: nothing was written; run the same command again\n")
+    assert not run.exists()
+    run.mkdir()
+    (run / "calibration.json").touch()
+    code, _, err = main(*QUICK, "--output", str(run))
+    kept = f"what is done is kept in {run}; run the same command again to go on from there"
+    assert (code, err) == (130, f"stopped: {kept}\n")
+
+
 def test_a_recipe_that_the_device_does_not_train_by_is_told_before_the_search(
     main: Main,  # noqa: F811
     mine: tuple[str, ...],
@@ -245,7 +383,7 @@ def test_a_winner_that_could_not_be_measured_is_no_success(
 def test_a_search_that_runs_away_is_one_line(words: tuple[str, ...], main: Main, tmp_path: Path) -> None:  # noqa: F811
     code, _, err = main(*QUICK, *words, "--set", "weights_first=0", "--output", str(tmp_path / "run"))
     assert code == 1
-    assert "the architecture's logits are no numbers: lower" in err
+    assert "the architecture's logits became NaN or infinite: lower" in err
     assert "Traceback" not in err
 
 
@@ -256,8 +394,8 @@ def test_a_search_that_runs_away_is_one_line(words: tuple[str, ...], main: Main,
         ((*QUICK, "--set", "samples=\udcff"), "--set: Expected `int`, got `str`"),
         ((*QUICK, "--set", "logits_betas=[1e308,2]"), "logits_betas are shares below 1"),
         ((*QUICK, "--set", "logits_weight_decay=1e308"), "logits_weight_decay is a share"),
-        (("describe", "rcnet-cifar", "[" * 100_000), "is no network of rcnet-cifar"),
-        (("describe", "rcnet-cifar", "9" * 5000), "is no network of rcnet-cifar"),
+        (("describe", "rcnet-cifar", "[" * 100_000), "is not a network of rcnet-cifar"),
+        (("describe", "rcnet-cifar", "9" * 5000), "is not a network of rcnet-cifar"),
         (("describe", "resnet-cifar", "random", "--seed", str(2**63)), "--seed"),
         (
             (*("submodularity", "--space", "nas-bench-macro", "--data", "none", "--accuracy", "my.py:f"), "--networks"),

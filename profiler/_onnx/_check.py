@@ -142,7 +142,7 @@ def _texts(record: Any, field: str, where: str, most: int) -> list[str]:
     texts: list[str] = []
     for text in found:
         if not isinstance(text, str):
-            raise UsageError(f"{where}: an {field} of it has a name that is no text (UTF-8)")
+            raise UsageError(f"{where}: an {field} of it has a name that is not text (UTF-8)")
         if len(text) > LONGEST_NAME:
             raise UsageError(f"{where}: an {field} has a name longer than {LONGEST_NAME} characters: {quoted(text)}")
         texts.append(text)

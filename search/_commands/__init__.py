@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lut._console import make_app, run_command
+from search._commands._panels import PANELS
 
 if TYPE_CHECKING:
     import typer
@@ -14,7 +15,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command."""
-    run_command(_app)
+    run_command(_app, panels=PANELS)
 
 
 def _app() -> typer.Typer:
@@ -26,7 +27,7 @@ def _app() -> typer.Typer:
 
     app = make_app(
         no_args_is_help=True,
-        help="Find the network that a device runs within a latency budget, and say what is known of any network.",
+        help="Search for accurate networks within a latency budget on a device, and describe networks.",
     )
     app.command()(htas)
     app.command()(rcas)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,16 @@ if TYPE_CHECKING:
     from lut import LatencyTable, Network
     from predictors import LatencyPredictor
     from search._commands._phases import Phases
+    from search._sittings import RunClock
 
 __all__ = [
     "CALIBRATION_S",
     "LARGEST_SEED",
     "check_calibration",
+    "check_files",
+    "check_word",
     "checked_then",
+    "closing_line",
     "hand_on",
     "open_predictor",
     "training_device",
@@ -28,8 +33,39 @@ LARGEST_SEED = 2**63 - 1
 CALIBRATION_S = 60.0
 
 
+def check_word(option: str, word: str, known: Sequence[str]) -> None:
+    """See that an option is one of the words that it takes."""
+    from lut import UsageError
+    from lut._suggest import did_you_mean
+
+    if word not in known:
+        words = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise UsageError(f"{option} is {words}, got {word!r}{did_you_mean(word, known)}")
+
+
+def check_files(predictor: Path | None, table: Path | None, *, takes_tables: bool = True) -> None:
+    """See that a predictor is a folder, and a table a file, as far as that is seen without reading them."""
+    from lut import UsageError
+
+    if predictor is not None and predictor.is_file():
+        other = f", or --table {predictor}" if takes_tables else ""
+        raise UsageError(f"--predictor {predictor} is a file: give a folder that fit-predictor wrote{other}")
+    if table is not None and table.is_dir():
+        raise UsageError(f"--table {table} is a folder: give a file that profile-device wrote, or --predictor {table}")
+
+
+def closing_line(clock: RunClock, *, resumed: bool) -> str:
+    """Return the time that a run took, over all its sittings where these are known."""
+    from lut._console import duration
+
+    if clock.sittings > 1:
+        return f"{duration(clock.total_s)} in all, in {clock.sittings} sittings"
+    # A run of an earlier version, which kept no time.
+    return f"{duration(clock.total_s)} in {'this sitting' if resumed else 'all'}"
+
+
 def check_calibration(count: int, level: float | None) -> None:
-    """See that so many networks measured whole are a calibration, and give intervals of a level; ``None``: of none."""
+    """See that so many measured networks are a calibration, and give intervals of a level; ``None``: of none."""
     from lut import UsageError
     from predictors._interval import least_networks
     from search._calibrate import check_count
@@ -39,8 +75,8 @@ def check_calibration(count: int, level: float | None) -> None:
     check_count(count)
     if level is not None and 0 < level < 1 and count < (need := least_networks(level)):
         raise UsageError(
-            f"an interval of {level:.0%} needs {need} networks measured whole: give --calibrate {need}, a lower "
-            "--level, or --bound predicted"
+            f"an interval of {level:.0%} needs {need} measured networks: give --calibrate {need}, a lower --level, or "
+            "--bound predicted"
         )
 
 
@@ -48,13 +84,11 @@ def checked_then(then: list[str] | None) -> tuple[str, ...]:
     """Return what is to become of the network found, without doubles; what that needs is known to be installed."""
     from importlib.util import find_spec
 
-    from lut import UsageError
     from lut.errors import TargetUnavailableError
 
     wanted = tuple(dict.fromkeys(then or ()))
     for word in wanted:
-        if word not in ("onnx", "export-coreml"):
-            raise UsageError(f"--then is onnx or export-coreml, got {word!r}")
+        check_word("--then", word, ("onnx", "export-coreml"))
         # Better now than after hours.
         needed, extra = (("onnxruntime", "onnx"), "onnx") if word == "onnx" else (("coremltools",), "coreml")
         missing = [name for name in needed if find_spec(name) is None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
 from lut._console import format_ms, styled
@@ -30,14 +31,18 @@ def show_value(value: float) -> str:
 class RcasPhases:
     """A bar for each kind of work, and for the search how much of the budgets its paths have used."""
 
-    def __init__(self, console: Console, plan: RcasPlan, resources: NetworkResources) -> None:
+    def __init__(
+        self, console: Console, plan: RcasPlan, resources: NetworkResources, beat: Callable[[], None] = lambda: None
+    ) -> None:
         from search._rcas import rules_for
 
-        self.bars = Phases(console)
+        self.bars = Phases(console, beat)
+        self._console = console
         self._plan, self._resources = plan, resources
         self._rules = rules_for(plan.search, plan.budgets)
         self._share, self._text = 0.0, ""
-        self._searching_since: float | None = None
+        # When the first block was chosen, and the share of the budgets that it took.
+        self._first: tuple[float, float] | None = None
 
     def reporter(self) -> RcasReporter:
         """Return whom a run tells where it stands."""
@@ -45,8 +50,16 @@ class RcasPhases:
 
         told = self.bars.reporter()
         return RcasReporter(
-            evaluated=self._evaluated, step=self._step, train=told.train, measure=told.measure, phase=told.phase
+            evaluated=self._evaluated,
+            step=self._step,
+            train=told.train,
+            measure=told.measure,
+            phase=told.phase,
+            warn=self._warn,
         )
+
+    def _warn(self, text: str) -> None:
+        self._console.print(f"warning: {text}", style="yellow")
 
     def __enter__(self) -> RcasPhases:
         self.bars.__enter__()
@@ -65,54 +78,59 @@ class RcasPhases:
         done = self._rules.index(rule) if rule in self._rules else len(self._rules)
         self._share = min((done + max(0.0, min(1.0, max(used)))) / len(self._rules), 1.0)
         blocks = sum(index > 0 for index in step.vector)
+        if blocks and self._first is None:
+            self._first = (time.monotonic(), self._share)
         self._text = f"{rule}, {_counted(blocks, 'block')}, {show_value(step.value)}"
 
     def _evaluated(self, now: Any) -> None:
-        if self._searching_since is None:
-            self._searching_since = time.monotonic()
+        from search._time_left import seconds_left
+
         new, total = now.done - now.cached, now.wanted - now.cached
         if not total:
             return
         text = f"{self._text}; " if self._text else ""
-        # While the first blocks are evaluated, that batch is all that can be told; then what the budgets have left.
-        left = now.left_s
-        share = self._share
-        if share > 0:
-            elapsed = time.monotonic() - self._searching_since
-            left = elapsed / share * (1 - share)
-        else:
-            share = 0.5 * new / total / len(self._rules)
-        self.bars.say(share, f"{text}evaluating {new} of {total}", left)
+        # Every block is evaluated before the first is chosen, and few before each other one: only from there on do the
+        # budgets tell how much is left.
+        if self._first is None:
+            self.bars.say(
+                0.5 * new / total / len(self._rules), f"first round, {new} of {total} networks evaluated", None
+            )
+            return
+        since, share = self._first
+        left = seconds_left(time.monotonic() - since, self._share - share, 1 - share)
+        self.bars.say(self._share, f"{text}{new} of {total} networks evaluated", left)
 
 
 def print_rcas_plan(console: Console, plan: RcasPlan, resources: NetworkResources) -> None:
     """Print what is searched, and how."""
     from search._rcas import rules_for
     from search._rcas_run import base_of
+    from search._recipe import epochs_text
 
     predictor = resources.predictor
     if predictor is not None:
         console.print(styled((predictor.device.model, "bold"), f", {predictor.setting}"))
     first = resources.network((0,) * len(resources.space.choices))
     base = base_of(resources.space, resources)
-    begins = [(f"{resources.space.name} begins with", first), (f"the baseline, {base.name}, takes", base)]
+    begins = [(f"first network of {resources.space.name}:", first), (f"baseline {base.name}:", base)]
     for words, network in begins if base != first else begins[:1]:
         ms = "" if predictor is None else f"{format_ms(predictor.latency_ms(network))} ms, "
         console.print(
             f"{words} {ms}{resources.madds(network) / 1e6:.1f} M multiply-adds, "
             f"{network.parameters / 1e6:.3f} M parameters"
         )
-    console.print(f"within {_budgets(plan)}, by the rules {', '.join(rules_for(plan.search, plan.budgets))}")
+    console.print(f"budget {_budgets(plan)}; rules {', '.join(rules_for(plan.search, plan.budgets))}")
     text = f"accuracy: {plan.accuracy}"
     if plan.early_stopped is not None:
-        epochs = _counted(plan.early_stopped.total_epochs, "epoch")
-        text += f", {epochs} on {plan.data}, {_counted(plan.held_out or 0, 'image')} a class held out"
+        epochs = epochs_text(plan.early_stopped)
+        text += f", {epochs} on {plan.data}, {_counted(plan.held_out or 0, 'image')} per class held out"
     if plan.search.at_once > 1:
-        text += f", {plan.search.at_once} at a time"
+        text += f", {plan.search.at_once} in parallel"
     console.print(text)
     if plan.recipe is not None:
-        epochs = _counted(plan.recipe.total_epochs, "epoch")
-        console.print(f"then the network found and the baseline are trained for {epochs} on {plan.data}")
+        console.print(
+            f"then the network found and the baseline are each trained on {plan.data} for {epochs_text(plan.recipe)}"
+        )
 
 
 def _counted(number: int, what: str) -> str:
@@ -133,6 +151,8 @@ def print_rcas(console: Console, result: RcasRun, resources: NetworkResources) -
     console.print()
     _print_course(console, result)
     _print_latency(console, result)
+    for warning in result.warnings:
+        console.print(f"warning: {warning}", style="yellow")
 
 
 def _compared(result: RcasRun, resources: NetworkResources) -> Grid:
@@ -180,7 +200,7 @@ def _print_course(console: Console, result: RcasRun) -> None:
     best = max(greedy, key=lambda path: path.last.value)
     added = ", ".join(f"{option}@{name}" for step in best.steps for name, option in step.changed.items())
     console.print(
-        f"rule {best.rule}: {show_value(best.last.value)}, blocks added: {added or 'none, since no block fitted'}",
+        f"rule {best.rule}: {show_value(best.last.value)}, blocks added: {added or 'none (no block fits)'}",
     )
     for path in found.paths:
         if path.rule == EXCHANGE:
@@ -188,13 +208,13 @@ def _print_course(console: Console, result: RcasRun) -> None:
             steps = [", ".join(f"{o or 'none'}@{name}" for name, o in step.changed.items()) for step in path.steps[1:]]
             first = show_value(path.steps[0].value)
             text = f"exchange: {show_value(path.last.value)}, from the best network evaluated ({first})"
-            console.print(f"{text}, {'; '.join(steps) or 'which no exchange improved'}")
+            console.print(f"{text}, {'; '.join(steps) or 'no exchange improved it'}")
     if len(greedy) > 1:
         others = ", ".join(f"{path.rule} {show_value(path.last.value)}" for path in greedy if path is not best)
         console.print(f"other rules: {others}")
-    text = f"{found.evaluated} networks evaluated; without laziness it would be {found.plain}"
+    text = f"{found.evaluated} networks evaluated ({found.plain} without laziness)"
     if found.revisited:
-        text += f". Of {found.revisited} gains that were taken anew {found.exceeded} had risen"
+        text += f"; {found.exceeded} of {found.revisited} re-evaluated gains increased"
     if found.exceeded:
         excess = found.excess
         text += f", by {f'{100 * excess:.2f} points' if 0 <= found.value <= 1 else f'{excess:.4g}'} at most"
@@ -210,11 +230,11 @@ def _print_latency(console: Console, result: RcasRun) -> None:
             styled(
                 f"{result.base.name} takes ",
                 (f"{up.value:.2f}", "bold"),
-                f" times as long ({up.low:.2f} … {up.high:.2f} at 95 %); the prediction was "
-                f"{prediction.ms / measured.winner_ms - 1:+.1%} off",
+                f" times as long ({up.low:.2f} … {up.high:.2f} at 95 %); prediction error "
+                f"{prediction.ms / measured.winner_ms - 1:+.1%}",
             )
         )
         for warning in measured.warnings:
             console.print(f"warning: {warning}", style="yellow")
     for text in () if prediction is None else prediction.outside:
-        console.print(f"warning: unlike the networks that were measured whole: {text}", style="yellow")
+        console.print(f"warning: unlike the networks measured end to end: {text}", style="yellow")

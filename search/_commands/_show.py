@@ -18,26 +18,42 @@ __all__ = ["print_plan", "print_result"]
 
 def print_plan(console: Console, plan: RunPlan, cost: NetworkCost, classes: int) -> None:
     """Print what is searched, and how."""
+    from search._recipe import epochs_text
+
     predictor = cost.predictor
     console.print(styled((predictor.device.model, "bold"), f", {predictor.setting}"))
     base = cost.space.base_network()
     found = predictor.predict(base, level=plan.level)
     bound = f", up to {format_ms(found.high_ms)} at {found.level:.0%}" if found.high_ms is not None else ""
     console.print(f"base network {base.name}: {format_ms(found.ms)} ms{bound}, {base.madds / 1e6:.1f} M multiply-adds")
+    if (line := _limits_nothing(plan, cost)) is not None:
+        console.print(f"warning: {line}", style="yellow")
     kinds = {
         "hardware": "hardware-aware widths",
         "uniform": "a uniform grid of widths",
-        "ratios": "TAS's ratios",
-        "base": "depths alone",
+        "ratios": "TAS's width ratios",
+        "base": "depths only",
     }
     console.print(f"searching {kinds[plan.widths]}:")
     for group, options in zip(cost.space.groups, plan.options, strict=True):
         console.print(f"  {group.name}, {group.size}×{group.size}: {', '.join(map(str, options))}")
     budget = "without a budget" if plan.budget_ms is None else f"within {plan.budget_ms:g} ms"
-    s = plan.search
+    console.print(f"{plan.strategy}, {budget}, {epochs_text(plan.search.recipe)} on {plan.data} ({classes} classes)")
     console.print(
-        f"{plan.strategy}, {budget}, {s.recipe.total_epochs} epochs on {plan.data} ({classes} classes); then "
-        f"{plan.recipe.total_epochs} epochs of training"
+        f"then the base network and the network found are each trained on {plan.data} for {epochs_text(plan.recipe)}"
+    )
+
+
+def _limits_nothing(plan: RunPlan, cost: NetworkCost) -> str | None:
+    """Return what is to be said of a budget that holds every network."""
+    if plan.budget_ms is None:
+        return None
+    widest = cost.bound_ms([len(decision.options) - 1 for decision in cost.space.choices])
+    if plan.budget_ms < widest:
+        return None
+    return (
+        f"the budget of {plan.budget_ms:g} ms limits nothing: the widest and deepest network takes "
+        f"{'up to ' if cost.upper else ''}{format_ms(widest)} ms"
     )
 
 
@@ -86,11 +102,11 @@ def print_result(console: Console, result: RunResult) -> None:
             styled(
                 "the base network takes ",
                 (f"{up.value:.2f}", "bold"),
-                f" times as long ({up.low:.2f} … {up.high:.2f} at 95 %); the prediction was "
-                f"{found.ms / measured.winner_ms - 1:+.1%} off",
+                f" times as long ({up.low:.2f} … {up.high:.2f} at 95 %); prediction error "
+                f"{found.ms / measured.winner_ms - 1:+.1%}",
             )
         )
         for warning in measured.warnings:
             console.print(f"warning: {warning}", style="yellow")
     for text in found.outside:
-        console.print(f"warning: unlike the networks that were measured whole: {text}", style="yellow")
+        console.print(f"warning: unlike the networks measured end to end: {text}", style="yellow")

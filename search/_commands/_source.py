@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from search._data import ImageData
     from search._recipe import Recipe
 
-__all__ = ["AT_ONCE", "Source", "open_accuracy", "open_images", "open_space", "workers_for"]
+__all__ = [
+    "AT_ONCE",
+    "Source",
+    "check_accuracy",
+    "check_images",
+    "open_accuracy",
+    "open_images",
+    "open_space",
+    "workers_for",
+]
 
 # RCAS's images of each class that networks are judged by.
 HELD_OUT = 10
@@ -29,6 +38,31 @@ class Source(NamedTuple):
     held_out: int | None
     judged: Recipe | None
     recipe: Recipe | None
+
+
+def check_accuracy(text: str) -> None:
+    """See that a text names where accuracies come from, and that a file that it names is there."""
+    from lut import UsageError
+    from lut._files import file_error
+    from lut._suggest import did_you_mean
+
+    kind, _, file = text.partition(":")
+    if text != "train" and not file:
+        meant = did_you_mean(kind, ["train"])
+        raise UsageError(f"--accuracy is train, table:FILE or FILE.py:NAME, got {text!r}{meant}")
+    if kind == "table":
+        try:
+            Path(file).stat()
+        except OSError as error:
+            raise file_error(Path(file), "read", error) from None
+
+
+def check_images(text: str) -> None:
+    """See that a text names images that are there, or none."""
+    from search._data import check_data
+
+    if text != "none":
+        check_data(text)
 
 
 def open_images(text: str, train_images: int | None, test_images: int | None, seed: int) -> ImageData | None:
@@ -153,9 +187,8 @@ def open_accuracy(
         held = HELD_OUT if held_out is None else held_out
         trained = EarlyStopped(images, judged, seed=seed, held_out=held, at_once=workers, devices=devices)
         return Source("trainings of a few epochs", trained, trained.digest, held, judged, recipe)
+    check_accuracy(text)
     kind, _, file = text.partition(":")
-    if not file:
-        raise UsageError(f"--accuracy is train, table:FILE or FILE.py:NAME, got {text!r}")
     if kind == "table":
         if not isinstance(space, NasBenchMacro):
             raise UsageError(f"--accuracy table:FILE is for nas-bench-macro, not for {space.name}: give FILE.py:NAME")
@@ -174,12 +207,12 @@ def open_accuracy(
 
 
 def _check_classes(space: SearchSpace, images: ImageData, *, may_do_without: bool) -> None:
-    """Raise unless a space's networks tell as many classes apart as the images have."""
+    """Raise unless a space's networks predict as many classes as the images have."""
     from lut import UsageError
 
     classes = space.decode((0,) * len(space.choices)).as_layer().out_channels
     if classes != len(images.classes):
         raise UsageError(
-            f"the networks of {space.name} tell {classes} classes apart, and {images.name} has {len(images.classes)}: "
+            f"the networks of {space.name} predict {classes} classes, and {images.name} has {len(images.classes)}: "
             f"give other --data{', or --data none' if may_do_without else ''}"
         )

@@ -10,7 +10,7 @@ import typer
 from lut._console import format_ms, make_console, print_json, styled
 from lut._grid import Column, Grid, print_grid
 from profiler._cli._workloads import ExpandOption, SetOption
-from search._commands._common import LARGEST_SEED
+from search._commands._common import LARGEST_SEED, check_files
 
 if TYPE_CHECKING:
     from lut import Network, SearchSpace
@@ -21,7 +21,9 @@ __all__ = ["describe", "find_network"]
 
 
 def describe(
-    space: Annotated[str, typer.Argument(metavar="SPACE", help="An installed space; `spaces` lists them.")],
+    space: Annotated[
+        str, typer.Argument(metavar="SPACE", help="An installed space; `search-architecture spaces` lists them.")
+    ],
     network: Annotated[
         str,
         typer.Argument(
@@ -30,12 +32,15 @@ def describe(
         ),
     ],
     predictor: Annotated[
-        Path | None, typer.Option("--predictor", metavar="FOLDER", help="Also say what it takes on its device.")
+        Path | None,
+        typer.Option(
+            "--predictor", metavar="FOLDER", help="Also predict the latency: a folder written by fit-predictor."
+        ),
     ] = None,
     expand: ExpandOption = None,
     settings: SetOption = None,
     level: Annotated[
-        float, typer.Option("--level", help="The interval holds the latency with this probability.")
+        float, typer.Option("--level", help="Probability that the prediction interval holds the latency.")
     ] = 0.9,
     seed: Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of a random network.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -50,6 +55,7 @@ def describe(
     from predictors import LatencyPredictor
     from profiler._cli._workloads import open_space, plug_in_options
 
+    check_files(predictor, None, takes_tables=False)
     if not 0 < level < 1:
         raise UsageError(f"--level lies between 0 and 1, such as 0.9, got {level}")
     options = plug_in_options(settings, space=space, target=None).space
@@ -78,6 +84,7 @@ def find_network(space: SearchSpace, text: str, *, seed: int) -> Network:
 
     from lut import UsageError
     from lut._network_file import read_network_file
+    from lut._suggest import did_you_mean
 
     published: dict[str, Any] = dict(space.published())
     if text in published:
@@ -95,8 +102,8 @@ def find_network(space: SearchSpace, text: str, *, seed: int) -> Network:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         names = f"; published networks: {', '.join(sorted(published))}" if published else ""
         raise UsageError(
-            f"{text!r} is no network of {space.name}: give a file.json, {len(space.choices)} option indices, random, "
-            f"or a name{names}"
+            f"{text!r} is not a network of {space.name}{did_you_mean(text, [*published, 'random'])}: give a file.json, "
+            f"{len(space.choices)} option indices, random, or a name{names}"
         ) from None
     return space.decode(vector)
 
@@ -184,4 +191,4 @@ def _print(content: dict[str, Any]) -> None:
     if latency["no_interval"]:
         console.print(f"no interval: {latency['no_interval']}", style="yellow")
     for text in latency["outside"]:
-        console.print(f"unlike the networks that were measured whole: {text}", style="yellow")
+        console.print(f"unlike the networks measured end to end: {text}", style="yellow")

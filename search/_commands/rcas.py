@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,118 +25,109 @@ if TYPE_CHECKING:
 
 __all__ = ["rcas"]
 
-WHAT = "What is searched"
-HOW = "How it is searched"
-DATA = "Data and training"
 MOST_DRAWS = 20
+# Latencies of networks of the space that were measured for the calibration, and accuracies.
+KEPT, EVALUATIONS = "calibration.json", "evaluations.jsonl"
 
 
 def rcas(
     predictor: Annotated[
-        Path | None, typer.Option("--predictor", metavar="FOLDER", help="A predictor, as fit-predictor writes it.")
+        Path | None,
+        typer.Option(
+            "--predictor", metavar="FOLDER", help="Predictor to ask for latencies: a folder written by fit-predictor."
+        ),
     ] = None,
     table: Annotated[
         Path | None,
-        typer.Option("--table", metavar="FILE", help="A table, as profile-device writes it: fits a predictor first."),
+        typer.Option(
+            "--table", metavar="FILE", help="Lookup table to fit a predictor to: a file written by profile-device."
+        ),
     ] = None,
-    budget_ms: Annotated[float | None, typer.Option("--budget-ms", help="The network may take so many ms.")] = None,
+    budget_ms: Annotated[
+        float | None, typer.Option("--budget-ms", help="Latency budget in ms. At least one budget is needed.")
+    ] = None,
     budget_params: Annotated[
-        float | None, typer.Option("--budget-params", help="It may have so many parameters, such as 2.4e6.")
+        float | None, typer.Option("--budget-params", help="Budget of parameters, such as 2.4e6.")
     ] = None,
     budget_madds: Annotated[
         float | None,
-        typer.Option("--budget-madds", help="It may make so many multiply-adds an image, such as 91.1e6."),
+        typer.Option("--budget-madds", help="Budget of multiply-adds per image, such as 91.1e6."),
     ] = None,
     space: Annotated[
         str,
         typer.Option(
             "--space",
-            help="An installed space whose first options mean nothing: rcnet-cifar, rcnet-imagenet, nas-bench-macro.",
-            rich_help_panel=WHAT,
+            help="Installed space of blocks whose first option is none: rcnet-cifar, rcnet-imagenet, nas-bench-macro.",
         ),
     ] = "rcnet-cifar",
     types: Annotated[
         str | None,
-        typer.Option(
-            "--types", metavar="1,2,…", help="Types of RCNet's blocks to use. Default: all six.", rich_help_panel=WHAT
-        ),
+        typer.Option("--types", metavar="1,2,…", help="RCNet block types to use. Default: all six."),
     ] = None,
     target: Annotated[
-        str | None, typer.Option("--target", help="Insist on a predictor of this target.", rich_help_panel=WHAT)
+        str | None, typer.Option("--target", help="Fail unless the predictor is for this target.")
     ] = None,
     batch: Annotated[
-        int | None, typer.Option("--batch", min=1, help="Insist on a predictor of this batch.", rich_help_panel=WHAT)
+        int | None, typer.Option("--batch", min=1, help="Fail unless the predictor is for this batch size.")
     ] = None,
     rules: Annotated[
         str | None,
         typer.Option(
             "--rules",
             metavar="uniform,params,madds,latency",
-            help="What a block's gain is divided by; the best of the rules' results wins. Default: uniform (nothing), "
-            "and each budget's.",
-            rich_help_panel=HOW,
+            help="What a block's gain is divided by; the best result of all rules wins. Default: uniform "
+            "(nothing), and the quantity of each budget.",
         ),
     ] = None,
     lazy: Annotated[
         bool,
         typer.Option(
-            "--lazy/--no-lazy",
-            help="Evaluate only blocks that may come out on top, or all that fit, in every step.",
-            rich_help_panel=HOW,
+            "--lazy/--no-lazy", help="Evaluate only blocks that may come out best, or all that fit, in each step."
         ),
     ] = True,
     exchange: Annotated[
         bool,
         typer.Option(
             "--exchange",
-            help="Afterwards change up to three blocks at a time (two in a space as large as RCNet's) as long as that "
-            "helps. Not in the paper. With trainings --evaluations must say where to end.",
-            rich_help_panel=HOW,
+            help="After the search, exchange up to three blocks at a time (two in spaces as large as RCNet's) "
+            "while that improves the network. Not in the paper; with trainings it needs --evaluations.",
         ),
     ] = False,
     evaluations: Annotated[
         int | None,
-        typer.Option("--evaluations", min=1, help="No more exchanges beyond so many networks.", rich_help_panel=HOW),
+        typer.Option("--evaluations", min=1, help="Stop exchanging after N evaluated networks in all."),
     ] = None,
     at_once: Annotated[
         int | None,
         typer.Option(
             "--at-once",
             min=1,
-            help="Blocks on top of the order that are evaluated together: more waste some evaluations. Default: 2 "
-            "where they are trained, else 1. As many are trained side by side, at least one a core or GPU.",
-            rich_help_panel=HOW,
+            help="Candidates evaluated together: more are faster and waste some evaluations. Default: 2 with "
+            "trainings, else 1. At least one training per core or GPU runs in parallel.",
         ),
     ] = None,
     stop_without_gain: Annotated[
         bool,
-        typer.Option(
-            "--stop-without-gain",
-            help="End a path where no block gains; the paper's fill the budget.",
-            rich_help_panel=HOW,
-        ),
+        typer.Option("--stop-without-gain", help="End a path when no block gains; the paper fills the budget."),
     ] = False,
     bound: Annotated[
         str,
         typer.Option(
             "--bound",
             metavar="upper|predicted",
-            help="What the budget of ms is for: the upper end of the prediction's interval, or the prediction.",
-            rich_help_panel=HOW,
+            help="What the latency budget limits: the upper end of the prediction interval, or the predicted latency.",
         ),
     ] = "upper",
     level: Annotated[
         float,
-        typer.Option("--level", help="The interval holds the latency with this probability.", rich_help_panel=HOW),
+        typer.Option("--level", help="Probability that the prediction interval holds the latency."),
     ] = 0.9,
     accuracy: Annotated[
         str,
         typer.Option(
             "--accuracy",
             metavar="train|table:FILE|FILE.py:NAME",
-            help="How good a network is: by a short training, by NAS-Bench-Macro's file, or by a function of yours "
-            "that takes a lut.Network.",
-            rich_help_panel=DATA,
+            help="Source of accuracies: a short training, NAS-Bench-Macro's file, or your function of a lut.Network.",
         ),
     ] = "train",
     data: Annotated[
@@ -145,23 +135,18 @@ def rcas(
         typer.Option(
             "--data",
             metavar="digits|cifar10:PATH|cifar100:PATH|images:PATH|none",
-            help="Images of 32×32: scikit-learn's digits, a CIFAR archive, or a folder or tar of class folders.",
-            rich_help_panel=DATA,
+            help="Training data, 32×32 images: scikit-learn's digits, a CIFAR archive, or a folder or tar archive "
+            "with one folder per class.",
         ),
     ] = "digits",
     train_images: Annotated[
-        int | None, typer.Option("--train-images", min=1, help="Use so many of them only.", rich_help_panel=DATA)
+        int | None, typer.Option("--train-images", min=1, help="Use at most N training images.")
     ] = None,
-    test_images: Annotated[
-        int | None, typer.Option("--test-images", min=1, help="Likewise.", rich_help_panel=DATA)
-    ] = None,
+    test_images: Annotated[int | None, typer.Option("--test-images", min=1, help="Use at most N test images.")] = None,
     held_out: Annotated[
         int | None,
         typer.Option(
-            "--held-out",
-            min=1,
-            help="Training images of each class that networks are judged by. Default: RCAS's 10.",
-            rich_help_panel=DATA,
+            "--held-out", min=1, help="Training images per class held out to judge networks by. Default: RCAS's 10."
         ),
     ] = None,
     search_epochs: Annotated[
@@ -169,8 +154,7 @@ def rcas(
         typer.Option(
             "--search-epochs",
             min=1,
-            help="Of training a network to judge it. Default: RCAS's 10; digits 2.",
-            rich_help_panel=DATA,
+            help="Epochs of the short training that judges a network. Default: RCAS's 10; digits: 2.",
         ),
     ] = None,
     train_epochs: Annotated[
@@ -178,32 +162,27 @@ def rcas(
         typer.Option(
             "--train-epochs",
             min=0,
-            help="Of baseline and network found; 0: do not train. Default: RCAS's 200; digits 12.",
-            rich_help_panel=DATA,
+            help="Training epochs of the baseline and the network found; 0: do not train. Default: RCAS's 200; "
+            "digits: 12.",
         ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(
-            "--batch-size", min=2, help="Images a training step. Default: 128; digits 32.", rich_help_panel=DATA
-        ),
+        typer.Option("--batch-size", min=2, help="Training batch size. Default: 128; digits: 32."),
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Any other setting of the trainings, such as search.lr=0.05, training.label_smoothing=0.1; may be "
-            "given several times. docs/rcas.md lists them.",
-            rich_help_panel=DATA,
+            help="Any other training setting, such as search.lr=0.05 or training.label_smoothing=0.1; can be "
+            "repeated. docs/rcas.md lists them.",
         ),
     ] = None,
     device: Annotated[
         str | None,
         typer.Option(
-            "--device",
-            help="Where to train: cpu, cuda, or several: cuda:0,cuda:1. Default: cuda where there is one.",
-            rich_help_panel=DATA,
+            "--device", help="PyTorch device to train on, or several: cuda:0,cuda:1. Default: cuda if available."
         ),
     ] = None,
     calibrate: Annotated[
@@ -212,8 +191,8 @@ def rcas(
             "--calibrate",
             min=0,
             metavar="N",
-            help="First measure N random networks within the budgets whole, and calibrate the predictor on them; a "
-            "minute. Not where nothing is measured. 0: take the predictor as it is.",
+            help="Before the search, measure N random networks within the budgets end to end for a minute and "
+            "calibrate the predictor on them. 0, or --measure-seconds 0: skip.",
         ),
     ] = 24,
     measure_seconds: Annotated[
@@ -222,7 +201,7 @@ def rcas(
             "--measure-seconds",
             min=0.0,
             max=1e6,
-            help="For measuring the network found beside MobileNetV2; 0: do not measure.",
+            help="Seconds of measuring the network found against MobileNetV2 at the end. 0: skip.",
         ),
     ] = 30.0,
     then: Annotated[
@@ -230,24 +209,24 @@ def rcas(
         typer.Option(
             "--then",
             metavar="onnx|export-coreml",
-            help="Hand the network found on: as an ONNX file; or as a Core ML package, with a bundle of it and "
-            "MobileNetV2 to be timed on a phone. May be given twice.",
+            help="Export the network found. onnx: an ONNX file; export-coreml: a Core ML package, and a bundle "
+            "with MobileNetV2 to time on a phone. Can be repeated.",
         ),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where everything goes.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for all results.")] = Path(
         "rcas-run"
     ),
     restart: Annotated[
-        bool, typer.Option("--restart", help="Discard an interrupted or finished run in that folder.")
+        bool, typer.Option("--restart", help="Discard the unfinished or finished run in that folder.")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of all randomness.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Random seed.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Fill the positions of a network with blocks, the most useful first, until a budget is exhausted (RCAS).
+    """Add blocks to a network, the most useful first, until a budget is exhausted (RCAS).
 
-    Each candidate is trained for a few epochs and judged by images held out; most of them need not be, since gains
-    seldom rise. In the end the network found and MobileNetV2 are trained by one recipe and measured in turns on this
-    machine. All evaluations are kept: if the run is interrupted, the same command goes on from there.
+    Each candidate is trained for a few epochs and judged on held-out images; most need not be, since gains seldom
+    increase. At the end the network found and MobileNetV2 are trained alike and measured on this machine, interleaved.
+    All evaluations are kept: if the run is interrupted, the same command resumes it.
 
     Example: search-architecture rcas --predictor predictor/ --budget-ms 5 --budget-params 2.4e6 -o run/
     """
@@ -257,20 +236,41 @@ def rcas(
     import msgspec
 
     from lut import UsageError
-    from search._commands._common import check_calibration, checked_then, hand_on, open_predictor, training_device
+    from search._accuracy import kept_accuracies
+    from search._commands._common import (
+        check_calibration,
+        check_files,
+        check_word,
+        checked_then,
+        closing_line,
+        hand_on,
+        open_predictor,
+        training_device,
+    )
     from search._commands._phases import Phases
     from search._commands._rcas_show import RcasPhases, print_rcas_plan
-    from search._commands._source import AT_ONCE, open_accuracy, open_images, open_space, workers_for
+    from search._commands._source import (
+        AT_ONCE,
+        check_accuracy,
+        check_images,
+        open_accuracy,
+        open_images,
+        open_space,
+        workers_for,
+    )
     from search._rcas import RcasSettings
-    from search._rcas_run import RCAS_FILES, check_end, run_rcas
-    from search._resources import Budgets, NetworkResources
-    from search._run_parts import hold_folder, refuse_finished, refuse_folder
+    from search._rcas_run import RCAS_FILES, check_end, rcas_stages, run_rcas
+    from search._resources import Budgets, NetworkResources, check_blocks, unlimited
+    from search._run_parts import CHECKPOINTS, hold_folder, refuse_finished, refuse_folder, refuse_settings
+    from search._sittings import SITTINGS, RunClock, resumed_text
 
+    # All that can be refused is refused before anything is loaded, let alone measured; the quickest checks come first.
     budgets = Budgets(ms=budget_ms, parameters=budget_params, madds=budget_madds)
     if not any(True for _ in budgets.given()):
         raise UsageError("give a budget: --budget-ms, --budget-params or --budget-madds, or several of them")
     if predictor is not None and table is not None:
         raise UsageError("give either --predictor FOLDER or --table FILE")
+    check_files(predictor, table)
     named = tuple(word.strip() for word in rules.split(",")) if rules is not None else ()
     if (budget_ms is not None or "latency" in named) and predictor is None and table is None:
         raise UsageError(
@@ -280,19 +280,23 @@ def rcas(
     wanted = checked_then(then)
     if "onnx" in wanted and predictor is None and table is None:
         raise UsageError("--then onnx exports for a device's batch: give its --predictor or --table")
-    if bound not in ("upper", "predicted"):
-        raise UsageError(f"--bound is upper or predicted, got {bound!r}")
+    check_word("--bound", bound, ("upper", "predicted"))
+    if not 0 < level < 1:
+        raise UsageError(f"--level lies between 0 and 1, such as 0.9, got {level}")
     if exchange and evaluations is None and accuracy == "train":
         raise UsageError(
-            "each exchange that is tried may be a training, and there are thousands: say with --evaluations beyond how "
-            "many networks in all none is tried"
+            "each exchange may be a training, and there are thousands: give --evaluations N, the number of evaluated "
+            "networks after which no exchange is tried"
         )
     if evaluations is not None and not exchange:
-        raise UsageError("--evaluations limits exchanges alone: give --exchange, too, or leave it away")
+        raise UsageError("--evaluations limits exchanges alone: give --exchange as well, or leave it out")
     # Without a budget nobody asks for the upper end of an interval.
     bound = bound if budget_ms is not None else "predicted"
     measured_first = calibrate if measure_seconds and (predictor or table) is not None else 0
     check_calibration(measured_first, level if bound == "upper" else None)
+    check_accuracy(accuracy)
+    check_images(data)
+    check_blocks(open_space(space, types, None), "RCAS")
     devices = tuple(training_device(name.strip() or None) for name in (device or "").split(","))
     console = make_console(stderr=json)
     settings = RcasSettings(
@@ -306,6 +310,19 @@ def rcas(
     with ExitStack() as stack, redirect_stdout(stderr if json else stdout):
         stack.enter_context(hold_folder(output, (*RCAS_FILES, "calibration.json")))
         refuse_finished(output, restart=restart)
+        refuse_settings(
+            output,
+            restart=restart,
+            space=space,
+            budgets=budgets,
+            bound=bound,
+            level=level,
+            search=settings,
+            data="" if data == "none" else data.partition(":")[0],
+            calibrated=measured_first,
+            seed=seed,
+        )
+        clock = RunClock(output / CHECKPOINTS / SITTINGS, restart=restart)
         loaded = None
         if predictor is not None or table is not None:
             loaded, _ = open_predictor(predictor, table, target=target, batch=batch, seed=seed, console=console)
@@ -339,9 +356,18 @@ def rcas(
         resources.check((0,) * len(opened.choices), budgets)
         check_end(resources, source.recipe, device=devices[0])
         plan = _plan(resources, budgets, settings, source, images, bound=bound, calibrated=measured_first, seed=seed)
+        # What the predictor will say is not known before it is calibrated.
+        refuse_folder(plan, output, restart=restart, apart_from=("latencies",) if measured_first else ())
+        done = None
+        if not restart:
+            done = resumed_text(
+                rcas_stages(plan, output),
+                calibrated=measured_first > 0 and (output / KEPT).exists(),
+                evaluated=kept_accuracies(output / EVALUATIONS),
+            )
+        if done is not None:
+            console.print(done)
         if measured_first and loaded is not None:
-            # What the predictor will say is not known before it is calibrated.
-            refuse_folder(plan, output, restart=restart, apart_from=("latencies",))
             with Phases(console) as phases:
                 loaded = _calibrated(
                     resources,
@@ -356,10 +382,10 @@ def rcas(
                 )
             resources = NetworkResources(opened, loaded, bound=bound, level=level)  # type: ignore[arg-type]
             plan = msgspec.structs.replace(plan, latencies=_latencies(resources))
+            clock.keep()
         print_rcas_plan(console, plan, resources)
-        for line in warnings:
+        for line in (*warnings, *unlimited(resources, budgets)):
             console.print(f"warning: {line}", style="yellow")
-        began = time.monotonic()
         exported: dict[str, str] = {}
 
         def export(found: RcasRun) -> None:
@@ -367,7 +393,7 @@ def rcas(
                 weights = output / "weights.safetensors"
                 exported.update(hand_on(wanted, found.search.network, found.base, weights, loaded, output, shown.bars))
 
-        with RcasPhases(console, plan, resources) as shown:
+        with clock, RcasPhases(console, plan, resources, clock.beat) as shown:
             result = run_rcas(
                 plan,
                 resources,
@@ -382,7 +408,8 @@ def rcas(
                 hand_on=export,
                 tell=shown.reporter(),
             )
-    _finish(console, plan, result, resources, output, exported, seconds=time.monotonic() - began, json=json)
+    closing = closing_line(clock, resumed=done is not None)
+    _finish(console, plan, result, resources, output, exported, closing=closing, json=json)
 
 
 def _checked_layers(space: SearchSpace, predictor: LatencyPredictor | None) -> tuple[str, ...]:
@@ -419,7 +446,7 @@ def _calibrated(
     from search._commands._common import CALIBRATION_S
     from search._resources import sample_within
 
-    path = output / "calibration.json"
+    path = output / KEPT
     if restart:
         path.unlink(missing_ok=True)
     rng, vectors, drawn = Random(seed), [], set()  # noqa: S311 - a sample, no secret
@@ -434,7 +461,7 @@ def _calibrated(
     if bound == "upper" and len(drawn) < (need := least_networks(resources.level)):
         raise UsageError(
             f"{len(drawn)} different networks were found within the budgets, and an interval of {resources.level:.0%} "
-            f"needs {need} measured whole: give a larger budget, --calibrate 0, or --bound predicted"
+            f"needs {need} measured networks: give a larger budget, --calibrate 0, or --bound predicted"
         )
     draws = iter(vectors)
     phases.phase("Measuring networks of the space")
@@ -502,22 +529,25 @@ def _finish(
     output: Path,
     exported: dict[str, str],
     *,
-    seconds: float,
+    closing: str,
     json: bool,
 ) -> None:
     from lut.errors import IncompleteError
-    from search._commands._phases import duration
     from search._commands._rcas_show import print_rcas
     from search._rcas_run import RCAS_FILES, rcas_summary
     from search._run_parts import NOT_ASKED
 
     if json:
-        content = {**rcas_summary(plan, result, resources), "output": str(output), "exported": exported}
+        content = {
+            **rcas_summary(plan, result, resources),
+            "output": str(output),
+            "exported": exported,
+        }
         print_json(content)
     else:
         print_rcas(console, result, resources)
         console.print()
-        console.print(f"{duration(seconds)} in all")
+        console.print(closing)
         for name, what in RCAS_FILES.items():
             if name in ("network.json", "weights.safetensors", "report.html") and (output / name).exists():
                 console.print(f"{output / name}  {what}")

@@ -24,25 +24,24 @@ READ, TRAINED = 500, 10
 
 def submodularity(
     space: Annotated[
-        str, typer.Option("--space", help="An installed space whose first options mean nothing.")
+        str, typer.Option("--space", help="Installed space of blocks whose first option is none.")
     ] = "rcnet-cifar",
     types: Annotated[
-        str | None, typer.Option("--types", metavar="1,2,…", help="Types of RCNet's blocks to use. Default: all six.")
+        str | None, typer.Option("--types", metavar="1,2,…", help="RCNet block types to use. Default: all six.")
     ] = None,
     networks: Annotated[
         int | None,
         typer.Option("--networks", min=1, help="Random networks to grow. Default: RCAS's 500; with trainings 10."),
     ] = None,
     blocks: Annotated[
-        int, typer.Option("--blocks", min=2, help="Random blocks added to each, one after another (RCAS: 7).")
+        int, typer.Option("--blocks", min=2, help="Random blocks to add to each network, one after another (RCAS: 7).")
     ] = 7,
     accuracy: Annotated[
         str,
         typer.Option(
             "--accuracy",
             metavar="train|table:FILE|FILE.py:NAME",
-            help="How good a network is: by a short training, by NAS-Bench-Macro's file, or by a function of yours "
-            "that takes a lut.Network.",
+            help="Source of accuracies: a short training, NAS-Bench-Macro's file, or your function of a lut.Network.",
         ),
     ] = "train",
     data: Annotated[
@@ -50,45 +49,58 @@ def submodularity(
         typer.Option(
             "--data",
             metavar="digits|cifar10:PATH|cifar100:PATH|images:PATH|none",
-            help="Images of 32×32 for the trainings.",
+            help="Training data, 32×32 images.",
         ),
     ] = "digits",
-    train_images: Annotated[int | None, typer.Option("--train-images", min=1, help="Use so many of them only.")] = None,
+    train_images: Annotated[
+        int | None, typer.Option("--train-images", min=1, help="Use at most N training images.")
+    ] = None,
     held_out: Annotated[
         int | None,
-        typer.Option("--held-out", min=1, help="Images of each class that networks are judged by. Default: RCAS's 10."),
+        typer.Option(
+            "--held-out", min=1, help="Training images per class held out to judge networks by. Default: RCAS's 10."
+        ),
     ] = None,
     search_epochs: Annotated[
-        int | None, typer.Option("--search-epochs", min=1, help="Of each training. Default: RCAS's 10; digits 2.")
+        int | None,
+        typer.Option("--search-epochs", min=1, help="Epochs of each training. Default: RCAS's 10; digits: 2."),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=2, help="Images a training step. Default: 128; digits 32.")
+        int | None, typer.Option("--batch-size", min=2, help="Training batch size. Default: 128; digits: 32.")
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of the trainings, such as search.lr=0.05."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Any other training setting, such as search.lr=0.05; can be repeated."
+        ),
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option("--device", help="Where to train: cpu, cuda, or several: cuda:0,cuda:1."),
+        typer.Option(
+            "--device", help="PyTorch device to train on, or several: cuda:0,cuda:1. Default: cuda if available."
+        ),
     ] = None,
     at_once: Annotated[
         int | None,
-        typer.Option("--at-once", min=1, help="Networks to evaluate side by side. Default: as for rcas."),
+        typer.Option(
+            "--at-once",
+            min=1,
+            help="Networks to evaluate in parallel. Default: with trainings one per core or GPU, else 1.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Keep evaluations there, so that the same command goes on from them."
+            "--output", "-o", metavar="FILE", help="File that keeps the accuracies, so that the same command resumes."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of all randomness.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Random seed.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Grow random networks block by block, and count how often diminishing returns and monotonicity fail.
+    """Grow random networks block by block and count how often diminishing returns and monotonicity fail.
 
-    RCAS finds good networks quickly as far as a block gains less on a larger network than on a smaller one, and never
-    harms. Its paper prints the mean accuracy by number of blocks; here single networks are looked at as well.
+    RCAS relies on both: a block gains less on a larger network than on a smaller one, and never harms. Its paper shows
+    the mean accuracy by number of blocks; this command also looks at single networks.
 
     Example: search-architecture submodularity --space nas-bench-macro --accuracy table:nas-bench-macro_cifar10.json
     --data none
@@ -102,10 +114,23 @@ def submodularity(
     from search._accuracy import ADVICE, AccuracyCache, Evaluator
     from search._commands._common import training_device
     from search._commands._phases import Phases
-    from search._commands._source import open_accuracy, open_images, open_space, workers_for
-    from search._resources import NetworkResources
-    from search._submodularity import measure_submodularity
+    from search._commands._source import (
+        check_accuracy,
+        check_images,
+        open_accuracy,
+        open_images,
+        open_space,
+        workers_for,
+    )
+    from search._resources import NetworkResources, check_blocks
+    from search._submodularity import check_growth, measure_submodularity
 
+    check_accuracy(accuracy)
+    check_images(data)
+    blank = open_space(space, types, None)
+    check_blocks(blank, "submodularity")
+    wanted = networks or (TRAINED if accuracy == "train" else READ)
+    check_growth(blank, wanted, blocks)
     console = make_console(stderr=json)
     images = open_images(data, train_images, None, seed)
     opened = open_space(space, types, images)
@@ -151,12 +176,16 @@ def submodularity(
             found = measure_submodularity(
                 NetworkResources(opened, None),
                 evaluate,
-                networks=networks or (TRAINED if accuracy == "train" else READ),
+                networks=wanted,
                 blocks=blocks,
                 seed=seed,
             )
         except KeyboardInterrupt:
-            kept = f"what is done is kept in {output}" if output is not None else "nothing was kept: give --output"
+            kept = (
+                f"what is done is kept in {output}"
+                if output is not None
+                else "nothing was written: give --output to keep it"
+            )
             raise InterruptedRunError(f"{kept}; run the same command again") from None
     if json:
         print_json(found)
@@ -175,7 +204,7 @@ def _print(console: Console, found: Submodularity) -> None:
     scale = 100 if points else 1
     columns = (
         *(Column("blocks"), Column("mean"), Column(f"±{unit} (95 %)", 1), Column(f"gained{unit}", 2)),
-        *(Column("gain rose"), Column("lost")),
+        *(Column("gain increased"), Column("lost")),
     )
     rows = tuple(
         (
@@ -192,14 +221,14 @@ def _print(console: Console, found: Submodularity) -> None:
     networks = "network" if found.networks == 1 else "networks"
     console.print()
     console.print(
-        f"{found.networks} random {networks}, {found.evaluated} different ones evaluated; the means' gains "
+        f"{found.networks} random {networks}, {found.evaluated} different ones evaluated; the gains of the mean "
         f"{'fall' if found.mean_increments_fall else 'do not always fall'}"
     )
     console.print(
         styled(
             "diminishing returns broken in ",
             (f"{found.diminishing_broken:.1%}", "bold"),
-            f" of {found.triples} triples{_by(scale * found.mean_excess, unit)} (noise on a plain sum: 50 %)",
+            f" of {found.triples} triples{_by(scale * found.mean_excess, unit)} (noise alone: 50 %)",
         )
     )
     console.print(
