@@ -822,7 +822,7 @@ def test_submodularity_of_a_benchmark(main: Main) -> None:
     assert len(found["steps"]) == 8
     assert found["diminishing_broken"] < 0.1
     code, out, _ = main(*words, "--networks", "200")
-    assert "the means' gains fall" in out
+    assert "the gains of the mean fall" in out
     assert f"broken in {found['diminishing_broken']:.1%} of 1200 triples" in out
 
 
