@@ -173,8 +173,9 @@ def _other_end(error: Exception) -> int:
             error.show()  # type: ignore[attr-defined]
         return USAGE
     context = getattr(error, "ctx", None)
-    advice = "" if context is None else f"; see {context.command_path} --help"
-    print_error(f"error: {shortened(_misuse(error, str(format_message())), LONGEST_MESSAGE - 100)}{advice}")
+    text = shortened(_misuse(error, str(format_message())), LONGEST_MESSAGE - 100)
+    advice = f"{' See' if text.endswith('?') else '; see'} {context.command_path} --help" if context else ""
+    print_error(f"error: {text}{advice}")
     return int(getattr(error, "exit_code", FAILED))
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple, final
 import msgspec
 
 from lut._files import read_bytes, write_atomically
+from lut._suggest import RESTART
 from lut.errors import CheckpointError, FileAccessError
 from search._checkpoint import saved_epoch
 from search._recipe import Recipe
@@ -95,7 +96,7 @@ def _load(path: Path) -> _Kept:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         kept = None
     if kept is None or not (0 <= kept.seconds <= LONGEST_S and 0 <= kept.sittings <= LONGEST_S):
-        raise CheckpointError(f"{path} is damaged: no time of a run; delete it, or discard the run with --restart")
+        raise CheckpointError(f"{path} is damaged: no time of a run; delete it, or discard the run: {RESTART}")
     return kept
 
 

@@ -160,8 +160,8 @@ def test_a_search_writes_a_network_that_others_can_load(main: Main, tmp_path: Pa
     data = subset(load_data("digits"), train=80, test=40, seed=0)
     assert evaluate(module, data) == pytest.approx(result["network"]["accuracy"])
     page = (run / "report.html").read_text()
-    assert "Budget" in page
-    assert "not measured" in page
+    assert "budget" in page
+    assert "Not measured: it was not asked for." in page
     code, out, _ = main("describe", "resnet-cifar", str(run / "network.json"), "--json")
     assert json.loads(out)["parameters"] == result["network"]["parameters"]
     # A finished run is not run again, and not replaced unasked.
