@@ -343,7 +343,7 @@ def test_networks_are_made_again_or_known_by_their_layers(measured: LatencyTable
     (record,) = measured.networks
     backwards = msgspec.structs.replace(record.network, layers=tuple(reversed(record.network.layers)))
     apart = record._replace(network=backwards)
-    assert "give it with --model" in str(rebuildable(with_(measured, networks=[apart])))
+    assert "give the model itself (--model)" in str(rebuildable(with_(measured, networks=[apart])))
     unmeasured = record._replace(end_to_end=None, reason="why not")
     assert "no network that was measured whole" in str(rebuildable(with_(measured, networks=[unmeasured])))
 

@@ -222,7 +222,8 @@ def test_export_from_end_to_end(folder: Path) -> None:
     assert len(list((folder / "out" / "programs").iterdir())) == len(manifest.programs)
     refused = command(folder, "--layers", "layers.json", "-o", "out", code=2).stderr
     assert refused == (
-        "error: out holds a finished bundle; --restart exports again and replaces it, --output writes elsewhere\n"
+        "error: out holds a finished bundle; restart=True (--restart) exports again and replaces it, another "
+        "output (--output) writes elsewhere\n"
     )
     coremltools = convert.import_coremltools()
     with convert.quiet():
@@ -357,10 +358,10 @@ def test_ctrl_c_keeps_what_was_converted_and_the_same_command_goes_on(folder: Pa
         (["--layers", "layers.json", "--precision", "int4"], "is float16 or float32", 2),
         (["--layers", "layers.json", "--deployment-target", "iOS9"], "one of iOS15, iOS16", 2),
         (["--layers", "layers.json", "--format", "onnx"], "format (--format) is mlprogram or neuralnetwork", 2),
-        (["--layers", "layers.json", "--format", "neuralnetwork", "--precision", "float16"], "leave --precision", 2),
+        (["--layers", "layers.json", "--format", "neuralnetwork", "--precision", "float16"], "leave precision out", 2),
         (["--layers", "layers.json", "--context", "cold"], "context (--context) is network or isolated", 2),
         (["--layers", "layers.json", "--input", "1x3"], "none is given", 2),
-        (["--model", "net.py"], "--model is file.py:factory", 2),
+        (["--model", "net.py"], "name a function in it too, net.py:FACTORY", 2),
         (["--model", "none.py:make"], "there is no file none.py", 2),
         (["--model", "net.py:make", "--input", "big"], "--input is a shape", 2),
         (["--model", "net.py:make", "--input", "1x0x3"], "every size must be positive", 2),
