@@ -191,7 +191,7 @@ def _spec(workload: Workload, target: str | TargetSpec, options: Mapping[str, An
         options = target.options
     asked = options.get("batch")
     if workload.batch is not None and asked is not None and asked != workload.batch:
-        name = workload.subjects[0].network.name if workload.subjects else str(workload.layers[0])
+        name = workload.batch_of
         raise UsageError(
             f"{name} was traced with batch {workload.batch}, and batch {asked} is asked for; trace it with inputs of "
             "that batch"

@@ -53,7 +53,7 @@ class Workload(NamedTuple):
         layers: each is measured once.
         curves: channel sweeps among them, to be named in the table.
         subjects: networks whose layers are measured too, and which are run end to end where they can be.
-        batch: samples per call, where what is measured fixes it.
+        batch: samples per call, where what is measured fixes it; ``batch_of``: the name of what does.
         dtype: data type, where a file fixes it.
         adaptive: not all of the layers are to be measured, but those that tell most of networks.
         swept: whether the curves are those of the user's own network, of which no groups of widths are chosen.
@@ -66,6 +66,7 @@ class Workload(NamedTuple):
     dtype: str | None = None
     adaptive: Adaptive | None = None
     swept: bool = False
+    batch_of: str = ""
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -137,6 +138,7 @@ def parts_of(parts: Iterable[Any], *, target: str, folder: Path) -> Iterator[Wor
             next(iter(fixed), None),
             next(iter(dtypes), None),
             swept=bool(curves) and all(not own.isdisjoint(curve.layers) for curve in curves),
+            batch_of=next(iter(fixed.values()), ""),
         )
 
 
@@ -233,7 +235,8 @@ def sampled(space: SearchSpace, *, audit: int, target_error: float, seed: int) -
 def of_user_network(found: UserNetwork) -> Workload:
     """Return the layers of a network that was loaded and traced in a process of its own."""
     layers = tuple(dict.fromkeys(item.layer for item in found.subject.network.layers))
-    return Workload(layers, (), (found.subject,), found.batch, found.dtype)
+    name = found.subject.network.name
+    return Workload(layers, (), (found.subject,), found.batch, found.dtype, batch_of=name)
 
 
 def with_sweep(

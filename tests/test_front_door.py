@@ -331,6 +331,9 @@ def test_batches_are_fixed_by_layers_that_were_traced_with_one(tmp_path: Path) -
         assert found.batch == 2
     with pytest.raises(UsageError, match="of 2 was traced with batch 2, and batch 3 is asked for"):
         profile(two, batch=3)
+    # What fixes it is named, not what comes first.
+    with pytest.raises(UsageError, match="of 2 was traced with batch 2, and batch 3 is asked for"):
+        profile([Network("of any", (NetworkLayer("a", conv(4)),)), two], batch=3)
     with pytest.raises(UsageError, match="of 2 is of batch 2, and of 3 of batch 3: profile them one after the other"):
         profile([two, three])
 
