@@ -96,6 +96,6 @@ def trust_sentence(table: LatencyTable) -> str:
         case "holds":
             return f"Sums of layers hold: mean absolute error {audit.mape:.1%} against {against}."
         case "off":
-            return f"Sums of layers are off by {audit.mape:.1%} against {against}: calibrate them before use."
+            return f"Calibrate sums of layers before use: they are off by {audit.mape:.1%} against {against}."
         case _:
-            return f"Sums of layers fail, off by {audit.mape:.1%} against {against}: do not add layers up."
+            return f"Sums of layers cannot be trusted: they are off by {audit.mape:.1%} against {against}."

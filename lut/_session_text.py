@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lut._records import Preflight, Session
+from lut._records import Preflight, Session, Setting
 
 __all__ = ["UNKNOWN", "knows_noise_floor", "knows_speed", "noise_floor_text", "spread_line"]
 
@@ -27,8 +27,13 @@ def knows_speed(session: Session) -> bool:
     return len(visits) >= LEAST_SENTINELS and min(visits) >= session.protocol.first_look
 
 
-def spread_line(session: Session) -> str:
-    """Return how far another run's latencies may lie, and how far the machine's speed drifted during this one."""
+def spread_line(session: Session, setting: Setting) -> str | None:
+    """Return how far another run's latencies may lie, and how far the machine's speed drifted during this one.
+
+    ``None`` of Core ML's: a phone's timings come as they are.
+    """
+    if setting.target == "coreml":
+        return None
     spread, known = session.spread, knows_speed(session)
     scale = f"±{spread.scale:.1%}" if known else UNKNOWN
     # Of one process, or where the visits' own noise hid it, nothing is said of how processes differ.

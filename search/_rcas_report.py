@@ -178,11 +178,11 @@ def _trade_off(
     if not ends or not scale.percent:
         return None
     way = [
-        TradeOffPoint(f"{point.rule}, step {point.step}", "on the way", point.ms, None, None, point.value)
+        TradeOffPoint(f"{point.rule}, step {point.step}", "on the way", False, point.ms, None, None, point.value)
         for point in points
         if point.ms is not None
     ]
-    return trade_off_chart([*ends, *way], plan.budgets.ms, on_the_way="on the way: by the set function")
+    return trade_off_chart([*ends, *way], plan.budgets.ms, bound=plan.bound, on_the_way="by the set function")
 
 
 def _upper(result: RcasRun, resources: NetworkResources) -> float | None:
@@ -317,7 +317,8 @@ def _paths(
     blocks: list[Block] = [
         Text(f"All networks on the way, as in the paper's figures 3 and 4, by what each step takes: {told}.")
     ]
-    for name, limit in list(plan.budgets.given())[drawn_before:]:
+    given = list(plan.budgets.given())
+    for name, limit in given[1:] if drawn_before else given:
         blocks.append(_against(name, limit, points, resources, scale))
     text = (
         "And by how many networks each rule had evaluated so far, as if it had been alone: what another rule evaluated "

@@ -34,15 +34,20 @@ __all__ = [
 ]
 
 
+# From here on a number's thousands are set apart.
+THOUSANDS = 10_000
+
+
 class TradeOffPoint(NamedTuple):
     """A network by what it takes and what it knows.
 
     ``kind``: the network ``found``, the ``base`` one that it is compared with, or one ``on the way``, whose accuracy is
-    what the search went by. ``ms``: measured, with its interval, or else predicted. ``accuracy``: a share.
+    what the search went by. ``ms``: ``measured``, with its interval, or else predicted. ``accuracy``: a share.
     """
 
     network: str
     kind: Literal["found", "base", "on the way"]
+    measured: bool
     ms: float
     low_ms: float | None
     high_ms: float | None
@@ -66,9 +71,8 @@ def latency_sentence(predicted_ms: float | None, measured: Measured | None, budg
     if measured is None:
         if predicted_ms is None:
             return ""
-        return f"The network found is predicted to take {format_ms(predicted_ms)} ms" + (
-            f"; {budget} was not held against a measurement." if budget else "."
-        )
+        unchecked = f"; {budget} was not checked by a measurement" if budget else ""
+        return f"The network found is predicted to take {format_ms(predicted_ms)} ms{unchecked}."
     interval = f"{format_ms(measured.winner_low_ms)} … {format_ms(measured.winner_high_ms)}"
     text = f"The network found takes {format_ms(measured.winner_ms)} ms as measured ({interval})"
     if predicted_ms is not None:
@@ -76,10 +80,10 @@ def latency_sentence(predicted_ms: float | None, measured: Measured | None, budg
     if budget_ms is None:
         return text + "."
     if measured.winner_high_ms <= budget_ms:
-        return f"{text}, which keeps {budget}."
+        return f"{text}: within {budget}."
     if measured.winner_low_ms > budget_ms:
-        return f"{text}, which breaks {budget} by {measured.winner_ms / budget_ms - 1:.1%}."
-    return f"{text}, which may break {budget}."
+        return f"{text}: it exceeds {budget} by {measured.winner_ms / budget_ms - 1:.1%}."
+    return f"{text}: it may exceed {budget}."
 
 
 def speed_up_sentence(base: str, measured: Measured | None) -> str:
@@ -139,18 +143,34 @@ def trained_points(
             )
         if ms is not None:
             points.append(
-                TradeOffPoint(name, "found" if kind == "found" else "base", ms, low, high, trained.test_accuracy)
+                TradeOffPoint(
+                    name,
+                    "found" if kind == "found" else "base",
+                    measured is not None,
+                    ms,
+                    low,
+                    high,
+                    trained.test_accuracy,
+                )
             )
     return points
 
 
-def trade_off_chart(points: Sequence[TradeOffPoint], budget_ms: float | None, *, on_the_way: str) -> Chart:
-    """Return accuracy against latency as a chart; ``on_the_way``: what the accuracies of those points are of."""
+def trade_off_chart(points: Sequence[TradeOffPoint], budget_ms: float | None, *, bound: str, on_the_way: str) -> Chart:
+    """Return accuracy against latency as a chart.
+
+    Args:
+        points: the networks.
+        budget_ms: the limit, if there is one.
+        bound: what the budget is for: ``upper``, the upper end of the prediction's interval, or ``predicted``.
+        on_the_way: what the accuracies of those points are of.
+    """
     figure = go.Figure()
+    timed = "measured" if any(point.measured for point in points) else "predicted"
     for kind, label, colour, symbol in (
-        ("on the way", on_the_way, QUIET, "circle"),
-        ("base", "base network, trained: test accuracy", MEASURED, "square"),
-        ("found", "network found, trained: test accuracy", CHOSEN, "diamond"),
+        ("on the way", f"on the way: {on_the_way}, predicted ms", QUIET, "circle"),
+        ("base", f"base network: test accuracy, {timed} ms", MEASURED, "square"),
+        ("found", f"network found: test accuracy, {timed} ms", CHOSEN, "diamond"),
     ):
         own = [point for point in points if point.kind == kind]
         if not own:
@@ -173,17 +193,17 @@ def trade_off_chart(points: Sequence[TradeOffPoint], budget_ms: float | None, *,
             )
         )
     if budget_ms is not None:
-        add_budget(figure, budget_ms)
+        add_budget(figure, budget_ms, "budget, for the upper end" if bound == "upper" else "budget")
     finish(figure, y="accuracy in %", x="latency in ms", height=420)
     figure.update_layout(legend={"orientation": "v", "y": -0.22, "yanchor": "top"})
     return Chart(figure, points, "accuracy-against-latency")
 
 
-def add_budget(figure: go.Figure, limit: float) -> None:
+def add_budget(figure: go.Figure, limit: float, name: str = "budget") -> None:
     """Add a budget to a figure whose x is what it limits."""
     figure.add_vline(x=limit, line={"color": CHOSEN, "width": 2, "dash": "dot"}, opacity=1)
     # Low, since curves rise towards it.
-    note = {"text": "budget", "showarrow": False, "xanchor": "right", "yanchor": "bottom", "yref": "paper", "y": 0}
+    note = {"text": name, "showarrow": False, "xanchor": "right", "yanchor": "bottom", "yref": "paper", "y": 0}
     figure.add_annotation(x=limit, **note)
 
 
@@ -231,6 +251,8 @@ def setting_text(value: object) -> str:
     if isinstance(value, (list, tuple)):
         nested = any(isinstance(inner, (list, tuple)) for inner in value)
         return ("; " if nested else ", ").join(map(setting_text, value))
+    if isinstance(value, float) and value.is_integer() and abs(value) >= THOUSANDS:
+        return f"{value:,.0f}"
     return str(value)
 
 

@@ -87,7 +87,8 @@ def _answer(plan: RunPlan, result: RunResult) -> Answer:
     chart = trade_off_chart(
         trade_off_points(result),
         plan.budget_ms,
-        on_the_way="on the way: most probable network, shared weights, validation accuracy",
+        bound=plan.bound,
+        on_the_way="validation accuracy with shared weights",
     )
     return Answer(
         [text for text in sentences if text], [chart, *warnings_of(prediction, measured, result.not_measured)]
@@ -102,7 +103,7 @@ def trade_off_points(result: RunResult) -> tuple[TradeOffPoint, ...]:
         result.measured,
     )
     way = [
-        TradeOffPoint(f"epoch {epoch.epoch}", "on the way", epoch.ms, None, None, epoch.accuracy)
+        TradeOffPoint(f"epoch {epoch.epoch}", "on the way", False, epoch.ms, None, None, epoch.accuracy)
         for epoch in result.search.history
     ]
     return (*ends, *way)

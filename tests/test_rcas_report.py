@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import re
-import shutil
-import subprocess
 from collections.abc import Sequence
 from html import unescape
 from pathlib import Path
@@ -16,8 +13,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from _browser import needs_browser, seen_in_browser
 from _predictors import DEVICE, SETTING
-from conftest import HANGS_S
 
 from lut import Device, Network
 from predictors._predictions import NetworkPrediction
@@ -30,7 +27,6 @@ from search._resources import Budgets, NetworkResources
 from search._run_parts import NOT_ASKED, Measured
 from search._training import Epoch, Trained
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = '<script>alert("1")</script>'
 BUDGETS = Budgets(ms=10.0, parameters=0.8e6, madds=4e7)
 FEW = (1, 5)
@@ -179,7 +175,7 @@ def test_its_head_says_what_was_asked_for_and_what_came_of_it(full: Run) -> None
     assert "cpu, batch 4, float32, 1 thread" in text
     assert "data: digits ·" in text
     assert "10 ms for the upper end of its 90% interval, 0.8 M parameters, 40 M multiply-adds" in text
-    assert "ms as predicted (+5.0%), which keeps the budget of 10 ms." in text
+    assert "ms as predicted (+5.0%): within the budget of 10 ms." in text
     assert "MobileNetV2 takes 2.12 times as long (2.00 … 2.25). Trained, the network found has" in text
     assert "a test accuracy of 87.65%, MobileNetV2 of 81.25%." in text
     assert "unlike the networks that the prediction rests on: deeper than any" in text
@@ -189,7 +185,7 @@ def test_its_head_says_what_was_asked_for_and_what_came_of_it(full: Run) -> None
     assert "not measured: the battery is empty" in text
     prediction = full.result.search.prediction
     assert prediction is not None
-    assert f"predicted to take {prediction.ms:.4g} ms; the budget of 10 ms was not held against a measurement." in text
+    assert f"predicted to take {prediction.ms:.4g} ms; the budget of 10 ms was not checked by a measurement." in text
     assert "times as long" not in text
     predicted = made(needs(RCNet("cifar", positions=1), Linear(), "predicted"), Budgets(ms=10.0))
     assert "10 ms for its prediction The network" in seen(predicted.page())
@@ -523,7 +519,7 @@ def test_settings_are_all_there(full: Run) -> None:
     facts = {row[0]: row[1] for row in rows(full.page()) if len(row) == 2}
     assert facts["tables"] == "rcnet-b4.json"
     assert facts["space: positions"] == "3"
-    assert facts["budget: madds"] == "40000000.0"
+    assert facts["budget: madds"] == "40,000,000"
     assert facts["space: types"] == "1, 2, 3, 4, 5, 6"
     assert not any(mark in value for value in facts.values() for mark in "[]{}")
     assert facts["search: lazy"] == "True"
@@ -532,44 +528,11 @@ def test_settings_are_all_there(full: Run) -> None:
     assert facts["seed"] == "0"
 
 
-@pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
+@needs_browser
 @pytest.mark.parametrize("width", [1000, 400])
 def test_a_browser_shows_it_within_its_window(full: Run, tmp_path: Path, width: int) -> None:
-    file = tmp_path / "report.html"
-    # A frame is as narrow as it is told to be; a window of a headless browser is not.
-    (tmp_path / "page.html").write_text(full.page())
-    file.write_text(
-        f'<iframe src="page.html" style="width:{width}px;height:3000px;border:0"></iframe><script>'
-        "window.addEventListener('load', () => setTimeout(() => {"
-        "const inner = document.querySelector('iframe').contentDocument, root = inner.documentElement;"
-        "document.title = 'plots=' + inner.querySelectorAll('.js-plotly-plot .main-svg').length"
-        " + ' overflow=' + (root.scrollWidth - root.clientWidth)"
-        " + ' boxes=' + [...inner.querySelectorAll('.box rect')].filter((b) => b.getBoundingClientRect().width >= 40)"
-        ".length;}, 1500));</script>"
-    )
-    # Chromium keeps a socket in its temporary folder, whose path must be short.
-    shown = subprocess.run(
-        [
-            CHROMIUM or "",
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-background-networking",
-            "--disable-dev-shm-usage",
-            "--allow-file-access-from-files",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--enable-logging=stderr",
-            "--virtual-time-budget=8000",
-            "--dump-dom",
-            file.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=HANGS_S,
-        env={**os.environ, "TMPDIR": "/tmp"},
-    )
-    assert shown.returncode == 0, shown.stderr
-    assert "CONSOLE" not in shown.stderr
-    (title,) = re.findall(r"<title>(.*?)</title>", shown.stdout)
-    assert title == f"plots={3 * 6} overflow=0 boxes={19 + 17}"
+    seen = seen_in_browser(full.page(), width, tmp_path)
+    assert seen["plots"] == seen["drawn"] == 6
+    assert seen["boxes"] == 19 + 17
+    assert seen["narrow"] == 0
+    assert seen["overflow"] <= 0

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pandas as pd
 import pytest
-from conftest import HANGS_S, conv, simulate, table_of
+from _browser import needs_browser, seen_in_browser
+from conftest import conv, simulate, table_of
 
 from lut import LatencyTable, Network, NetworkLayer
 from lut._records import Failure
 from predictors import hardware_aware_widths, measured_curves
 from profiler import report_html
-from profiler._report._curves import stair_points
+from profiler._report._curves import NOTHING, stair_points, stairs_chart, widths_section
 from profiler._report._machine_speed import speed_points
-from profiler._report._networks import MOST_BARS, bars_chart, layer_bars, network_bars
-from profiler._report._plots import counting_axis, width_ticks
+from profiler._report._networks import MOST_BARS, bars_chart, layer_bars, network_bars, slowest_chart, sum_points
+from profiler._report._plots import CHOSEN, counting_axis, width_ticks
 from profiler._sources import subject_of
 
 MakeTable = Callable[..., LatencyTable]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def page(table: LatencyTable) -> str:
@@ -52,7 +49,7 @@ def test_it_holds_what_it_should_and_asks_nobody_for_more(make_table: MakeTable)
         assert part in text
     # Flags that no layer has are not listed, and what few people read is folded.
     assert "bimodal</td>" not in text
-    assert "<details><summary>Provenance" in text
+    assert re.search('<details id="provenance[^>]*><summary>Provenance', text)
     outside = text.replace("<script>", "\n<script>").split("\n")
     ours = [line for line in outside if not line.startswith("<script>")]
     assert not any('src="http' in line or "src='http" in line for line in ours)
@@ -77,63 +74,16 @@ def test_a_table_without_curves_has_a_report_too(make_table: MakeTable) -> None:
     assert "Provenance" in report_html(table, [], title="t")
 
 
-@pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
-@pytest.mark.parametrize("width", [1200, 380])
-def test_a_browser_shows_its_plots_and_logs_no_error(make_table: MakeTable, tmp_path: Path, width: int) -> None:
-    file, picture = tmp_path / "report.html", tmp_path / "report.png"
-    # The page says itself what it shows: counts of plots, of drawn curves, and whether it is wider than the window.
-    probe = (
-        "<script>console.log('the-probe');"
-        "window.addEventListener('load', () => setTimeout(() => { document.title = 'plots='"
-        " + document.querySelectorAll('.js-plotly-plot .main-svg').length + ' traces='"
-        " + document.querySelectorAll('.scatterlayer .trace').length + ' bars='"
-        " + document.querySelectorAll('.barlayer .point').length + ' overflow='"
-        " + (document.documentElement.scrollWidth - document.documentElement.clientWidth); }, 500));</script>"
-    )
-    file.write_text(page(make_table()).replace("</body>", probe + "</body>"))
-    assert CHROMIUM is not None
-    # Chromium keeps a socket in its temporary folder, whose path must be short.
-    environment = {**os.environ, "TMPDIR": "/tmp"}
-    base = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--disable-dev-shm-usage",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        f"--window-size={width},3000",
-        "--enable-logging=stderr",
-        "--v=0",
-        "--virtual-time-budget=8000",
-    ]
-    shown = subprocess.run(
-        [*base, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=HANGS_S, env=environment
-    )
-    assert shown.returncode == 0, shown.stderr
-    title = shown.stdout.partition("<title>")[2].partition("</title>")[0]
-    found = dict(part.split("=") for part in title.split())
-    assert int(found["plots"]) >= 3
-    assert int(found["traces"]) >= 6
-    assert int(found["bars"]) == 32
-    assert int(found["overflow"]) <= 0
-    console = [line for line in shown.stderr.splitlines() if "CONSOLE" in line]
-    assert len(console) == 1, console
-    assert "the-probe" in console[0]
-    if width == 1200:
-        subprocess.run(
-            [*base, f"--screenshot={picture}", file.as_uri()],
-            capture_output=True,
-            timeout=HANGS_S,
-            check=True,
-            env=environment,
-        )
-        assert picture.stat().st_size > 20_000
+@needs_browser
+@pytest.mark.parametrize("width", [1000, 400])
+def test_a_browser_shows_it_within_its_window(make_table: MakeTable, tmp_path: Path, width: int) -> None:
+    seen = seen_in_browser(page(make_table()), width, tmp_path)
+    assert seen["plots"] == seen["drawn"] == 2
+    assert seen["traces"] >= 6
+    assert seen["bars"] == 32
+    # Plots that were drawn while they were folded have the page's width too.
+    assert seen["narrow"] == 0
+    assert seen["overflow"] <= 0
 
 
 def test_the_answer_comes_first_and_is_of_what_was_measured(make_table: MakeTable) -> None:
@@ -151,8 +101,26 @@ def test_the_answer_comes_first_and_is_of_what_was_measured(make_table: MakeTabl
     assert [bar.ms for bar in bars] == sorted((m.median_ms for m in layers.values()), reverse=True)
     low, high = bars[-1].ms, bars[0].ms
     assert f"2 layers take {low:.4g} to {high:.4g} ms each." in report_html(layers, [], title="t")
+    many = layer_bars(table)
+    chart = slowest_chart(many)
+    assert (chart.caption, len(chart.figure.data[0].x)) == (f"The {MOST_BARS} slowest of {len(many)} layers", MOST_BARS)
+    assert chart.points == many
+    assert chart.figure.layout.xaxis.title.text == "ms"
     none = table.select(lambda _: False)
     assert "No layer was measured." in report_html(none, [], title="t")
+
+
+def test_whole_networks_are_told_apart_from_the_precision_of_their_layers(tmp_path: Path) -> None:
+    networks = [Network(name, (NetworkLayer("a", conv(width)),)) for name, width in (("one", 8), ("two", 16))]
+    subjects = [subject_of(network) for network in networks]
+    plan, result, _ = simulate([conv(8), conv(16)], networks=subjects)
+    table = table_of(plan, result, tmp_path / "r.json", networks=subjects)
+    points = sum_points(table)
+    low, high = sorted(point.end_to_end_ms for point in points)
+    text = report_html(table, [], title="t")
+    assert f"2 networks take {low:.4g} to {high:.4g} ms end to end." in text
+    middle = sorted(m.relative_half_width for m in table.values())
+    assert f"The median half-width of the layers&#39; intervals is ±{sum(middle) / 2:.1%}." in text
 
 
 def test_the_numbers_of_a_stage_are_those_of_its_curve_law_and_choices(make_table: MakeTable) -> None:
@@ -169,6 +137,14 @@ def test_the_numbers_of_a_stage_are_those_of_its_curve_law_and_choices(make_tabl
     }
     for group, choice in enumerate(selection.choices):
         assert [p.channels for p in points if p.group == group] == list(range(choice.first, choice.last + 1))
+    half = [choice._replace(chosen_share=0.5 + 0.4 * (i % 2)) for i, choice in enumerate(selection.choices)]
+    drawn = stairs_chart(stair_points(selection._replace(choices=tuple(half))), "stairs").figure.data
+    bars = dict(zip(drawn[-1].x, zip(drawn[-1].marker.color, drawn[-1].marker.line.color, strict=True), strict=True))
+    for choice in half:
+        sure = choice.chosen_share >= 0.9
+        assert bars[choice.channels] == (CHOSEN if sure else NOTHING, CHOSEN)
+    (rows,) = (block.rows for block in widths_section([selection._replace(choices=tuple(half))]).blocks[:1])
+    assert [cell.look for cell in rows[0][2]] == ["unsure", ""] * 2
     hole = selection._replace(curve=curve._replace(ms=(float("nan"), *curve.ms[1:])))
     assert stair_points(hole)[0].ms is None
 
@@ -223,6 +199,6 @@ def test_a_networks_bars_are_its_layers_with_the_whole_and_the_rest(tmp_path: Pa
     text = report_html(table, [], title="t")
     sentence = f"net takes {table.networks[0].end_to_end.median_ms:.4g} ms end to end"
     assert sentence in text
-    assert f"goes into layer {slowest.name} ({slowest.layer})." in text
-    assert "Sums of layers fail, off by" in text
-    assert "<details><summary>All layers of net</summary>" in text
+    assert f"Layer {slowest.name} ({slowest.layer}) takes the largest share of its layers" in text
+    assert "Sums of layers cannot be trusted: they are off by" in text
+    assert '<details id="all-layers-of-net"><summary>All layers of net</summary>' in text

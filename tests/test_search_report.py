@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from _browser import needs_browser, seen_in_browser
 from test_rcas_report import Linear, plots, rows, seen, trained
 
 from profiler._compare import Ratio
@@ -61,24 +63,27 @@ def test_the_answer_holds_the_network_against_its_budget_and_its_base() -> None:
     predicted = result.search.prediction.ms
     assert "ResNet-8, searched for made device cpu, batch 4" in text
     assert "· data: digits · budget 6 ms for the upper end of its interval The network found takes 4 ms as" in text
-    assert f"{predicted:.4g} ms as predicted ({predicted / 4 - 1:+.1%}), which keeps the budget of 6 ms. " in text
+    assert f"{predicted:.4g} ms as predicted ({predicted / 4 - 1:+.1%}): within the budget of 6 ms. " in text
     assert f"{result.base.name} takes 2.00 times as long (1.90 … 2.10). Trained, the network found has" in text
     plan, result, predictor = made(measured=None, not_measured="the battery is empty")
     text = seen(search_report(plan, result, predictor))  # type: ignore[arg-type]
-    assert "was not held against a measurement. Trained" in text
+    assert "was not checked by a measurement. Trained" in text
     assert "not measured: the battery is empty" in text
 
 
 def test_its_numbers_are_the_runs() -> None:
     plan, result, predictor = made()
     found, base, *way = trade_off_points(result)
-    assert found == ("found", "found", 4.0, 3.9, 4.1, 0.875)
-    assert base == (result.base.name, "base", 8.0, 7.9, 8.1, 0.9)
+    assert found == ("found", "found", True, 4.0, 3.9, 4.1, 0.875)
+    assert base == (result.base.name, "base", True, 8.0, 7.9, 8.1, 0.9)
     assert [(point.kind, point.ms, point.accuracy) for point in way] == [
         ("on the way", epoch.ms, epoch.accuracy) for epoch in result.search.history
     ]
     unmeasured = trade_off_points(result._replace(measured=None))
-    assert [point[2:5] for point in unmeasured[:2]] == [(result.search.prediction.ms, None, None), (8.2, None, None)]
+    assert [point[2:6] for point in unmeasured[:2]] == [
+        (False, result.search.prediction.ms, None, None),
+        (False, 8.2, None, None),
+    ]
     bars = width_bars(result)
     assert [bar.layer for bar in bars][:2] == ["stem", "stage1.block1.conv1"]
     assert {bar.base_channels for bar in bars} == {16, 32, 64}
@@ -108,8 +113,8 @@ def _fields(plan: RunPlan) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("budget_ms", "said"),
-    [(4.2, "which keeps the budget of 4.2 ms."), (4.05, "which may break the budget of 4.05 ms."),
-     (3.2, "which breaks the budget of 3.2 ms by 25.0%."), (None, "as predicted (+5.0%).")],
+    [(4.2, ": within the budget of 4.2 ms."), (4.05, ": it may exceed the budget of 4.05 ms."),
+     (3.2, ": it exceeds the budget of 3.2 ms by 25.0%."), (None, "as predicted (+5.0%).")],
 )  # fmt: skip
 def test_a_budget_is_held_against_what_was_measured(budget_ms: float | None, said: str) -> None:
     text = latency_sentence(4.2, MEASURED, budget_ms)
@@ -138,3 +143,12 @@ def test_settings_are_written_as_readers_write_them() -> None:
     (table,) = settings_section([("space", "x"), ("space", {"two_words": 1}), ("none", None)]).blocks
     assert isinstance(table, Table)
     assert table.rows == [["space", "x"], ["space: two words", "1"], ["none", "–"]]
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1000, 400])
+def test_a_browser_shows_it_within_its_window(tmp_path: Path, width: int) -> None:
+    seen = seen_in_browser(search_report(*made()), width, tmp_path)  # type: ignore[arg-type]
+    assert seen["plots"] == seen["drawn"] == 5
+    assert seen["narrow"] == 0
+    assert seen["overflow"] <= 0

@@ -57,8 +57,8 @@ def print_result(
     if session is not None:
         _print_session(console, session)
     console.print(_counts(table))
-    if session is not None and table.setting.target != "coreml":
-        console.print(spread_line(session))
+    if session is not None and (spread := spread_line(session, table.setting)) is not None:
+        console.print(spread)
     if selections:
         console.print()
         console.print(f"Hardware-aware widths (g = {groups}, α = {alpha})")

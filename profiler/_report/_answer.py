@@ -13,7 +13,7 @@ from predictors._gains import WidthGain
 from predictors._show import SURE_SHARE
 from predictors._widths import WidthSelection
 from profiler._report._curves import selection_blocks
-from profiler._report._networks import bars_chart, layer_bars, network_bars, sum_points, sums_chart
+from profiler._report._networks import bars_chart, layer_bars, network_bars, slowest_chart, sum_points, sums_chart
 from profiler._report._page import Answer, Block
 
 __all__ = ["answer_of", "subtitle"]
@@ -51,7 +51,7 @@ def answer_of(table: LatencyTable, selections: Sequence[WidthSelection], gains: 
     else:
         first, second = _layers_sentence(table), _intervals_sentence(table)
         if len(table):
-            blocks = [bars_chart(layer_bars(table), "layers")]
+            blocks = [slowest_chart(layer_bars(table))]
     return Answer([text for text in (first, second, trust_sentence(table)) if text], blocks)
 
 
@@ -81,7 +81,7 @@ def _where_time_goes(table: LatencyTable, network: MeasuredNetwork, gains: Seque
     if not shares:
         return ""
     top = shares[0]
-    return f"Most of it, {top.share:.0%}, goes into layer {top.name} ({top.layer})."
+    return f"Layer {top.name} ({top.layer}) takes the largest share of its layers' time, {top.share:.1%}."
 
 
 def _widths_sentence(selections: Sequence[WidthSelection]) -> str:
@@ -97,7 +97,7 @@ def _sureness_sentence(selections: Sequence[WidthSelection]) -> str:
     unsure = sum(choice.chosen_share < SURE_SHARE for choice in choices)
     if not unsure:
         return f"All {len(choices)} choices hold when the visits are resampled."
-    return f"Sure are {len(choices) - unsure} of {len(choices)} choices; the others, marked ~, may be noise."
+    return f"{len(choices) - unsure} of {len(choices)} choices are certain; those marked ~ may be noise."
 
 
 def _layers_sentence(table: LatencyTable) -> str:
@@ -111,4 +111,4 @@ def _layers_sentence(table: LatencyTable) -> str:
 
 def _intervals_sentence(table: LatencyTable) -> str:
     widths = [m.relative_half_width for m in table.values()]
-    return f"Half of their intervals are within ±{quantile(widths, 0.5):.1%}." if widths else ""
+    return f"The median half-width of the layers' intervals is ±{quantile(widths, 0.5):.1%}." if widths else ""

@@ -17,6 +17,10 @@ from profiler._report._plots import CHOSEN, LAW, QUIET, add_stairs, finish, know
 __all__ = ["StairPoint", "selection_blocks", "stair_points", "stairs_chart", "widths_section"]
 
 
+# Of a bar without a filling.
+NOTHING = "rgba(0,0,0,0)"
+
+
 class StairPoint(NamedTuple):
     """A width of a channel sweep.
 
@@ -72,11 +76,7 @@ def stairs_chart(points: Sequence[StairPoint], name: str) -> Chart:
     latency.add_trace(go.Scatter(x=x, y=[point.law_ms for point in points], mode="lines", line=law, name="law f(x)"))
     latency.add_trace(_choices([point for point in points if point.chosen_share is not None]))
     figure.add_traces(latency.data, rows=1, cols=1)
-    colours = [QUIET if point.chosen_share is None else CHOSEN for point in points]
-    scores = [point.score_ms for point in points]
-    figure.add_trace(
-        go.Bar(x=x, y=scores, marker={"color": colours}, name="score s(x)", showlegend=False), row=2, col=1
-    )
+    figure.add_trace(_scores(points), row=2, col=1)
     for before, after in itertools.pairwise(points):
         if before.group != after.group:
             edge = (before.channels + after.channels) / 2
@@ -89,8 +89,28 @@ def stairs_chart(points: Sequence[StairPoint], name: str) -> Chart:
     return Chart(figure, points, name)
 
 
+def _scores(points: Sequence[StairPoint]) -> go.Bar:
+    """Return the scores; the bar of an unsure choice is hollow, as its mark on the stairs is."""
+    fill, edge = [], []
+    for point in points:
+        chosen = point.chosen_share is not None
+        edge.append(CHOSEN if chosen else QUIET)
+        fill.append(NOTHING if chosen and not _is_sure(point) else edge[-1])
+    return go.Bar(
+        x=[point.channels for point in points],
+        y=[point.score_ms for point in points],
+        marker={"color": fill, "line": {"color": edge, "width": 1.5}},
+        name="score s(x)",
+        showlegend=False,
+    )
+
+
+def _is_sure(point: StairPoint) -> bool:
+    return (point.chosen_share or 0.0) >= SURE_SHARE
+
+
 def _choices(chosen: Sequence[StairPoint]) -> go.Scatter:
-    sure = [(point.chosen_share or 0.0) >= SURE_SHARE for point in chosen]
+    sure = [_is_sure(point) for point in chosen]
     return go.Scatter(
         x=[point.channels for point in chosen],
         y=[point.ms for point in chosen],
@@ -132,11 +152,14 @@ def widths_section(selections: Sequence[WidthSelection]) -> Section:
     """Return the widths chosen in all stages."""
     if not selections:
         return Section("", [])
-    rows = [
+    rows: list[list[str | Cell | Sequence[Cell]]] = [
         [
             selection.curve.name,
             selection.curve.size,
-            ", ".join(f"{c.channels}{'' if c.chosen_share >= SURE_SHARE else '~'}" for c in selection.choices),
+            [
+                Cell(str(c.channels)) if c.chosen_share >= SURE_SHARE else Cell(f"{c.channels}~", look="unsure")
+                for c in selection.choices
+            ],
         ]
         for selection in selections
     ]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import plotly.graph_objects as go
 
-from lut import LatencyTable
+from lut import LatencyTable, Setting
 from lut._records import FLAGS, REJECTION_CAUSES, Session
 from lut._session_text import knows_noise_floor, noise_floor_text, spread_line
 from profiler._report._page import Block, Chart, Section, Table, Text
@@ -103,11 +103,11 @@ def provenance_section(table: LatencyTable) -> Section:
     rows = [[name.replace("_", " "), str(value)] for name, value in device.items() if value is not None]
     for number, session in enumerate(table.sessions):
         prefix = f"session {number}: " if len(table.sessions) > 1 else ""
-        rows += [[prefix + name, value] for name, value in _session_facts(session)]
+        rows += [[prefix + name, value] for name, value in _session_facts(session, table.setting)]
     return Section("Provenance: device, software, protocol", [Table(None, rows, "facts")], folded=True)
 
 
-def _session_facts(session: Session) -> Iterator[tuple[str, str]]:
+def _session_facts(session: Session, setting: Setting) -> Iterator[tuple[str, str]]:
     protocol, preflight = session.protocol, session.preflight
     resumed = f", resumed {session.resumed} times" if session.resumed else ""
     yield "started, ended", f"{session.started_at}, {session.ended_at}"
@@ -115,7 +115,8 @@ def _session_facts(session: Session) -> Iterator[tuple[str, str]]:
     visits = f" of {preflight.noise_floor_visits} visits" if knows_noise_floor(preflight) else ""
     yield "noise floor", noise_floor_text(preflight, 2) + visits
     yield "precision", f"±{protocol.precision:.1%} asked for"
-    yield "spread and drift", spread_line(session)
+    if (spread := spread_line(session, setting)) is not None:
+        yield "spread and drift", spread
     yield "correction", f"{session.correction.name}: {session.correction.description}"
     blocks = f"{protocol.blocks_per_visit} blocks of {protocol.block_ms:g} ms a visit"
     yield "protocol", f"{protocol.name}, seed {protocol.seed}, level {protocol.level:.0%}, {blocks}"

@@ -24,6 +24,7 @@ __all__ = [
     "layer_bars",
     "layers_section",
     "network_bars",
+    "slowest_chart",
     "sum_points",
     "sums_chart",
     "sums_section",
@@ -82,15 +83,22 @@ def network_bars(table: LatencyTable, network: MeasuredNetwork) -> tuple[LayerBa
 
 
 def layer_bars(table: LatencyTable) -> tuple[LayerBar, ...]:
-    """Return the numbers of the chart of a table of layers alone: those that take most."""
-    slowest = sorted(table.values(), key=lambda m: m.median_ms, reverse=True)[:MOST_BARS]
+    """Return the numbers of the chart of a table of layers alone, the slowest first."""
+    slowest = sorted(table.values(), key=lambda m: m.median_ms, reverse=True)
     return tuple(
         LayerBar(str(m.layer), "", m.median_ms, m.within_run.low_ms, m.within_run.high_ms, "layer") for m in slowest
     )
 
 
-def bars_chart(bars: Sequence[LayerBar], name: str) -> Chart:
-    """Return bars as a chart, the first on top; ``name`` of its numbers' file."""
+def slowest_chart(bars: Sequence[LayerBar]) -> Chart:
+    """Return layers alone as a chart of those that take most; all are behind it."""
+    chart = bars_chart(bars[:MOST_BARS], "layers", x="ms")
+    caption = f"The {MOST_BARS} slowest of {len(bars)} layers" if len(bars) > MOST_BARS else ""
+    return chart._replace(points=bars, caption=caption)
+
+
+def bars_chart(bars: Sequence[LayerBar], name: str, *, x: str = "ms, all occurrences") -> Chart:
+    """Return bars as a chart, the first on top; ``name`` of its numbers' file, and ``x`` of its axis."""
     colours = {"end to end": CHOSEN, "layer": MEASURED, "rest": QUIET}
     shown = list(reversed(bars))
     figure = go.Figure(
@@ -114,7 +122,7 @@ def bars_chart(bars: Sequence[LayerBar], name: str) -> Chart:
             hoverinfo="text",
         )
     )
-    finish(figure, y="", x="ms, all occurrences", height=90 + 40 * len(shown), legend=False)
+    finish(figure, y="", x=x, height=90 + 40 * len(shown), legend=False)
     # Above the bars rather than beside them, where names would leave a narrow page no room for bars.
     for y, bar in enumerate(shown):
         text = f"{bar.name}  {bar.operators}" if bar.operators else bar.name

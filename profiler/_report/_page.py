@@ -54,14 +54,14 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table.
+    """A table, whose cells are texts, or one or several cells with looks of their own.
 
     ``kind``: ``facts`` for texts that may wrap, ``named`` where the second column is a text beside numbers, ``brief``
     for a header that may wrap; several with spaces between them.
     """
 
     header: Sequence[str] | None
-    rows: Sequence[Sequence[str | Cell]]
+    rows: Sequence[Sequence[str | Cell | Sequence[Cell]]]
     kind: str = ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -19,7 +19,6 @@ __all__ = [
     "add_stairs",
     "counting_axis",
     "finish",
-    "gaps",
     "known",
     "plot_label",
     "width_ticks",
@@ -41,11 +40,6 @@ def plot_label(text: str) -> str:
 def known(value: float) -> float | None:
     """Return a value, ``None`` for NaN and infinity: neither JSON nor CSV knows them."""
     return float(value) if np.isfinite(value) else None
-
-
-def gaps(values: Iterable[float]) -> list[float | None]:
-    """Return values with NaN as ``None``, where a line is to break."""
-    return [known(value) for value in values]
 
 
 def add_stairs(
