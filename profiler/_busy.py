@@ -106,9 +106,9 @@ def settle_threads(
     Args:
         threads: as they were given, ``None`` where they are free to choose.
         allowed: what is taken where they are.
-        when_busy: ``fit``: wait a little, then take as few threads as have a CPU each, if they are free to choose;
-            threads that were given are measured with a warning, and where no CPU is free it stops; ``wait``: for as
-            long as ten minutes, then stop; ``stop`` at once; ``measure`` without a look.
+        when_busy: ``fit``: wait a little, then take as few threads as have a CPU each, one at the least, if they are
+            free to choose; threads that were given are measured with a warning; ``wait``: for as long as ten minutes,
+            then stop; ``stop`` at once; ``measure`` without a look.
         tell: told what is waited for, and what is done about it.
         look: says what others take.
         sleep: waits.
@@ -132,9 +132,12 @@ def settle_threads(
     free = _free(load)
     if free >= wanted:
         return threads
-    # Threads that share every CPU with others see these, and not the layers.
-    if when_busy != "fit" or free < 1:
+    if when_busy != "fit":
         raise DeviceBusyError(f"{load}. End them, {_advice(free)}, or measure all the same with --when-busy measure")
+    if threads is None and free < 1:
+        # One thread is seldom without a CPU, where several hardly ever have theirs at once.
+        tell(f"{load}; measuring all the same, with 1 thread: intervals will be wide. Better end them first")
+        return 1
     if threads is None:
         tell(f"{load}; measuring with {free} thread{'s' * (free != 1)}, as many as have a CPU to themselves")
         return free

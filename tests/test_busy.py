@@ -56,13 +56,17 @@ def test_threads_that_were_given_stay_and_a_warning_says_what_would_help() -> No
     assert "--threads 2" in said[-1]
 
 
-@pytest.mark.parametrize("threads", [None, 1, 4])
-def test_nothing_is_measured_where_no_cpu_is_free(threads: int | None) -> None:
-    with pytest.raises(
-        DeviceBusyError, match=r"4\.0 of 4 CPUs busy.*come back when one CPU is free.*--when-busy measure"
-    ):
-        settled(threads, "fit", 4.0)
-    assert settled(threads, "fit", *[4.0] * 5, 0.0)[0] == threads
+def test_where_no_cpu_is_free_one_thread_is_left() -> None:
+    threads, said, waited = settled(None, "fit", 4.0)
+    assert threads == 1
+    assert waited >= 10
+    assert "4.0 of 4 CPUs busy: make (12); measuring all the same, with 1 thread" in said[-1]
+    threads, said, _ = settled(4, "fit", 4.0)
+    assert threads == 4
+    assert "come back when one CPU is free" in said[-1]
+    assert settled(None, "fit", *[4.0] * 5, 0.0)[0] is None
+    with pytest.raises(DeviceBusyError, match=r"4\.0 of 4 CPUs busy.*come back when one CPU is free.*--when-busy"):
+        settled(None, "wait", 4.0)
 
 
 def test_a_machine_that_becomes_free_is_measured() -> None:

@@ -339,8 +339,8 @@ def profile_device(
             "--when-busy",
             metavar="fit|wait|stop|measure",
             help="Where other programs keep the CPUs busy before a run of a minute or more (of any length, if this is "
-            "given): fit waits 20 s, then takes fewer threads unless --threads is given, or stops where no CPU is "
-            "free; wait: ten minutes; stop; measure: all the same.",
+            "given): fit waits 20 s, then takes fewer threads unless --threads is given; wait: ten minutes, then "
+            "stop; stop: at once; measure: all the same.",
         ),
     ] = "fit",
     new_reference: Annotated[
