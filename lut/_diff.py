@@ -8,9 +8,10 @@ from statistics import NormalDist, median
 from typing import Literal, NamedTuple
 
 from lut._layer import Layer
+from lut._option_names import option_text
 from lut._records import Measurement
 from lut._statistics import log_standard_error
-from lut._suggest import as_share, option_text
+from lut._suggest import as_share
 from lut._table import LatencyTable, refuse_unlike
 from lut.errors import TableError, UsageError
 

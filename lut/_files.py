@@ -17,7 +17,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from lut._suggest import option_text
+from lut._option_names import option_text
 from lut.errors import FileAccessError
 
 __all__ = [

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lut._files import file_error
-from lut._suggest import OTHER_OUTPUT
+from lut._option_names import OTHER_OUTPUT
 from lut.errors import FolderInUseError
 
 __all__ = ["LOCK_NAME", "folder_lock"]

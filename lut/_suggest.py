@@ -1,11 +1,11 @@
-"""What somebody may have meant, and how what they may do is called."""
+"""What somebody may have meant who gave a word or a number that is refused."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["OTHER_OUTPUT", "RESTART", "as_share", "did_you_mean", "go_on", "none_of", "option_text", "unknown"]
+__all__ = ["as_share", "did_you_mean", "none_of", "unknown"]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -31,30 +31,3 @@ def unknown(what: str, word: str, known: Iterable[str], *, none: str = "none") -
     """Return ``unknown space 'resnet'; installed: …``, with what may have been meant."""
     names = sorted(known)
     return f"unknown {what} {word!r}; installed: {', '.join(names) or none}{did_you_mean(word, names)}"
-
-
-def option_text(name: str, value: object = None, *, flag: str | None = None) -> str:
-    """Return an option as a message names it that Python and the commands raise: ``restart=True (--restart)``.
-
-    Args:
-        name: the argument.
-        value: what to give it; ``None`` names the argument alone, ``output (--output)``.
-        flag: the command's name for it, where that is another.
-    """
-    spelled = flag or "--" + name.replace("_", "-")
-    if value is None:
-        return f"{name} ({spelled})"
-    if isinstance(value, (list, tuple)):
-        return f"{name}={list(value)!r} ({' '.join(f'{spelled} {item}' for item in value)})"
-    return f"{name}={value!r} ({spelled})" if value is True else f"{name}={value!r} ({spelled} {value})"
-
-
-# What most errors about files come down to.
-OTHER_OUTPUT = f"another {option_text('output')}"
-RESTART = option_text("restart", True)
-
-
-def go_on(*, restart: bool) -> str:
-    """Return how an interrupted run is taken up again: by the same call or command, which must not discard it."""
-    less = f" without {RESTART}" if restart else ""
-    return f"run the same command again{less} to go on from there"

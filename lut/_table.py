@@ -17,6 +17,7 @@ from lut._files import read_bytes, write_atomically
 from lut._layer import Layer
 from lut._measured_network import MeasuredNetwork, measured_network, network_of, network_record
 from lut._network import ChannelCurve, Network
+from lut._option_names import option_text
 from lut._records import (
     FORMAT,
     VERSION,
@@ -31,7 +32,7 @@ from lut._records import (
     Setting,
     TableRecord,
 )
-from lut._suggest import did_you_mean, option_text
+from lut._suggest import did_you_mean
 from lut.errors import MissingLayerError, TableError, UnauditedTableWarning, UnlikeTablesError, UsageError
 
 if TYPE_CHECKING:

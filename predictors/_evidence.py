@@ -10,8 +10,8 @@ import numpy as np
 
 from lut import LatencyTable, Layer, Measurement, Network, TableError, UsageError
 from lut._audit import held_out
+from lut._option_names import option_text
 from lut._statistics import log_standard_error
-from lut._suggest import option_text
 from predictors._features import operators_of
 from predictors._predictions import TableSource
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from lut import UsageError
 from lut._console import format_ms
 from lut._grid import Column, Grid
+from lut._option_names import option_text
 from lut._printable import shortened
-from lut._suggest import option_text
 from predictors._exponent import LARGEST_ALPHA
 from predictors._gains import shown_modules
 

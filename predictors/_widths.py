@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lut import ChannelCurve, LatencyTable, Measurement, TableError, UsageError
+from lut._option_names import option_text
 from lut._statistics import TRIMMED
-from lut._suggest import option_text
 from predictors._power_law import PowerLaw
 
 __all__ = ["MeasuredCurve", "WidthChoice", "WidthSelection", "hardware_aware_widths", "measured_curves"]

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from lut import Device, Layer, Network, Setting, UsageError
+from lut._option_names import option_text
 from lut._records import Ended, SamplingRecord
-from lut._suggest import as_share, option_text
+from lut._suggest import as_share
 from predictors import LatencyPredictor
 from predictors._evidence import operators_in
 from predictors._latency_predictor import LEAST_LAYERS

@@ -14,6 +14,7 @@ import msgspec
 
 from lut import ChannelCurve, LatencyTable, Layer, Measurement
 from lut._measured_network import MeasuredNetwork
+from lut._option_names import option_text
 from lut._records import (
     NOT_CHOSEN,
     Correction,
@@ -25,7 +26,6 @@ from lut._records import (
     Session,
     Visits,
 )
-from lut._suggest import option_text
 from lut.errors import FileAccessError
 from profiler._adaptive import Sampler
 from profiler._contexts import Offset, as_parameters

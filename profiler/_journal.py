@@ -17,8 +17,8 @@ import msgspec
 
 from lut._files import file_error, read_bytes
 from lut._lines import DamagedLineError, seal, unsealed
+from lut._option_names import OTHER_OUTPUT, RESTART
 from lut._records import Count, Preflight
-from lut._suggest import OTHER_OUTPUT, RESTART
 from lut.errors import DeviceBusyError, FileAccessError, JournalError
 from profiler._visit import Implementation, LayerFailure, Visit
 

@@ -18,8 +18,8 @@ from lut import ChannelCurve, LatencyTable, Layer, Network, UsageError
 from lut._codec import refuse_unwritable
 from lut._files import file_error, write_atomically
 from lut._measured_network import MeasuredNetwork
+from lut._option_names import OTHER_OUTPUT, RESTART, go_on, option_text
 from lut._records import Protocol
-from lut._suggest import OTHER_OUTPUT, RESTART, go_on, option_text
 from lut.errors import FileAccessError, InterruptedRunError, JournalError, TargetUnavailableError
 from profiler._adaptive import Sampler
 from profiler._assembly import assemble, instant

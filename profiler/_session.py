@@ -11,9 +11,9 @@ from statistics import NormalDist
 from types import MappingProxyType
 from typing import NamedTuple, final
 
+from lut._option_names import OTHER_OUTPUT, RESTART
 from lut._records import Preflight
 from lut._statistics import trimmed_mean, trimmed_variance
-from lut._suggest import OTHER_OUTPUT, RESTART
 from lut.errors import JournalError
 from profiler._adaptive import Sampler
 from profiler._contexts import Offset

@@ -21,8 +21,8 @@ import msgspec
 from lut import Network, UsageError
 from lut._files import file_error, read_bytes, write_atomically
 from lut._lines import DamagedLineError, seal, unsealed
+from lut._option_names import OTHER_OUTPUT, RESTART
 from lut._printable import printable, shortened
-from lut._suggest import OTHER_OUTPUT, RESTART
 from lut.errors import CheckpointError, FileAccessError, InterruptedRunError, SearchError
 from profiler._model import import_place, parse_place
 from search._at_once import run_at_once

@@ -15,7 +15,7 @@ import msgspec
 
 from lut import Network, SearchSpace, UsageError
 from lut._files import read_bytes, write_atomically
-from lut._suggest import RESTART
+from lut._option_names import RESTART
 from lut.errors import CheckpointError
 from predictors import LatencyPredictor
 from profiler import compare_networks

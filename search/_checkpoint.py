@@ -12,8 +12,8 @@ import msgspec
 import torch
 
 from lut._files import read_bytes, write_atomically
+from lut._option_names import OTHER_OUTPUT, RESTART
 from lut._printable import printable, shortened
-from lut._suggest import OTHER_OUTPUT, RESTART
 from lut.errors import CheckpointError, FileAccessError
 
 __all__ = [

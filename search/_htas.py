@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from lut import Network, UsageError
-from lut._suggest import option_text
+from lut._option_names import option_text
 from lut.errors import BudgetError, SearchError
 from search._architecture import draw
 from search._cost import NetworkCost, band_penalty, check_budget, derive

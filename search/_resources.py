@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from lut import Network, SearchSpace, UsageError
-from lut._suggest import option_text
+from lut._option_names import option_text
 from lut.errors import BudgetError
 from predictors import LatencyPredictor
 from predictors._predictions import NetworkPrediction

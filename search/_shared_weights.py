@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as f
 
 from lut import UsageError
-from lut._suggest import RESTART
+from lut._option_names import RESTART
 from lut.errors import CheckpointError, SearchError
 from search._architecture import Architecture, draw_uniform, fixed, temperature
 from search._augment import augment, prepare

@@ -11,7 +11,7 @@ from typing import NamedTuple, final
 import msgspec
 
 from lut._files import read_bytes, write_atomically
-from lut._suggest import RESTART
+from lut._option_names import RESTART
 from lut.errors import CheckpointError, FileAccessError
 from search._checkpoint import saved_epoch
 from search._recipe import Recipe

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from lut._suggest import RESTART
+from lut._option_names import RESTART
 from lut.errors import CheckpointError, SearchError, UsageError
 from search._augment import augment, prepare
 from search._checkpoint import check_tensors, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint

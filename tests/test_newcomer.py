@@ -20,8 +20,9 @@ from conftest import conv, simulate, table_of
 from lut import LatencyTable, Network, NetworkLayer
 from lut._console import make_console
 from lut._network_text import audit_level, audit_line
+from lut._option_names import go_on, option_text
 from lut._printable import lowered
-from lut._suggest import did_you_mean, go_on, option_text
+from lut._suggest import did_you_mean
 from lut._terminal import DataConsole
 from lut.errors import UnauditedTableWarning
 from profiler._cli._result import print_as_json, print_result

@@ -20,9 +20,9 @@ from msgspec import Meta
 
 from lut import ChannelCurve, Layer, LayerError
 from lut._files import file_error, read_bytes
+from lut._option_names import RESTART
 from lut._printable import lowered
 from lut._records import AtLeastOne, Count, CurveRecord, Instant, Record, Seconds, Text
-from lut._suggest import RESTART
 from lut.errors import FileAccessError, ProfileError
 from profiler._coreml._options import ExportOptions
 from profiler._coreml._programs import Role

@@ -23,8 +23,8 @@ import msgspec
 from lut import ChannelCurve, Layer, UsageError
 from lut._files import file_error, read_bytes, write_atomically
 from lut._folder_lock import LOCK_NAME, folder_lock
+from lut._option_names import OTHER_OUTPUT, RESTART, go_on, option_text
 from lut._records import CurveRecord
-from lut._suggest import OTHER_OUTPUT, RESTART, go_on, option_text
 from lut.errors import FileAccessError, InterruptedRunError, ProfileError, TargetUnavailableError
 from profiler._coreml._bundle import (
     FORMAT,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal, TypeAlias, get_args
 
 from lut import UsageError
+from lut._option_names import option_text
 from lut._records import AtLeastOne, Context, Count, Record, Text
-from lut._suggest import option_text
 
 __all__ = [
     "COMPUTE_UNITS",

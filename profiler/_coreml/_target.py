@@ -22,8 +22,8 @@ from statistics import median
 from typing import Any, Literal, TypeVar, final
 
 from lut import Device, Layer, Setting, UsageError
+from lut._option_names import option_text
 from lut._records import Software
-from lut._suggest import option_text
 from lut.errors import LayerFailedError, TargetUnavailableError
 from profiler._coreml._bundle import Program
 from profiler._coreml._import import coreml_setting

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lut import Layer, LayerError, chain
-from lut._suggest import option_text
+from lut._option_names import option_text
 from lut.errors import LayerFailedError
 from lut.primitives import (
     Activation,

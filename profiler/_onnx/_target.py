@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from lut import Device, Layer, Network, Setting, UsageError
+from lut._option_names import option_text
 from lut._records import CONTEXTS, Context, Software
-from lut._suggest import option_text
 from lut.errors import LatencyLutError, LayerFailedError, TargetUnavailableError
 from lut.primitives import Subgraph
 from lut.subgraph import Given
