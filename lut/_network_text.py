@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 from lut._console import format_ms
 from lut._measured_network import MeasuredNetwork
+from lut._option_names import option_text
 from lut._records import UNUSED
 from lut._table import LatencyTable, never_audited
 
@@ -72,7 +73,8 @@ def audit_line(table: LatencyTable) -> str:
     """Return what the audit says, or that there was none."""
     audit = table.audit
     if audit is None:
-        return f"{never_audited(table)}; --model FILE.py:FACTORY, or --audit 20 for a space, does that"
+        networks = f"a network as well (--model FILE.py:FACTORY), or a space with {option_text('audit', 20)}"
+        return f"{never_audited(table)}; profile {networks}"
     count = f"{audit.networks} whole network{'s' * (audit.networks != 1)}"
     text = f"audited by {count}: sums are {audit.bias:+.1%} off on average, mean absolute error {audit.mape:.1%}"
     if audit.kendall_tau is not None:
@@ -80,7 +82,8 @@ def audit_line(table: LatencyTable) -> str:
     if audit.repeat_error is not None:
         text += f"; wholes repeat within {audit.repeat_error:.1%}"
     else:
-        text += "; too few visits to say how well wholes repeat: give more with --time-budget"
+        more = option_text("time_budget_s", flag="--time-budget")
+        text += f"; too few visits to say how well wholes repeat: give more time, {more}"
     if audit_level(table) in ("off", "fails"):
         text += ". Do not add layers up without calibration: fit-predictor does that"
     return text

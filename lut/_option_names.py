@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["OTHER_OUTPUT", "RESTART", "go_on", "option_text"]
+__all__ = ["ELSEWHERE_OR_RESTART", "OTHER_OUTPUT", "RESTART", "go_on", "option_text"]
 
 
 def option_text(name: str, value: object = None, *, flag: str | None = None) -> str:
@@ -24,6 +24,7 @@ def option_text(name: str, value: object = None, *, flag: str | None = None) -> 
 # What most errors about files come down to.
 OTHER_OUTPUT = f"another {option_text('output')}"
 RESTART = option_text("restart", True)
+ELSEWHERE_OR_RESTART = f"give {OTHER_OUTPUT}, or discard it: {RESTART}"
 
 
 def go_on(*, restart: bool) -> str:

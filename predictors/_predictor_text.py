@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lut._option_names import option_text
 from predictors._latency_predictor import DEFAULT_LEVEL, LatencyPredictor
 from predictors._predictions import HeldOut
 
@@ -13,10 +14,8 @@ def held_out_lines(predictor: LatencyPredictor) -> list[str]:
     lines = [f"layers, each by the others: {_errors(predictor.held_out_layers)}"]
     networks = predictor.held_out_networks
     if not networks.count:
-        return [
-            *lines,
-            "no whole network was measured, so sums are not calibrated and have no interval: profile-device --audit 20",
-        ]
+        more = f"profile with {option_text('audit', 20)}"
+        return [*lines, f"no whole network was measured, so sums are not calibrated and have no interval: {more}"]
     within = "" if networks.within is None else f", {networks.within:.0%} within ±5 %"
     tau = "" if networks.kendall_tau is None else f", Kendall τ {networks.kendall_tau:.2f}"
     lines.append(

@@ -11,7 +11,7 @@ from statistics import NormalDist
 from types import MappingProxyType
 from typing import NamedTuple, final
 
-from lut._option_names import OTHER_OUTPUT, RESTART
+from lut._option_names import ELSEWHERE_OR_RESTART
 from lut._records import Preflight
 from lut._statistics import trimmed_mean, trimmed_variance
 from lut.errors import JournalError
@@ -510,8 +510,7 @@ def _check_machine(ready: Ready, resumed: JournalContent | None, journal: Journa
     if resumed is not None and resumed.machine is not None and resumed.machine != machine:
         raise JournalError(
             f"the interrupted run was measured on another device or with other versions ({resumed.machine}; now "
-            f"{machine}). Finish it there, give {OTHER_OUTPUT}, or discard it: "
-            f"{RESTART}"
+            f"{machine}). Finish it there, {ELSEWHERE_OR_RESTART}"
         )
     if journal is not None and (first or (resumed is not None and resumed.machine is None)):
         journal.append(MachineSeen(machine))

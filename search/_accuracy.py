@@ -21,7 +21,7 @@ import msgspec
 from lut import Network, UsageError
 from lut._files import file_error, read_bytes, write_atomically
 from lut._lines import DamagedLineError, seal, unsealed
-from lut._option_names import OTHER_OUTPUT, RESTART
+from lut._option_names import ELSEWHERE_OR_RESTART, OTHER_OUTPUT
 from lut._printable import printable, shortened
 from lut.errors import CheckpointError, FileAccessError, InterruptedRunError, SearchError
 from profiler._model import import_place, parse_place
@@ -51,7 +51,7 @@ LARGEST_VALUE = 1e15
 LONGEST_S = 1e12
 # How every file of ours begins.
 BEGINNING = f'{{"format":"{FORMAT}"'.encode()
-ADVICE = f"give {OTHER_OUTPUT}, or discard it: {RESTART}"
+ADVICE = ELSEWHERE_OR_RESTART
 
 # Takes a network, gives its accuracy: 0 … 1, or any finite number of which more is better.
 Accuracy: TypeAlias = Callable[[Network], float]

@@ -12,7 +12,7 @@ import msgspec
 import torch
 
 from lut._files import read_bytes, write_atomically
-from lut._option_names import OTHER_OUTPUT, RESTART
+from lut._option_names import ELSEWHERE_OR_RESTART, RESTART
 from lut._printable import printable, shortened
 from lut.errors import CheckpointError, FileAccessError
 
@@ -104,11 +104,10 @@ def load_checkpoint(path: Path, *, run: str) -> Checkpoint | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         header = None
     if header is None or header.format != FORMAT or not 0 <= header.epoch <= MOST_EPOCHS:
-        raise CheckpointError(f"{path} is not a checkpoint; give {OTHER_OUTPUT}, or discard it: {RESTART}")
+        raise CheckpointError(f"{path} is not a checkpoint; {ELSEWHERE_OR_RESTART}")
     if header.run != run:
         raise CheckpointError(
-            f"{path} belongs to another run: its settings, its data or its network differ; give {OTHER_OUTPUT}, "
-            f"or discard it: {RESTART}"
+            f"{path} belongs to another run: its settings, its data or its network differ; {ELSEWHERE_OR_RESTART}"
         )
     return Checkpoint(header.epoch, tensors, header.values)
 

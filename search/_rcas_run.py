@@ -10,6 +10,7 @@ import msgspec
 
 from lut import Network, SearchSpace, save_network
 from lut._files import write_atomically
+from lut._option_names import go_on
 from lut.errors import InterruptedRunError
 from predictors import LatencyPredictor
 from profiler._session import Progress
@@ -234,10 +235,7 @@ def run_rcas(
             tell=tell,
         )
     except KeyboardInterrupt:
-        raise InterruptedRunError(
-            f"what is done is kept in {output}; run the same command again{' without --restart' if restart else ''} to "
-            "go on from there"
-        ) from None
+        raise InterruptedRunError(f"what is done is kept in {output}; {go_on(restart=restart)}") from None
 
 
 def _run(

@@ -11,6 +11,7 @@ import msgspec
 
 from lut import Network, save_network
 from lut._files import write_atomically
+from lut._option_names import go_on, option_text
 from lut.errors import InterruptedRunError, UsageError
 from predictors import LatencyPredictor
 from predictors._widths import WidthSelection
@@ -183,10 +184,7 @@ def run_search(
     try:
         return _run(plan, cost, data, output, selections, device, measure_s, hand_on, tell)
     except KeyboardInterrupt:
-        raise InterruptedRunError(
-            f"what is done is kept in {output}; run the same command again{' without --restart' if restart else ''} to "
-            "go on from there"
-        ) from None
+        raise InterruptedRunError(f"what is done is kept in {output}; {go_on(restart=restart)}") from None
 
 
 def _run(
@@ -305,7 +303,7 @@ def check_plan(plan: RunPlan, cost: NetworkCost, data: ImageData, *, device: str
     if plan.strategy == "evolution":
         check_pymoo()
         if plan.budget_ms is None:
-            raise UsageError("an evolution searches under a budget: give --budget-ms")
+            raise UsageError(f"an evolution searches under a budget: give {option_text('budget_ms')}")
     else:
         check_settings(cost, plan.search, plan.budget_ms)
 

@@ -13,6 +13,7 @@ import msgspec
 from lut import Network
 from lut._files import file_error, read_bytes, write_atomically
 from lut._folder_lock import LOCK_NAME, folder_lock
+from lut._option_names import ELSEWHERE_OR_RESTART, OTHER_OUTPUT, option_text
 from lut._printable import printable, shortened
 from lut.errors import (
     CheckpointError,
@@ -132,15 +133,17 @@ def _refuse_place(output: Path) -> None:
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        raise FileAccessError(f"cannot create {output}: {place} is a file, not a folder; give another --output")
+        raise FileAccessError(f"cannot create {output}: {place} is a file, not a folder; give {OTHER_OUTPUT}")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise FileAccessError(f"cannot write to {place}: permission denied; choose another place with --output")
+        raise FileAccessError(
+            f"cannot write to {place}: permission denied; choose another place: {option_text('output')}"
+        )
 
 
 def refuse_finished(output: Path, *, restart: bool) -> None:
     """Raise where a folder holds a finished run."""
     if (output / RESULT).exists() and not restart:
-        raise CheckpointError(f"{output} holds a finished run; give another --output, or --restart")
+        raise CheckpointError(f"{output} holds a finished run; {ELSEWHERE_OR_RESTART}")
 
 
 def refuse_settings(output: Path, *, restart: bool, **known: Any) -> None:
@@ -170,9 +173,7 @@ def refuse_settings(output: Path, *, restart: bool, **known: Any) -> None:
 
 def _refuse_other(output: Path, different: Iterable[str]) -> None:
     if words := ", ".join(name.replace("_", " ") for name in different):
-        raise CheckpointError(
-            f"{output} holds another run, with other {words}; give another --output, or discard it with --restart"
-        )
+        raise CheckpointError(f"{output} holds another run, with other {words}; {ELSEWHERE_OR_RESTART}")
 
 
 def refuse_folder(plan: msgspec.Struct, output: Path, *, restart: bool, apart_from: Collection[str] = ()) -> None:
@@ -196,9 +197,7 @@ def refuse_folder(plan: msgspec.Struct, output: Path, *, restart: bool, apart_fr
         before = msgspec.json.decode(read_bytes(record, limit=LARGEST_RECORD), type=type(plan))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, UsageError) as error:
         why = printable(shortened(str(error), 200))
-        raise CheckpointError(
-            f"{record} is not the record of such a run ({why}); give another --output, or discard it with --restart"
-        ) from None
+        raise CheckpointError(f"{record} is not the record of such a run ({why}); {ELSEWHERE_OR_RESTART}") from None
     _refuse_other(output, _differences(before, plan, apart_from))
     refuse_finished(output, restart=restart)
 

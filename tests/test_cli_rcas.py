@@ -604,7 +604,7 @@ def test_accuracies_of_another_space_or_function_are_not_taken(main: Main, tmp_p
     (run / "result.json").unlink()
     code, _, err = main(*words, "--output", str(run))
     assert code == 2
-    assert "holds another run, with other accuracy, function; give another --output" in err
+    assert "holds another run, with other accuracy, function; give another output (--output)" in err
     one_line(err)
     # … or only its evaluations are there.
     other.mkdir()
@@ -747,7 +747,7 @@ def test_a_folder_that_cannot_be_written_is_told(
     for place in (file, file / "run"):
         code, _, err = main(*RCNET, "--output", str(place), *restart)
         assert code == 1
-        assert f"cannot create {place}: {file} is a file, not a folder; give another --output" in err
+        assert f"cannot create {place}: {file} is a file, not a folder; give another output (--output)" in err
         one_line(err)
     assert file.read_text() == "mine"
     locked.mkdir()
@@ -757,7 +757,7 @@ def test_a_folder_that_cannot_be_written_is_told(
     for place in (locked, locked / "deep" / "run"):
         code, _, err = main(*RCNET, "--output", str(place), *restart)
         assert code == 1
-        assert f"cannot write to {locked}: permission denied; choose another place with --output" in err
+        assert f"cannot write to {locked}: permission denied; choose another place: output (--output)" in err
         one_line(err)
     assert not list(locked.iterdir())
 

@@ -366,9 +366,9 @@ def test_other_slips(line: str, said: str, slipping: Path) -> None:
 
 # What only commands use: it reads what is typed, or says what is printed.
 OF_COMMANDS = (
-    *("lut/_console.py", "lut/_grid.py", "lut/_network_text.py", "predictors/_predictor_text.py", "profiler/_busy.py"),
+    *("lut/_console.py", "lut/_grid.py", "profiler/_busy.py"),
     *("profiler/_model.py", "profiler/_options.py", "profiler/_user_network.py"),
-    *("search/_presets.py", "search/_run.py", "search/_run_parts.py", "search/_rcas_run.py", "search/_cost.py"),
+    *("search/_presets.py", "search/_cost.py"),
 )
 
 

@@ -270,7 +270,7 @@ def test_another_run_is_refused_before_anything_is_read(
     ):
         code, out, err = main(*words, *changes, "--output", str(tmp_path / words[0]))
         assert (code, out) == (2, "")
-        assert f"holds another run, with other {name}; give another --output" in err
+        assert f"holds another run, with other {name}; give another output (--output)" in err
 
 
 def test_a_folder_and_a_file_are_told_apart(main: Main, tmp_path: Path) -> None:  # noqa: F811

@@ -23,7 +23,7 @@ import msgspec
 from lut import ChannelCurve, Layer, UsageError
 from lut._files import file_error, read_bytes, write_atomically
 from lut._folder_lock import LOCK_NAME, folder_lock
-from lut._option_names import OTHER_OUTPUT, RESTART, go_on, option_text
+from lut._option_names import ELSEWHERE_OR_RESTART, OTHER_OUTPUT, RESTART, go_on, option_text
 from lut._records import CurveRecord
 from lut.errors import FileAccessError, InterruptedRunError, ProfileError, TargetUnavailableError
 from profiler._coreml._bundle import (
@@ -246,7 +246,7 @@ def _check_state(
     if begun and path.exists() and read_bytes(path) != content:
         raise UsageError(
             f"{root} holds an interrupted export with other options, layers or models. Run that command again to "
-            f"finish it, give {OTHER_OUTPUT}, or discard it: {RESTART}"
+            f"finish it, {ELSEWHERE_OR_RESTART}"
         )
     write_atomically(path, content)
 
