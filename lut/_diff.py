@@ -8,6 +8,7 @@ from statistics import NormalDist, median
 from typing import Literal, NamedTuple
 
 from lut._layer import Layer
+from lut._level import check_level
 from lut._option_names import option_text
 from lut._records import Measurement
 from lut._statistics import log_standard_error
@@ -69,10 +70,9 @@ def compare_tables(
         TableError: the tables have no layer in common.
         UsageError: ``level`` or ``margin`` is out of range.
     """
-    if not 0.5 <= level < 1:
-        raise UsageError(f"{option_text('level')} is at least 0.5 and below 1, got {level:g}{as_share(level)}")
+    check_level(level, least=0.5)
     if not 0 < margin < 1:
-        raise UsageError(f"{option_text('margin')} is between 0 and 1, got {margin:g}{as_share(margin)}")
+        raise UsageError(f"{option_text('margin')} is between 0 and 1, got {margin:g}{as_share(margin, 0, 1)}")
     refuse_unlike(first, second, across=across, what="compare")
     both = [layer for layer in first if layer in second]
     if not both:

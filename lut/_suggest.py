@@ -15,9 +15,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {by_form[close[0]]!r}?" if close else ""
 
 
-def as_share(value: float) -> str:
-    """Return ``; did you mean 0.95?`` where a share seems to be given in per cent, else nothing."""
-    return f"; did you mean {value / 100:g}?" if 1 < value <= 100 else ""
+def as_share(value: float, low: float, high: float) -> str:
+    """Return ``; did you mean 0.95?`` where a share seems to be given in per cent, else nothing.
+
+    Args:
+        value: what was given.
+        low: the least share that is taken.
+        high: the largest; all of it, 1, is never suggested.
+    """
+    meant = 1 < value < 100 and low <= value / 100 <= high
+    return f"; did you mean {value / 100:g}?" if meant else ""
 
 
 def none_of(what: str, given: object, known: Iterable[str]) -> str:

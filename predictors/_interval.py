@@ -10,9 +10,9 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from lut import UsageError
+from lut._level import check_level
 
-__all__ = ["Conformal", "around", "check_level", "fit_conformal", "least_networks"]
+__all__ = ["Conformal", "around", "fit_conformal", "least_networks"]
 
 Floats = NDArray[np.float64]
 
@@ -73,12 +73,6 @@ def least_networks(level: float) -> int:
     """
     check_level(level)
     return max(1, ceil(level / (1 - level) - 1e-9))
-
-
-def check_level(level: float) -> None:
-    """Raise :class:`~lut.UsageError` unless a level lies between 0 and 1."""
-    if not 0 < level < 1:
-        raise UsageError(f"a level lies between 0 and 1, such as 0.9, got {level}")
 
 
 def fit_conformal(errors: Floats, variances: Floats) -> Conformal:

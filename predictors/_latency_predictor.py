@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lut import LatencyTable, Layer, Network, SearchSpace, TableError, UsageError
 from lut._audit import kendall_tau
+from lut._level import check_level
 from lut._measured_network import MeasuredNetwork, network_of
 from lut._printable import shortened
 from lut._records import Device, Setting
@@ -27,7 +28,7 @@ from predictors._correction import Correction, fit_correction
 from predictors._evidence import audited, deviation_of, distinct, latencies_of, operators_in, source_of
 from predictors._features import WORK, Described, describe
 from predictors._folds import folds
-from predictors._interval import Conformal, around, check_level, fit_conformal, least_networks
+from predictors._interval import Conformal, around, fit_conformal, least_networks
 from predictors._layer_model import MOST_LAYERS, LayerModel, Numbers, fit_layer_model
 from predictors._predictions import (
     NO_SUCH_KIND,

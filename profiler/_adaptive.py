@@ -22,6 +22,8 @@ FIRST = 24
 GROWTH, LEAST = 0.25, 12
 # Whole networks without which an error on held-out ones says nothing.
 LEAST_NETWORKS = 10
+# The least and the largest.
+TARGET_ERRORS = (0.001, 1.0)
 
 
 class Adaptive(NamedTuple):
@@ -42,10 +44,11 @@ class Adaptive(NamedTuple):
 
     def check(self, wholes: int) -> None:
         """Raise :class:`~lut.UsageError` unless this can be done with so many whole networks."""
-        if not 0.001 <= self.target_error <= 1:
+        low, high = TARGET_ERRORS
+        if not low <= self.target_error <= high:
             raise UsageError(
-                f"a target error is a share between 0.001 and 1 (0.03 is 3 %), "
-                f"got {self.target_error:g}{as_share(self.target_error)}"
+                f"a target error is a share between {low:g} and {high:g} (0.03 is 3 %), "
+                f"got {self.target_error:g}{as_share(self.target_error, low, high)}"
             )
         if wholes < LEAST_NETWORKS:
             raise UsageError(

@@ -87,6 +87,8 @@ LEAST_ENTRY = COMPANION_ENTRIES[-1]
 
 DEFAULT_BUDGET_S = 112.0
 QUICK_BUDGET_S = 24.0
+# The least and the largest.
+PRECISIONS = (0.0005, 0.5)
 
 
 class Plan(NamedTuple):
@@ -178,9 +180,11 @@ def make_protocol(
         precision = 0.05 if quick else 0.02
     if time_budget_s is None:
         time_budget_s = QUICK_BUDGET_S if quick else DEFAULT_BUDGET_S
-    if not 0.0005 <= precision <= 0.5:
+    low, high = PRECISIONS
+    if not low <= precision <= high:
         raise UsageError(
-            f"precision is a share between 0.0005 and 0.5 (0.02 is 2 %), got {precision:g}{as_share(precision)}"
+            f"precision is a share between {low:g} and {high:g} (0.02 is 2 %), "
+            f"got {precision:g}{as_share(precision, low, high)}"
         )
     if not 1 <= time_budget_s <= 1e7:
         raise UsageError(f"time budget is between 1 second and 10,000,000, got {time_budget_s:g}")

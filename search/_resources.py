@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from lut import Network, SearchSpace, UsageError
+from lut._level import check_level
 from lut._option_names import option_text
 from lut.errors import BudgetError
 from predictors import LatencyPredictor
@@ -92,8 +93,7 @@ class NetworkResources:
     def __init__(
         self, space: SearchSpace, predictor: LatencyPredictor | None, *, bound: Bound = "upper", level: float = 0.9
     ) -> None:
-        if not 0 < level < 1:
-            raise UsageError(f"an interval's level lies between 0 and 1, such as 0.9, got {level}")
+        check_level(level)
         if bound not in ("upper", "predicted"):
             raise UsageError(f"the bound is upper or predicted, got {bound!r}")
         if predictor is not None and bound == "upper":

@@ -514,7 +514,7 @@ def test_a_layer_has_an_interval_too() -> None:
         assert guess.low_ms < guess.ms < guess.high_ms
         inside.append(guess.low_ms <= layer_ms(layer) <= guess.high_ms)
     assert np.mean(inside) >= 0.8
-    with pytest.raises(UsageError, match="level lies between"):
+    with pytest.raises(UsageError, match=r"level \(--level\) lies between 0 and 1, such as 0.9, got 1$"):
         predictor.predict_layer(measured, level=1.0)
     few = LatencyPredictor.fit(table_with(LAYERS[:4]))
     assert few.predict_layer(LAYERS[9], level=0.9, unknown="outside").low_ms is None

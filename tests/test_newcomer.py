@@ -364,6 +364,22 @@ def test_other_slips(line: str, said: str, slipping: Path) -> None:
     assert (slipping / "t.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("line", "ends"),
+    [
+        ("lut diff t.json t.json --level 30", "level (--level) is at least 0.5 and below 1, got 30"),
+        ("lut diff t.json t.json --level 100", "got 100"),
+        ("lut diff t.json t.json --margin 100", "got 100"),
+        (f"{ON_PREDICTOR} --choices random --level 100", "level (--level) lies between 0 and 1, such as 0.9, got 100"),
+        ("profile-device --precision 60", "between 0.0005 and 0.5 (0.02 is 2 %), got 60"),
+        ("profile-device --precision 50", "got 50; did you mean 0.5?"),
+    ],
+)
+def test_a_share_is_suggested_only_where_it_would_be_taken(line: str, ends: str, slipping: Path) -> None:
+    said = run_here(slipping, *line.split(), code=2).stderr.splitlines()[-1]
+    assert said.endswith(ends)
+
+
 # What only commands use: it reads what is typed, or says what is printed.
 OF_COMMANDS = (
     *("lut/_console.py", "lut/_grid.py", "profiler/_busy.py"),

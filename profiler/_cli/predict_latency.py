@@ -86,7 +86,8 @@ def predict_latency(
     Example: predict-latency --predictor predictor/ --model my.py:make --input 4x3x224x224
     """
     from lut import UsageError
-    from lut._suggest import as_share, none_of
+    from lut._level import check_level
+    from lut._suggest import none_of
     from predictors import LatencyPredictor
 
     if unknown not in ("error", "outside"):
@@ -97,8 +98,7 @@ def predict_latency(
         raise UsageError("--space and --choices go together: a space, and which network of it")
     if space is not None and input_shape is not None:
         raise UsageError("--input is about a --model; a network of a --space has its own")
-    if not 0 < level < 1:
-        raise UsageError(f"--level lies between 0 and 1, such as 0.9, got {level:g}{as_share(level)}")
+    check_level(level)
     console = make_console(stderr=json)
     loaded = LatencyPredictor.load(predictor)
     if model is not None:
