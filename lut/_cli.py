@@ -56,7 +56,10 @@ def show(
         typer.Option("--contains", metavar="TEXT", help="Show only layers and networks with this in their names."),
     ] = "",
     limit: Annotated[
-        int, typer.Option("--limit", min=1, help="Show at most this many layers, and as many networks.")
+        int,
+        typer.Option(
+            "--limit", min=1, help="Show at most this many layers, networks, failed layers and layers not measured."
+        ),
     ] = 40,
     json: JsonOption = False,
 ) -> None:
@@ -117,20 +120,34 @@ def _show_table(console: Console, table: LatencyTable, contains: str, limit: int
     if table.networks and (named or contains):
         console.print()
         _print_found(console, "networks", _network_grid(table, named[:limit]), len(named), contains)
-    for failure in table.failures[:limit]:
-        console.print(f"failed: {failure.layer}: {failure.reason}: {failure.message}", style="red")
-    for entry in [entry for entry in table.not_measured if entry.reason != NOT_CHOSEN][:limit]:
-        console.print(f"not measured: {entry.layer}: {entry.reason}", style="yellow")
+    failed = [
+        f"failed: {failure.layer}: {failure.reason}: {failure.message}"
+        for failure in table.failures
+        if contains in str(failure.layer)
+    ]
+    unmeasured = [
+        f"not measured: {entry.layer}: {entry.reason}"
+        for entry in table.not_measured
+        if entry.reason != NOT_CHOSEN and contains in str(entry.layer)
+    ]
+    for what, lines, style in (("failed layers", failed, "red"), ("layers not measured", unmeasured, "yellow")):
+        for line in lines[:limit]:
+            console.print(line, style=style)
+        _print_more(console, what, len(lines), limit)
 
 
 def _print_found(console: Console, what: str, grid: Grid, count: int, contains: str) -> None:
     """Print what was picked of a table, and how to see the rest."""
-    if not count and contains:
-        console.print(f"no {what} with {contains!r} in their names")
+    if not count:
+        console.print(f"no {what} with {contains!r} in their names" if contains else f"no {what}")
         return
     print_grid(console, grid)
-    if (more := count - len(grid.rows)) > 0:
-        console.print(f"… and {more} more {what}: --limit {count} shows all, --contains TEXT picks some")
+    _print_more(console, what, count, len(grid.rows))
+
+
+def _print_more(console: Console, what: str, count: int, shown: int) -> None:
+    if count > shown:
+        console.print(f"… and {count - shown} more {what}: --limit {count} shows all, --contains TEXT picks some")
 
 
 def validate(
@@ -286,7 +303,7 @@ def _network_json(table: LatencyTable, network: MeasuredNetwork) -> dict[str, ob
     whole = network.end_to_end
     return {
         "name": network.name,
-        "whole_ms": None if whole is None else whole.median_ms,
+        "end_to_end_ms": None if whole is None else whole.median_ms,
         "repeat_error": None if whole is None else whole.repeat_error,
         "sum_ms": table.sum_ms(network),
         "reason": network.reason,

@@ -22,6 +22,7 @@ from lut._console import make_console
 from lut._network_text import audit_level, audit_line
 from lut._option_names import go_on, option_text
 from lut._printable import lowered
+from lut._records import Failure, NotMeasured
 from lut._suggest import did_you_mean
 from lut._terminal import DataConsole
 from lut.errors import UnauditedTableWarning
@@ -449,7 +450,35 @@ def test_a_shown_table_has_its_layers_first_and_its_networks_under_the_same_opti
     (read,) = msgspec.json.decode(run_here(tmp_path, "lut", "show", "t.json", "--json", "--contains", "two").stdout)
     (network,) = read["networks"]
     assert network["name"] == "two"
-    assert network["whole_ms"] == pytest.approx(network["sum_ms"], rel=0.2)
+    assert network["end_to_end_ms"] == pytest.approx(network["sum_ms"], rel=0.2)
+
+
+def test_a_shown_table_says_what_it_leaves_out(audited: LatencyTable, tmp_path: Path) -> None:
+    others = [conv(width) for width in range(32, 37)]
+    table = LatencyTable(
+        device=audited.device,
+        setting=audited.setting,
+        sessions=audited.sessions,
+        measurements=audited.values(),
+        not_measured=[NotMeasured(layer=layer, reason="out of time") for layer in others[:3]],
+        failures=[Failure(layer=layer, reason="error", message="no", session=0) for layer in others[3:]],
+    )
+    table.save(tmp_path / "t.json")
+    few = run_here(tmp_path, "lut", "show", "t.json", "--limit", "1").stdout.splitlines()
+    failed, failures, unmeasured, rest = few[-4:]
+    assert failed.startswith(f"failed: {others[3]}")
+    assert failures == "… and 1 more failed layers: --limit 2 shows all, --contains TEXT picks some"
+    assert unmeasured.startswith(f"not measured: {others[0]}")
+    assert rest == "… and 2 more layers not measured: --limit 3 shows all, --contains TEXT picks some"
+    every = run_here(tmp_path, "lut", "show", "t.json").stdout
+    assert "… and" not in every
+    assert every.count("\nfailed: ") == 2
+    assert every.count("\nnot measured: ") == 3
+    picked = run_here(tmp_path, "lut", "show", "t.json", "--contains", str(others[4])).stdout
+    assert picked.count("\nfailed: ") == 1
+    assert "\nnot measured: " not in picked
+    table.select(lambda _: False).save(tmp_path / "none.json")
+    assert run_here(tmp_path, "lut", "show", "none.json").stdout.endswith("\nno layers\n")
 
 
 def test_the_lookup_example_asks_for_what_the_device_can_do(
