@@ -1,11 +1,14 @@
-"""Options as people type them, read as their annotations say: ``3``, ``none``, ``1,2,3``, ``[1, 2, 3]``."""
+"""Options as people type them, read as their annotations say: ``3``, ``none``, ``1,2,3``, ``[1, 2, 3]``, a path."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from math import isnan
-from typing import Any
+from os import PathLike
+from pathlib import Path, PurePath
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import msgspec
 from msgspec import inspect as types
@@ -23,8 +26,9 @@ LISTS: dict[type, Callable[[list[Any]], Any]] = {
     types.SetType: set,
     types.FrozenSetType: frozenset,
 }
-# Of the kinds that an option may be, the one that takes any text is tried last.
-LATE = (types.StrType, types.AnyType)
+PATHS = (Path, PurePath)
+# Of the kinds that an option may be, those that take any text are tried last.
+LATE = (types.CustomType, types.StrType, types.AnyType)
 
 
 class NoTextError(TypeError):
@@ -34,17 +38,25 @@ class NoTextError(TypeError):
 def parse_text(annotation: Any, text: str) -> Any:
     """Return what a text says, as an annotation wants it.
 
-    ``none`` is None where that may be; a list is given with commas, or as JSON where its items are lists themselves.
+    ``none`` is None where that may be; a list is given with commas, or as JSON where its items are lists themselves;
+    ``[]`` is the empty one.
 
     Raises:
         ValueError: it says nothing of the kind; the message says what is expected and what was found.
         NoTextError: nothing of the kind can be said in text.
     """
     try:
-        kind = types.type_info(annotation)
+        kind = types.type_info(_without_paths(annotation))
     except TypeError:
         raise NoTextError(f"{annotation!r} cannot be given as text") from None
     return _parsed(kind, text.strip())
+
+
+def _without_paths(annotation: Any) -> Any:
+    """Return an annotation without the paths that stand beside ``str``: msgspec has no such unions."""
+    if get_origin(annotation) not in (Union, UnionType) or str not in get_args(annotation):
+        return annotation
+    return Union[tuple(one for one in get_args(annotation) if (get_origin(one) or one) not in (*PATHS, PathLike))]  # noqa: UP007
 
 
 def _parsed(kind: types.Type, text: str) -> Any:
@@ -57,6 +69,8 @@ def _parsed(kind: types.Type, text: str) -> Any:
             return text
         case types.StrType():
             return _in_length(kind, text)
+        case types.CustomType() if kind.cls in PATHS and text:
+            return kind.cls(text)
         case types.NoneType() if text.lower() in NONE:
             return None
         case types.BoolType() if text.lower() in BOOLEANS:
@@ -95,8 +109,8 @@ def _one_of(kind: types.UnionType, text: str) -> Any:
 
 def _items(kind: Any, text: str) -> list[Any]:
     """Return the items of a list: of JSON where it is some, else what stands between commas."""
-    parts = [part.strip() for part in text.split(",")] if text else []
-    if not text.startswith("[") and type(getattr(kind, "item_type", None)) in LISTS:
+    parts = [part.strip() for part in text.split(",")]
+    if not text or (not text.startswith("[") and type(getattr(kind, "item_type", None)) in LISTS):
         raise ValueError(_expected(kind, text))
     if text.startswith("["):
         try:
@@ -142,7 +156,9 @@ def _in_length(kind: types.StrType, text: str) -> str:
 
 
 def _expected(kind: types.Type, text: str) -> str:
-    return f"expected {_words(kind)}, got {_shown(text)}"
+    kinds = kind.types if isinstance(kind, types.UnionType) else (kind,)
+    empty = not text and any(type(one) in LISTS and not isinstance(one, types.TupleType) for one in kinds)
+    return f"expected {_words(kind)}, got {_shown(text)}{'; [] is the empty list' if empty else ''}"
 
 
 def _shown(text: str) -> str:
@@ -164,6 +180,8 @@ def _words(kind: Any) -> str:
             return "a number" + _range(kind)
         case types.StrType() | types.AnyType():
             return "a text"
+        case types.CustomType() if kind.cls in PATHS:
+            return "a path"
         case types.BoolType():
             return "true or false"
         case types.NoneType():

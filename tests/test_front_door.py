@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
@@ -364,6 +365,8 @@ def with_options(  # type: ignore[no-untyped-def]
     colour: Colour = Colour.RED,
     many: Annotated[list[int], msgspec.Meta(min_length=1, max_length=2)] = [1],  # noqa: B006 - never called
     called: Callable[[], None] | None = None,
+    file: Path | None = None,
+    place: str | os.PathLike[str] | None = None,
     free=None,
 ) -> None:
     """Take one of each."""
@@ -377,7 +380,6 @@ def with_options(  # type: ignore[no-untyped-def]
         ("width", "5e-1", 0.5),
         ("names", "1, 5", (1, 5)),
         ("names", "[1, 5]", (1, 5)),
-        ("names", "", ()),
         ("deep", "true", True),
         ("deep", "Off", False),
         ("most", "none", None),
@@ -397,6 +399,11 @@ def with_options(  # type: ignore[no-untyped-def]
         ("share", "0", 0.0),
         ("colour", "blue", Colour.BLUE),
         ("many", "1,2", [1, 2]),
+        ("names", "[]", ()),
+        ("file", "a b/c.txt", Path("a b/c.txt")),
+        ("file", "none", None),
+        ("place", "a/b", "a/b"),
+        ("place", "none", None),
         ("free", "as it is", "as it is"),
     ],
 )
@@ -416,6 +423,9 @@ def test_options_are_converted_to_what_a_factory_takes(option: str, text: str, v
         ("names", "1,b", "expected a whole number, got 'b'"),
         ("names", "1,,2", "expected a whole number, got ''"),
         ("names", "[1, 2", "expected a list with commas, each a whole number, got '[1, 2'"),
+        ("names", "", "expected a list with commas, each a whole number, got ''; [] is the empty list"),
+        ("stages", "", "expected a list of lists, such as [[1, 2], [3]] or none, got ''; [] is the empty list"),
+        ("file", "", "expected a path or none, got ''"),
         ("deep", "maybe", "expected true or false, got 'maybe'"),
         ("most", "few", "expected a whole number or none, got 'few'"),
         ("pair", "3", "expected 2 values with commas (a whole number, a text), got '3'"),
