@@ -62,6 +62,10 @@ METAVARS = {
 NUMBERS = {"int": "a whole number", "float": "a number"}
 BOUNDS = {"min": "of at least", "max": "at most"}
 
+# What help does not show of a range: that of an option which any number does for, and a bound that nobody reaches.
+ANY_NUMBER = ("seed",)
+LARGEST_TOLD = 2**31 - 1
+
 # An error is a line or a few; what it quotes from a file may be of any length.
 LONGEST_MESSAGE = 800
 
@@ -139,6 +143,7 @@ def _command_of(app: typer.Typer, panels: Mapping[str, Panels]) -> Any:
                 parameter.metavar = ""
             elif getattr(parameter, "metavar", None) is None:
                 parameter.metavar = METAVARS.get(str(parameter.display_type(None)))
+            _show_range(parameter)
         places = {name: title for title, names in shown.items() for name in names}
         order = {name: i for i, name in enumerate(places)}
         for parameter in each.params:
@@ -147,6 +152,36 @@ def _command_of(app: typer.Typer, panels: Mapping[str, Panels]) -> Any:
         each.params.sort(key=lambda parameter, order=order: order.get(parameter.name, len(order)))
     command.epilog = "--version says which version this is."
     return command
+
+
+def _limits(parameter: Any) -> list[float | None]:
+    """Return the least and the largest number that a parameter takes; older versions keep them with the type."""
+    return [getattr(parameter, end, getattr(getattr(parameter, "type", None), end, None)) for end in BOUNDS]
+
+
+def _plain(limit: float) -> str:
+    """Return a bound for people: ``1000``, ``1,000,000``, ``0.5``."""
+    if limit != int(limit):
+        return f"{limit:g}"
+    return f"{int(limit):,}" if abs(limit) >= 10_000 else f"{int(limit)}"
+
+
+def _show_range(parameter: Any) -> None:
+    """Have help show a parameter's range in plain numbers, or none where it tells nothing."""
+    low, high = _limits(parameter)
+    if high is not None and high >= LARGEST_TOLD:
+        high = None
+    if parameter.name in ANY_NUMBER or (low is None and high is None):
+        text = ""
+    elif low is None or high is None:
+        text = "".join(f"x{sign}{_plain(end)}" for sign, end in ((">=", low), ("<=", high)) if end is not None)
+    else:
+        text = f"{_plain(low)}<=x<={_plain(high)}"
+    # Typer has no setting for it: newer versions ask the parameter, older ones its type.
+    asked = ((parameter, "_get_number_range_help_str"), (getattr(parameter, "type", None), "_describe_range"))
+    for owner, method in asked:
+        if hasattr(owner, method):
+            setattr(owner, method, lambda: text)
 
 
 def _failed(message: str) -> int:
@@ -189,9 +224,8 @@ def _misuse(error: Any, message: str) -> str:
     number = next((name for word, name in NUMBERS.items() if word in kind), None)
     given = None if number is None else _given(parameter.opts)
     if number is not None and given is not None:
-        # Older versions keep the bounds with the type.
-        limits = [getattr(parameter, end, getattr(getattr(parameter, "type", None), end, None)) for end in BOUNDS]
-        words = [f"{word} {limit}" for word, limit in zip(BOUNDS.values(), limits, strict=True) if limit is not None]
+        ends = zip(BOUNDS.values(), _limits(parameter), strict=True)
+        words = [f"{word} {_plain(limit)}" for word, limit in ends if limit is not None]
         bounds = " and ".join(words)
         return f"{parameter.opts[0]}: expected {number}{' ' * bool(bounds)}{bounds}, got {shortened(given, 60)!r}"
     found = re.fullmatch(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", message)

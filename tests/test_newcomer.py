@@ -149,6 +149,25 @@ def test_a_paragraph_of_help_is_wrapped_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        *("profile-device", "check-table", "select-widths", "fit-predictor", "predict-latency", "export-coreml"),
+        *("search-architecture htas", "search-architecture rcas", "search-architecture submodularity"),
+    ],
+)
+def test_ranges_in_help_are_plain_numbers(name: str, tmp_path: Path) -> None:
+    text = run_here(tmp_path, *name.split(), "--help", COLUMNS="150").stdout
+    (seed,) = (line for line in text.splitlines() if re.search(r" --seed ", line))
+    assert "[x" not in seed
+    assert "<=x" not in seed
+    assert not re.search(r"\[[^\]]*x[<>]=[^\]]*(\.0\b|\d{7})", text)
+    refused(tmp_path, *name.split(), "--seed", "-1", said="got '-1'")
+    if "rcas" in name:
+        assert "[0<=x<=1,000,000]  Seconds of measuring" in text
+        assert "--batch-size           N [x>=2]  " in text
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("profile-device", "--space", "resnet"), "unknown space 'resnet'; installed: "),
