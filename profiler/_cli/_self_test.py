@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from math import exp
 from typing import TYPE_CHECKING, Any
 
+from lut._console import duration
 from profiler._cli._progress import ProgressBar, Standing
 
 if TYPE_CHECKING:
@@ -90,7 +91,9 @@ def _said_as_such() -> Iterator[None]:
 
 def _standing(now: Progress) -> Standing:
     share = now.elapsed_s / max(now.elapsed_s + now.left_s, 1e-9)
-    return Standing(share, f"self-test, {now.phase}: {now.visits:,} visits", f"{now.left_s:.0f} s left", now.elapsed_s)
+    return Standing(
+        share, f"self-test, {now.phase}: {now.visits:,} visits", f"{duration(now.left_s)} left", now.elapsed_s
+    )
 
 
 def print_self_test(console: Console, found: SelfTest, *, json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lut._console import format_ms, make_console, print_json, run_single_command
+from lut._console import duration, format_ms, make_console, print_json, run_single_command
 from lut._grid import Column, Grid, print_grid
 from profiler._cli._progress import ProgressBar, Standing
 
@@ -139,7 +139,7 @@ def _subject(
 def _standing(now: Progress) -> Standing:
     done = max(now.elapsed_s / max(now.elapsed_s + now.left_s, 1e-9), now.converged / max(now.layers, 1))
     text = f"{now.phase}: {now.converged} of {now.layers} converged, {now.visits:,} visits"
-    return Standing(done, text, f"{now.left_s:.0f} s left at most", now.elapsed_s)
+    return Standing(done, text, f"{duration(now.left_s)} left at most", now.elapsed_s)
 
 
 def _print_result(console: Console, table: LatencyTable, result: CheckResult, *, verbose: bool) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lut._console import make_console, print_json, run_single_command, styled
+from lut._console import duration, make_console, print_json, run_single_command, styled
 from profiler._cli._progress import ProgressBar, Standing
 from profiler._cli._workloads import ExpandOption, SetOption
 
@@ -204,7 +204,7 @@ def _what(layers: int, models: int) -> str:
 
 
 def _standing(now: ExportProgress) -> Standing:
-    left = f"{now.left_s:.0f} s left" if now.left_s is not None else ""
+    left = f"{duration(now.left_s)} left" if now.left_s is not None else ""
     text = f"{now.done:,} of {now.total:,} programs" + (f", {now.failed} failed" if now.failed else "")
     return Standing(now.done / now.total, text, left, now.elapsed_s)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lut import UsageError
-from lut._console import make_console, run_single_command
+from lut._console import duration, make_console, run_single_command
 from lut._records import NOT_CHOSEN
 from lut._suggest import none_of
 from profiler._cli._progress import ProgressBar, Standing
@@ -633,7 +633,7 @@ def _what_to_measure(
 def _standing(now: Progress) -> Standing:
     done = max(now.elapsed_s / max(now.elapsed_s + now.left_s, 1e-9), now.converged / max(now.layers, 1))
     text = f"{now.phase}: {now.converged} of {now.layers} layers converged, {now.visits:,} visits"
-    return Standing(done, text, f"{now.left_s:.0f} s left at most", now.elapsed_s)
+    return Standing(done, text, f"{duration(now.left_s)} left at most", now.elapsed_s)
 
 
 def _select(table: LatencyTable, groups: int, alpha: Any, console: Console) -> tuple[WidthSelection, ...]:
