@@ -14,7 +14,7 @@ from lut._measured_network import MeasuredNetwork
 from lut._network_text import AUDIT_STYLES, audit_level, audit_line
 from lut._records import FLAGS, NOT_CHOSEN, Measurement
 from lut._session_text import noise_floor_text
-from lut._suggest import none_of
+from lut._suggest import check_word
 from lut._table import LatencyTable
 from lut.errors import LatencyLutError, UsageError
 
@@ -240,8 +240,7 @@ def merge(
     """Merge tables of one device and setting into one."""
     if len(files) < 2:
         raise UsageError("merge takes two or more tables")
-    if on_duplicate not in DUPLICATES:
-        raise UsageError(none_of("--on-duplicate", on_duplicate, DUPLICATES))
+    check_word("--on-duplicate", on_duplicate, DUPLICATES)
     merged = LatencyTable.load(files[0])
     for file in files[1:]:
         merged = merged.merge(LatencyTable.load(file), across=across or (), on_duplicate=on_duplicate)  # type: ignore[arg-type]

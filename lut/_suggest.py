@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["as_share", "did_you_mean", "none_of", "unknown"]
+from lut.errors import UsageError
+
+__all__ = ["as_share", "check_word", "did_you_mean", "none_of", "unknown"]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -30,8 +32,16 @@ def as_share(value: float, low: float, high: float) -> str:
 def none_of(what: str, given: object, known: Iterable[str]) -> str:
     """Return ``--loss is squared or huber, got 'hubber'; did you mean 'huber'?``."""
     names = list(known)
-    choice = " or ".join(names) if len(names) == 2 else f"one of {', '.join(names)}"
+    *first, last = names
+    choice = f"{', '.join(first)} or {last}" if first else last
     return f"{what} is {choice}, got {given!r}{did_you_mean(str(given), names)}"
+
+
+def check_word(what: str, given: object, known: Iterable[str]) -> None:
+    """Raise :class:`~lut.UsageError` unless what was given is one of the known words: see :func:`none_of`."""
+    names = list(known)
+    if given not in names:
+        raise UsageError(none_of(what, given, names))
 
 
 def unknown(what: str, word: str, known: Iterable[str], *, none: str = "none") -> str:

@@ -22,7 +22,7 @@ import msgspec
 
 from lut import Device, Layer, Network, Setting, UsageError
 from lut._records import CONTEXTS, Context, Software
-from lut._suggest import none_of
+from lut._suggest import check_word
 from lut.errors import LayerFailedError, TargetUnavailableError
 from lut.primitives import Conv2d, Linear, Subgraph
 from lut.subgraph import short_name
@@ -543,12 +543,9 @@ def _check_options(*, batch: int, dtype: str, threads: int | None, memory_format
     """Raise unless the target's options make sense; cheap, and without PyTorch."""
     if batch < 1:
         raise UsageError(f"batch must be at least 1, got {batch}")
-    if dtype not in DTYPES:
-        raise UsageError(none_of("dtype", dtype, DTYPES))
-    if memory_format not in MEMORY_FORMATS:
-        raise UsageError(none_of("memory format", memory_format, MEMORY_FORMATS))
-    if context not in CONTEXTS:
-        raise UsageError(none_of("context", context, CONTEXTS))
+    check_word("dtype", dtype, DTYPES)
+    check_word("memory format", memory_format, MEMORY_FORMATS)
+    check_word("context", context, CONTEXTS)
     if threads is not None and not 1 <= threads <= 1024:
         raise UsageError(f"threads must be between 1 and 1024, got {threads}")
 

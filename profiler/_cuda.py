@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, final
 
 from lut import Device, Layer, Network, Setting, UsageError
 from lut._records import CONTEXTS, Context, RejectionCause, Software
+from lut._suggest import none_of
 from lut.errors import LatencyLutError, LayerFailedError, ProfileError, TargetUnavailableError
 from lut.primitives import Subgraph
 from profiler._cuda_driver import Clock, check_gpu, first_line, is_out_of_memory, open_driver
@@ -283,8 +284,7 @@ class CudaTarget(Target[_Prepared]):
         }
         for name, values in allowed.items():
             if name in options and options[name] not in values:
-                known = ", ".join(filter(None, values))
-                raise UsageError(f"{name.replace('_', ' ')} is one of {known}, got {options[name]!r}")
+                raise UsageError(none_of(name.replace("_", " "), options[name], filter(None, values)))
         for name, least in (("batch", 1), ("device", 0)):
             value = options.get(name, least)
             if not isinstance(value, int) or value < least:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import msgspec
 
 from lut import UsageError
+from lut._suggest import check_word
 
 __all__ = ["Precision", "Recipe", "Schedule", "epoch_text", "epochs_text", "learning_rate"]
 
@@ -86,8 +87,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 whole = "a whole number " if name in _WHOLE else ""
                 raise UsageError(f"recipe: {name} must be {whole}between {low:g} and {high:g}, got {value!r}")
         for name, words in (("schedule", get_args(Schedule)), ("precision", get_args(Precision))):
-            if getattr(self, name) not in words:
-                raise UsageError(f"recipe: {name} must be one of {', '.join(words)}, got {getattr(self, name)!r}")
+            check_word(f"recipe: {name}", getattr(self, name), words)
         if self.nesterov and self.momentum == 0:
             raise UsageError("recipe: nesterov needs a momentum above 0; set nesterov to false")
         shares = (0.0, *self.milestones, 1.0)

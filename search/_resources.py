@@ -12,6 +12,7 @@ import msgspec
 from lut import Network, SearchSpace, UsageError
 from lut._level import check_level
 from lut._option_names import option_text
+from lut._suggest import check_word
 from lut.errors import BudgetError
 from predictors import LatencyPredictor
 from predictors._predictions import NetworkPrediction
@@ -94,8 +95,7 @@ class NetworkResources:
         self, space: SearchSpace, predictor: LatencyPredictor | None, *, bound: Bound = "upper", level: float = 0.9
     ) -> None:
         check_level(level)
-        if bound not in ("upper", "predicted"):
-            raise UsageError(f"the bound is upper or predicted, got {bound!r}")
+        check_word("the bound", bound, ("upper", "predicted"))
         if predictor is not None and bound == "upper":
             bounded(predictor, level)
         self.space = space

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import msgspec
 
 from lut import Network, UsageError
+from lut._suggest import check_word
 from predictors._predictions import NetworkPrediction
 from search._architecture import TemperatureSchedule
 from search._cost import Penalty
@@ -85,8 +86,7 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "selection": ("last", "best"),
         }
         for name, known in words.items():
-            if getattr(self, name) not in known:
-                raise UsageError(f"search: {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+            check_word(f"search: {name}", getattr(self, name), known)
 
     def short(self, steps: int) -> SearchSettings:
         """Return the settings for a search of few steps: Adam's step so large that logits move as far as in the paper.

@@ -166,8 +166,8 @@ def test_an_incomplete_table_is_exit_code_3(tmp_path: Path) -> None:
     [
         (["--target", "abacus"], "unknown target 'abacus'"),
         (["--space", "nowhere"], "unknown space 'nowhere'"),
-        (["--dtype", "float8"], "dtype is one of"),
-        (["--memory-format", "sideways"], "memory format is one of"),
+        (["--dtype", "float8"], "dtype is float32, bfloat16 or float16, got 'float8'"),
+        (["--memory-format", "sideways"], "memory format is contiguous or channels_last, got 'sideways'"),
         (["--alpha", "big"], "alpha (--alpha) is a positive number"),
         (["--alpha", "-1"], "alpha (--alpha) is a positive number"),
         (["--expand", "0"], "expand must be between"),

@@ -127,7 +127,7 @@ def test_a_network_is_described_with_its_latency(main: Main) -> None:
         (("resnet-cifar", "1,2"), "has 112 decisions, got 2"),
         (("resnet-cifar", "missing.json"), "missing.json"),
         (("resnet-cifar", "t.json"), "not a network file"),
-        (("resnet-cifar", "random", "--level", "2"), "--level lies between 0 and 1"),
+        (("resnet-cifar", "random", "--level", "90"), "such as 0.9, got 90; did you mean 0.9?"),
         (("resnet-cifar", "random", "--predictor", "nowhere"), "nowhere"),
     ],
 )

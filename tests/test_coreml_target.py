@@ -264,11 +264,11 @@ def test_elsewhere_the_target_says_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"compute_units": "TPU"}, r"compute_units \(--compute-units\) is one of ALL"),
+        ({"compute_units": "TPU"}, r"compute_units \(--compute-units\) is ALL, CPU_ONLY, CPU_AND_GPU or CPU_AND_NE"),
         ({"device": "watch"}, r"device \(--device\) is mac or iphone"),
         ({"team": "T"}, "--device iphone"),
         ({"dtype": "bfloat16"}, "float16 or float32"),
-        ({"format": "onnx"}, "mlprogram or neuralnetwork"),
+        ({"format": "mlprogam"}, "mlprogram or neuralnetwork, got 'mlprogam'; did you mean 'mlprogram'"),
         ({"batch": 0}, r"batch \(--batch\) is between"),
         ({"context": "cold"}, "network or isolated"),
     ],

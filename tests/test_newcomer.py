@@ -23,7 +23,7 @@ from lut._network_text import audit_level, audit_line
 from lut._option_names import go_on, option_text
 from lut._printable import lowered
 from lut._records import Failure, NotMeasured
-from lut._suggest import did_you_mean
+from lut._suggest import did_you_mean, none_of
 from lut._terminal import DataConsole
 from lut.errors import UnauditedTableWarning
 from profiler._cli._result import print_as_json, print_result
@@ -105,6 +105,10 @@ def test_what_enough_visits_tell_is_said(
 def test_words_are_suggested() -> None:
     assert did_you_mean("resnet_cifer", ["resnet-cifar", "rcnet-cifar"]) == "; did you mean 'resnet-cifar'?"
     assert did_you_mean("zzz", ["resnet-cifar"]) == ""
+    assert none_of("--loss", "hubber", ("squared", "huber")) == (
+        "--loss is squared or huber, got 'hubber'; did you mean 'huber'?"
+    )
+    assert none_of("--on-duplicate", 1, ("error", "first", "last")) == "--on-duplicate is error, first or last, got 1"
     assert lowered("JSON is malformed") == "JSON is malformed"
     assert lowered("Expected `int`") == "expected `int`"
 

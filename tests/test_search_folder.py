@@ -140,6 +140,7 @@ def test_what_cannot_be_written_in_the_end_is_told_in_the_beginning(
         (("--calibrate", "12", "--budget-ms", "5", "--level", "0.95"), 2, "give --calibrate 19"),
         (("--level", "1.5"), 2, "--level lies between 0 and 1"),
         (("--level", "nan"), 2, "--level lies between 0 and 1"),
+        (("--level", "90"), 2, "--level lies between 0 and 1, such as 0.9, got 90; did you mean 0.9?"),
         (("--bound", "lower"), 2, "--bound is upper or predicted"),
         (("--device", "toaster"), 2, "--device toaster"),
         (("--strategy", "evolution", "--budget-ms", "5"), 1, "an evolution needs pymoo"),

@@ -50,13 +50,12 @@ def fit_predictor(
     """
     import time
 
-    from lut import LatencyTable, UsageError
-    from lut._suggest import none_of
+    from lut import LatencyTable
+    from lut._suggest import check_word
     from predictors._latency_predictor import LatencyPredictor
     from predictors._predictor_file import check_folder
 
-    if failures not in ("refuse", "skip"):
-        raise UsageError(none_of("--failures", failures, ("refuse", "skip")))
+    check_word("--failures", failures, ("refuse", "skip"))
     console = make_console(stderr=json)
     began = time.monotonic()
     loaded = [LatencyTable.load(path) for path in tables]

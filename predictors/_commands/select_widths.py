@@ -43,9 +43,9 @@ def select_widths(
     errors it beats the runner-up, "chosen" how often it wins when the measurements are resampled, and "uniform" what
     an evenly spaced grid would have taken.
     """
-    from lut import LatencyTable, UsageError
+    from lut import LatencyTable
     from lut._grid import print_grid
-    from lut._suggest import none_of
+    from lut._suggest import check_word
     from predictors._show import (
         SURE_SHARE,
         UNSURE_NOTE,
@@ -57,8 +57,7 @@ def select_widths(
     )
     from predictors._widths import hardware_aware_widths, measured_curves
 
-    if loss not in ("squared", "huber"):
-        raise UsageError(none_of("--loss", loss, ("squared", "huber")))
+    check_word("--loss", loss, ("squared", "huber"))
     exponent = parse_alpha(alpha)
     table = LatencyTable.load(file)
     selections = [

@@ -87,11 +87,10 @@ def predict_latency(
     """
     from lut import UsageError
     from lut._level import check_level
-    from lut._suggest import none_of
+    from lut._suggest import check_word
     from predictors import LatencyPredictor
 
-    if unknown not in ("error", "outside"):
-        raise UsageError(none_of("--unknown", unknown, ("error", "outside")))
+    check_word("--unknown", unknown, ("error", "outside"))
     if (model is None) == (space is None):
         raise UsageError("give a network: either --model FILE.py:FACTORY (or FILE.onnx), or --space with --choices")
     if (space is None) != (choices is None):

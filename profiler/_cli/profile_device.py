@@ -12,7 +12,7 @@ import typer
 from lut import UsageError
 from lut._console import duration, make_console, run_single_command
 from lut._records import NOT_CHOSEN
-from lut._suggest import none_of
+from lut._suggest import check_word
 from profiler._cli._progress import ProgressBar, Standing
 from profiler._cli._workloads import ExpandOption, SetOption, plug_in_options
 
@@ -407,8 +407,7 @@ def profile_device(
         test_this_machine,
     )
 
-    if when_busy not in PATIENCE_S:
-        raise UsageError(none_of("--when-busy", when_busy, PATIENCE_S))
+    check_word("--when-busy", when_busy, PATIENCE_S)
     if self_test:
         ignored = [
             name.rstrip("_") for name in context_.params if name not in WITH_SELF_TEST and _is_given(context_, name)
@@ -607,8 +606,7 @@ def _what_to_measure(
         raise UsageError("--expand is about a --space or a --sweep: yours is measured as wide as it is")
     if given("audit") and audit and (model is not None or layers is not None):
         raise UsageError("--audit samples networks of a --space; a --model is audited by itself")
-    if sampling not in ("full", "adaptive"):
-        raise UsageError(none_of("--sampling", sampling, ("full", "adaptive")))
+    check_word("--sampling", sampling, ("full", "adaptive"))
     if target_error is not None and sampling != "adaptive":
         raise UsageError("--target-error is where --sampling adaptive stops")
     if sampling == "adaptive":

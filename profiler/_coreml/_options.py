@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias, get_args
 from lut import UsageError
 from lut._option_names import option_text
 from lut._records import AtLeastOne, Context, Count, Record, Text
+from lut._suggest import check_word
 
 __all__ = [
     "COMPUTE_UNITS",
@@ -57,12 +58,10 @@ def make_options(
     Raises:
         UsageError: an unknown value, or two that do not go together.
     """
-    if model_format not in get_args(ModelFormat):
-        raise UsageError(f"{option_text('format')} is mlprogram or neuralnetwork, got {model_format!r}")
+    check_word(option_text("format"), model_format, get_args(ModelFormat))
     if precision is None:
         precision = "float16" if model_format == "mlprogram" else "float32"
-    if precision not in get_args(Precision):
-        raise UsageError(f"the precision of a Core ML program is float16 or float32, got {precision!r}")
+    check_word("the precision of a Core ML program", precision, get_args(Precision))
     if model_format == "neuralnetwork" and precision != "float32":
         raise UsageError(
             "a neuralnetwork leaves the precision to the device and stores float32 weights: leave precision out, or "
@@ -70,12 +69,8 @@ def make_options(
         )
     known = DEPLOYMENT_TARGETS[model_format]
     target = deployment_target or DEFAULT_TARGET[model_format]
-    if target not in known:
-        raise UsageError(
-            f"{option_text('deployment_target')} of an {model_format} is one of {', '.join(known)}, got {target!r}"
-        )
-    if context not in ("network", "isolated"):
-        raise UsageError(f"{option_text('context')} is network or isolated, got {context!r}")
+    check_word(f"{option_text('deployment_target')} of an {model_format}", target, known)
+    check_word(option_text("context"), context, ("network", "isolated"))
     if not 1 <= batch <= 65_536:
         raise UsageError(f"{option_text('batch')} is between 1 and 65536, got {batch}")
     if not 0 <= seed < 2**53:
@@ -92,5 +87,4 @@ def make_options(
 
 def check_compute_units(compute_units: str) -> None:
     """Raise :class:`~lut.UsageError` unless Core ML knows these compute units."""
-    if compute_units not in COMPUTE_UNITS:
-        raise UsageError(f"{option_text('compute_units')} is one of {', '.join(COMPUTE_UNITS)}, got {compute_units!r}")
+    check_word(option_text("compute_units"), compute_units, COMPUTE_UNITS)

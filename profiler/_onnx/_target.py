@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, final
 from lut import Device, Layer, Network, Setting, UsageError
 from lut._option_names import option_text
 from lut._records import CONTEXTS, Context, Software
+from lut._suggest import check_word
 from lut.errors import LatencyLutError, LayerFailedError, TargetUnavailableError
 from lut.primitives import Subgraph
 from lut.subgraph import Given
@@ -233,9 +234,7 @@ class OnnxTarget(Target["_Prepared | _Timed"]):
             ("spinning", ("on", "off")),
             ("exporter", EXPORTERS),
         ):
-            value = options.get(name, known[0])
-            if value not in known:
-                raise UsageError(f"onnx: {name} is one of {', '.join(known)}, got {value!r}")
+            check_word(f"onnx: {name}", options.get(name, known[0]), known)
         if options.get("network_parameters", 0) < 0:
             raise UsageError(f"a network has no fewer than 0 parameters, got {options['network_parameters']}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,6 @@ __all__ = [
     "LARGEST_SEED",
     "check_calibration",
     "check_files",
-    "check_word",
     "checked_then",
     "closing_line",
     "hand_on",
@@ -31,16 +29,6 @@ __all__ = [
 LARGEST_SEED = 2**63 - 1
 # Of measuring networks of the space, in seconds.
 CALIBRATION_S = 60.0
-
-
-def check_word(option: str, word: str, known: Sequence[str]) -> None:
-    """See that an option is one of the words that it takes."""
-    from lut import UsageError
-    from lut._suggest import did_you_mean
-
-    if word not in known:
-        words = f"{', '.join(known[:-1])} or {known[-1]}"
-        raise UsageError(f"{option} is {words}, got {word!r}{did_you_mean(word, known)}")
 
 
 def check_files(predictor: Path | None, table: Path | None, *, takes_tables: bool = True) -> None:
@@ -84,6 +72,7 @@ def checked_then(then: list[str] | None) -> tuple[str, ...]:
     """Return what is to become of the network found, without doubles; what that needs is known to be installed."""
     from importlib.util import find_spec
 
+    from lut._suggest import check_word
     from lut.errors import TargetUnavailableError
 
     wanted = tuple(dict.fromkeys(then or ()))

@@ -51,13 +51,12 @@ def describe(
 
     Example: search-architecture describe resnet-cifar tas-c10-r32 --predictor predictor/
     """
-    from lut import UsageError
+    from lut._level import check_level
     from predictors import LatencyPredictor
     from profiler._cli._workloads import open_space, plug_in_options
 
     check_files(predictor, None, takes_tables=False)
-    if not 0 < level < 1:
-        raise UsageError(f"--level lies between 0 and 1, such as 0.9, got {level}")
+    check_level(level)
     options = plug_in_options(settings, space=space, target=None).space
     opened = open_space(space, expand=expand, options=options)
     found = find_network(opened, network, seed=seed)

@@ -233,7 +233,9 @@ def htas(
     from contextlib import ExitStack
 
     from lut import UsageError
-    from search._commands._common import check_calibration, check_files, check_word, checked_then
+    from lut._level import check_level
+    from lut._suggest import check_word
+    from search._commands._common import check_calibration, check_files, checked_then
 
     # All that can be refused is refused before anything is loaded, let alone measured; the quickest checks come first.
     if (predictor is None) == (table is None):
@@ -251,8 +253,7 @@ def htas(
         check_word(option, word, known)
     # Without a budget nobody asks for the upper end of an interval.
     bound = bound if budget_ms is not None else "predicted"
-    if not 0 < level < 1:
-        raise UsageError(f"--level lies between 0 and 1, such as 0.9, got {level}")
+    check_level(level)
     if budget_ms is not None and not 0 < budget_ms < float("inf"):
         raise UsageError(f"a budget is a positive number of ms, got {budget_ms:g}")
     if strategy == "evolution" and budget_ms is None:

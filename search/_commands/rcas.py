@@ -236,11 +236,12 @@ def rcas(
     import msgspec
 
     from lut import UsageError
+    from lut._level import check_level
+    from lut._suggest import check_word
     from search._accuracy import kept_accuracies
     from search._commands._common import (
         check_calibration,
         check_files,
-        check_word,
         checked_then,
         closing_line,
         hand_on,
@@ -281,8 +282,7 @@ def rcas(
     if "onnx" in wanted and predictor is None and table is None:
         raise UsageError("--then onnx exports for a device's batch: give its --predictor or --table")
     check_word("--bound", bound, ("upper", "predicted"))
-    if not 0 < level < 1:
-        raise UsageError(f"--level lies between 0 and 1, such as 0.9, got {level}")
+    check_level(level)
     if exchange and evaluations is None and accuracy == "train":
         raise UsageError(
             "each exchange may be a training, and there are thousands: give --evaluations N, the number of evaluated "
