@@ -11,7 +11,7 @@ from lut._printable import shortened
 from lut._suggest import did_you_mean
 from profiler._option_text import NoTextError, parse_text
 
-__all__ = ["check_known", "converted", "option_names", "parse_settings"]
+__all__ = ["check_known", "converted", "option_names", "parse_setting", "parse_settings"]
 
 
 def option_names(factory: Callable[..., Any]) -> tuple[str, ...]:
@@ -72,10 +72,19 @@ def converted(what: str, factory: Callable[..., Any], texts: Mapping[str, str]) 
         raise UsageError(f"--set: {what} has annotations that cannot be read ({error}); make it in Python") from None
     found = {}
     for name, text in texts.items():
-        try:
-            found[name] = parse_text(hints.get(name, str), text)
-        except NoTextError:
-            raise UsageError(f"--set {name}: {what} takes no text for it; make it in Python") from None
-        except ValueError as error:
-            raise UsageError(f"--set {name}={shortened(text, 60)}: {error}") from None
+        found[name] = parse_setting(what, name, hints.get(name, str), text)
     return found
+
+
+def parse_setting(what: str, name: str, annotation: Any, text: str) -> Any:
+    """Return what the text of ``--set NAME=TEXT`` says, as an annotation wants it.
+
+    Raises:
+        UsageError: it says nothing of the kind, or ``what`` takes no text for it.
+    """
+    try:
+        return parse_text(annotation, text)
+    except NoTextError:
+        raise UsageError(f"--set {name}: {what} takes no text for it; make it in Python") from None
+    except ValueError as error:
+        raise UsageError(f"--set {name}={shortened(text, 60)}: {error}") from None

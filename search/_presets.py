@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 import torch
 
 from lut import UsageError
-from lut._printable import printable
+from lut._printable import printable, shortened
+from lut._suggest import did_you_mean
+from profiler._options import parse_setting
 from search._data import ImageData
 from search._early_stopped import rcas_recipe
 from search._recipe import Recipe
 from search._search_settings import SearchSettings
 from search._shared_weights import batches
 
-__all__ = ["changed_by_name", "check_settings", "preset", "rcas_preset", "with_settings"]
+__all__ = ["changed_by_name", "check_recipes", "check_settings", "preset", "rcas_preset", "with_settings"]
 
 # A few hundred small images are learnt in minutes, and need small batches to be.
 DIGITS_SEARCH_EPOCHS, DIGITS_TRAIN_EPOCHS, DIGITS_BATCH = 24, 12, 32
@@ -106,18 +108,23 @@ def with_settings(search: SearchSettings, recipe: Recipe, settings: Sequence[str
     """Return settings with some changed by name: ``NAME=VALUE``, ``search.NAME=VALUE``, ``training.NAME=VALUE``.
 
     A plain name is a search's; ``search.`` stands before those of the recipe of its shared weights, ``training.``
-    before those of the trainings' recipe. Values are JSON, or words.
+    before those of the trainings' recipe. Values are read as their annotations say.
 
     Raises:
         UsageError: there is no such name, or the value does not fit.
     """
     parts = {"": search, "search": search.recipe, "training": recipe}
     changed = changed_by_name(parts, settings, fixed=("recipe",))
-    try:
-        whole = msgspec.to_builtins(changed[""]) | {"recipe": msgspec.to_builtins(changed["search"])}
-        return msgspec.convert(whole, SearchSettings), changed["training"]
-    except msgspec.ValidationError as error:
-        raise UsageError(f"--set: {error}") from None
+    return msgspec.structs.replace(changed[""], recipe=changed["search"]), changed["training"]
+
+
+def check_recipes(parts: Sequence[str], settings: Sequence[str]) -> None:
+    """Raise what :func:`changed_by_name` would of recipes of RCAS for any data, by the parts' names.
+
+    Raises:
+        UsageError: there is no such name, or the value does not fit.
+    """
+    changed_by_name({part: rcas_recipe(RCAS_EPOCHS, RCAS_BATCH) for part in parts}, settings)
 
 
 def changed_by_name(
@@ -127,28 +134,41 @@ def changed_by_name(
 
     Args:
         parts: the structs by name.
-        settings: the changes; values are JSON, or words.
+        settings: the changes; values are read as the fields' annotations say. Of two of a field the last counts.
         fixed: fields that cannot be changed so.
 
     Raises:
         UsageError: there is no such name, or the value does not fit.
     """
-    plain: dict[str, dict[str, Any]] = {name: msgspec.to_builtins(part) for name, part in parts.items()}
+    hints = {part: get_type_hints(type(struct), include_extras=True) for part, struct in parts.items()}
+    known = {
+        f"{part}.{key}" if part else key: (part, key)
+        for part, struct in parts.items()
+        for key in struct.__struct_fields__
+        if key not in fixed
+    }
+    changes: dict[str, dict[str, Any]] = {part: {} for part in parts}
     for setting in settings:
         name, equals, text = setting.partition("=")
-        part, _, key = name.rpartition(".")
-        where = plain.get(part, {})
-        if not equals or key not in where or key in fixed:
-            known = [
-                f"{part}.{key}" if part else key for part, fields in plain.items() for key in fields if key not in fixed
-            ]
-            raise UsageError(f"--set is NAME=VALUE, got {setting!r}; names: {', '.join(known)}")
-        try:
-            where[key] = msgspec.json.decode(text.encode("utf-8", "surrogateescape"))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            # An argument need not be text that can be written anywhere.
-            where[key] = printable(text)
+        name = name.strip().replace("-", "_")
+        if not equals:
+            raise UsageError(f"--set is NAME=VALUE, such as --set {next(iter(known))}=…, got {setting!r}")
+        if name not in known:
+            raise UsageError(f"--set {shortened(name, 60)}: there is no such setting{_meant(name, list(known))}")
+        part, key = known[name]
+        changes[part][key] = parse_setting("a search", name, hints[part][key], printable(text))
     try:
-        return {name: msgspec.convert(plain[name], type(part)) for name, part in parts.items()}
-    except msgspec.ValidationError as error:
+        return {part: msgspec.structs.replace(struct, **changes[part]) for part, struct in parts.items()}
+    except UsageError as error:
         raise UsageError(f"--set: {error}") from None
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    """Return the settings that may have been meant, such as those of that name in another part, or all there are."""
+    part, dot, key = name.rpartition(".")
+    if same := [one for one in known if one.rpartition(".")[2] == key]:
+        return f"; did you mean {' or '.join(map(repr, same))}?"
+    # Only the last word is compared: with the part before it, all names of a part are alike.
+    words = [one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == part]
+    meant = did_you_mean(key, words).replace("'", f"'{part}{dot}", 1)
+    return meant or f"; names: {', '.join(known)}"

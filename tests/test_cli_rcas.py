@@ -698,9 +698,13 @@ BUDGET = ("--budget-params", "0.5e6")
         (
             (*BUDGET, "--data", "digits", "--train-epochs", "1", "--set", "training.epochs=many"),
             2,
-            "--set: Expected `int`",
+            "--set training.epochs=many: expected a whole number, got 'many'",
         ),
-        ((*BUDGET, "--data", "digits", "--train-epochs", "1", "--set", "search.lr=1"), 2, "names: training.epochs"),
+        (
+            (*BUDGET, "--data", "digits", "--train-epochs", "1", "--set", "search.lr=1"),
+            2,
+            "did you mean 'training.lr'?",
+        ),
         ((*BUDGET, "--held-out", "5"), 2, "--held-out is for --accuracy train"),
         ((*BUDGET, "--search-epochs", "5"), 2, "--search-epochs is for --accuracy train"),
         ((*BUDGET, "--data", "digits", "--accuracy", "train", "--exchange"), 2, "give --evaluations N"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from lut import SearchSpace
@@ -17,9 +18,11 @@ __all__ = [
     "Source",
     "check_accuracy",
     "check_images",
+    "check_source",
     "open_accuracy",
     "open_images",
     "open_space",
+    "trained_parts",
     "workers_for",
 ]
 
@@ -123,6 +126,69 @@ def workers_for(devices: tuple[str, ...], at_once: int) -> int:
     return max(len(devices), at_once)
 
 
+def trained_parts(
+    accuracy: str, space: SearchSpace, *, images: bool, train_epochs: int | None
+) -> tuple[Literal["search", "training"], ...]:
+    """Return which trainings there are: ``search``, those that judge networks, and ``training``, those at the end."""
+    at_the_end = images and _takes_small_images(space) and train_epochs != 0
+    return (*(("search",) if accuracy == "train" else ()), *(("training",) if at_the_end else ()))
+
+
+def check_source(
+    text: str,
+    space: SearchSpace,
+    *,
+    images: bool,
+    held_out: int | None,
+    search_epochs: int | None,
+    train_epochs: int | None,
+    changes: Sequence[str],
+) -> None:
+    """Raise what can be known of accuracies and trainings to be wrong before anything is loaded.
+
+    Args:
+        text: where accuracies come from.
+        space: with any number of classes.
+        images: whether there are any to train on.
+        held_out: images of each class that networks are judged by.
+        search_epochs: of the trainings that judge networks.
+        train_epochs: of those at the end.
+        changes: of the recipes, by name.
+
+    Raises:
+        UsageError: options that do not go together, or a change that cannot be made.
+        FileAccessError: a file of accuracies cannot be read.
+    """
+    from lut import UsageError
+    from search._nas_bench_macro import NasBenchMacro
+    from search._presets import check_recipes
+
+    check_accuracy(text)
+    if not _takes_small_images(space) and (text == "train" or train_epochs):
+        raise UsageError(
+            f"{space.name} takes other images than the 32×32 that can be trained here: give --accuracy FILE.py:NAME, a "
+            "function of yours, and --train-epochs 0"
+        )
+    if not images:
+        for option, given in (
+            ("--accuracy train", text == "train"),
+            (f"--train-epochs {train_epochs}", train_epochs),
+            ("--set", changes),
+        ):
+            if given:
+                raise UsageError(f"{option} needs images to train on: give --data")
+    if text != "train":
+        for option, number in (("--held-out", held_out), ("--search-epochs", search_epochs)):
+            if number is not None:
+                raise UsageError(f"{option} is for --accuracy train, and accuracies are from {text}")
+    parts = trained_parts(text, space, images=images, train_epochs=train_epochs)
+    if changes and not parts:
+        raise UsageError("--set is for trainings, and nothing is trained")
+    check_recipes(parts, changes)
+    if text.startswith("table:") and not isinstance(space, NasBenchMacro):
+        raise UsageError(f"--accuracy table:FILE is for nas-bench-macro, not for {space.name}: give FILE.py:NAME")
+
+
 def open_accuracy(
     text: str,
     images: ImageData | None,
@@ -132,75 +198,53 @@ def open_accuracy(
     search_epochs: int | None,
     train_epochs: int | None,
     batch_size: int | None,
-    changes: list[str],
+    changes: Sequence[str],
     devices: tuple[str, ...],
     workers: int,
     seed: int,
 ) -> Source:
-    """Return the set function, with the digest of what it depends on, and the recipe of the trainings at the end."""
-    from hashlib import sha256
+    """Return the set function, with the digest of what it depends on, and the recipe of the trainings at the end.
 
-    from lut import UsageError
-    from lut._files import read_bytes
-    from search._accuracy import load_accuracy
+    What :func:`check_source` refuses is taken to be refused.
+    """
     from search._early_stopped import EarlyStopped
-    from search._nas_bench_macro import NasBenchMacro, load_accuracies
     from search._presets import changed_by_name, rcas_preset
 
-    trainable = _takes_small_images(space)
-    if not trainable and (text == "train" or train_epochs):
-        raise UsageError(
-            f"{space.name} takes other images than the 32×32 that can be trained here: give --accuracy FILE.py:NAME, a "
-            "function of yours, and --train-epochs 0"
-        )
-    if images is None:
-        for option, given in (
-            ("--accuracy train", text == "train"),
-            (f"--train-epochs {train_epochs}", train_epochs),
-            ("--set", changes),
-        ):
-            if given:
-                raise UsageError(f"{option} needs images to train on: give --data")
-    if text != "train":
-        for option, given in (("--held-out", held_out), ("--search-epochs", search_epochs)):
-            if given is not None:
-                raise UsageError(f"{option} is for --accuracy train, and accuracies are from {text}")
-    trains = images is not None and trainable and train_epochs != 0
-    judged = recipe = None
-    if images is not None:
-        judged, recipe = rcas_preset(
+    parts = trained_parts(text, space, images=images is not None, train_epochs=train_epochs)
+    recipes: dict[str, Recipe] = {}
+    if images is not None and parts:
+        both = rcas_preset(
             images, search_epochs=search_epochs, train_epochs=train_epochs or None, batch_size=batch_size
         )
-        parts = {"search": judged} if text == "train" else {}
-        if trains:
-            parts["training"] = recipe
-        if changes and not parts:
-            raise UsageError("--set is for trainings, and nothing is trained")
-        changed = changed_by_name(parts, changes)
-        judged, recipe = changed.get("search", judged), changed.get("training", recipe)
-        if trains or text == "train":
-            _check_classes(space, images, may_do_without=text != "train")
-    recipe = recipe if trains else None
-    if text == "train":
-        assert images is not None
-        assert judged is not None
-        held = HELD_OUT if held_out is None else held_out
-        trained = EarlyStopped(images, judged, seed=seed, held_out=held, at_once=workers, devices=devices)
-        return Source("trainings of a few epochs", trained, trained.digest, held, judged, recipe)
-    check_accuracy(text)
+        preset = dict(zip(("search", "training"), both, strict=True))
+        recipes = changed_by_name({part: preset[part] for part in parts}, changes)
+        _check_classes(space, images, may_do_without=text != "train")
+    judged, recipe = recipes.get("search"), recipes.get("training")
+    if judged is None or images is None:
+        return _read_accuracy(text, recipe)
+    held = HELD_OUT if held_out is None else held_out
+    trained = EarlyStopped(images, judged, seed=seed, held_out=held, at_once=workers, devices=devices)
+    return Source("trainings of a few epochs", trained, trained.digest, held, judged, recipe)
+
+
+def _read_accuracy(text: str, recipe: Recipe | None) -> Source:
+    """Return a table's accuracies, or a function's."""
+    from hashlib import sha256
+
+    from lut._files import read_bytes
+    from search._accuracy import load_accuracy
+    from search._nas_bench_macro import load_accuracies
+
     kind, _, file = text.partition(":")
     if kind == "table":
-        if not isinstance(space, NasBenchMacro):
-            raise UsageError(f"--accuracy table:FILE is for nas-bench-macro, not for {space.name}: give FILE.py:NAME")
         known = load_accuracies(file)
         digest = sha256(read_bytes(file)).hexdigest()
         return Source(f"the table {Path(file).name}", lambda network: known[network.name], digest, None, None, recipe)
     function = load_accuracy(text)
-    place = text.rpartition(":")[0]
+    place, _, name = text.rpartition(":")
     # A module's file, where it was not given as one.
     written = Path(place if place.endswith(".py") else getattr(sys.modules.get(place), "__file__", None) or "")
     content = read_bytes(written) if written.is_file() else b""
-    name = text.rpartition(":")[2]
     # By content: the same function is the same by whatever path it was named.
     digest = sha256(name.encode() + b"\0" + (content or place.encode())).hexdigest()
     return Source(f"the function {name} of {Path(place).name}", function, digest, None, None, recipe)

@@ -252,11 +252,12 @@ def rcas(
     from search._commands._rcas_show import RcasPhases, print_rcas_plan
     from search._commands._source import (
         AT_ONCE,
-        check_accuracy,
         check_images,
+        check_source,
         open_accuracy,
         open_images,
         open_space,
+        trained_parts,
         workers_for,
     )
     from search._rcas import RcasSettings
@@ -294,9 +295,21 @@ def rcas(
     bound = bound if budget_ms is not None else "predicted"
     measured_first = calibrate if measure_seconds and (predictor or table) is not None else 0
     check_calibration(measured_first, level if bound == "upper" else None)
-    check_accuracy(accuracy)
     check_images(data)
-    check_blocks(open_space(space, types, None), "RCAS")
+    blank = open_space(space, types, None)
+    check_blocks(blank, "RCAS")
+    check_source(
+        accuracy,
+        blank,
+        images=data != "none",
+        held_out=held_out,
+        search_epochs=search_epochs,
+        train_epochs=train_epochs,
+        changes=set_ or [],
+    )
+    trained = trained_parts(accuracy, blank, images=data != "none", train_epochs=train_epochs)
+    if "onnx" in wanted and "training" not in trained:
+        raise UsageError("--then onnx exports a trained network: give --data, and --train-epochs above 0")
     devices = tuple(training_device(name.strip() or None) for name in (device or "").split(","))
     console = make_console(stderr=json)
     settings = RcasSettings(
@@ -343,8 +356,6 @@ def rcas(
         )
         if (close := getattr(source.function, "close", None)) is not None:
             stack.callback(close)
-        if "onnx" in wanted and source.recipe is None:
-            raise UsageError("--then onnx exports a trained network: give --data, and --train-epochs above 0")
         # Mistakes are refused before a minute is spent.
         warnings = _checked_layers(opened, loaded)
         resources = NetworkResources(

@@ -115,8 +115,8 @@ def submodularity(
     from search._commands._common import training_device
     from search._commands._phases import Phases
     from search._commands._source import (
-        check_accuracy,
         check_images,
+        check_source,
         open_accuracy,
         open_images,
         open_space,
@@ -125,10 +125,18 @@ def submodularity(
     from search._resources import NetworkResources, check_blocks
     from search._submodularity import check_growth, measure_submodularity
 
-    check_accuracy(accuracy)
     check_images(data)
     blank = open_space(space, types, None)
     check_blocks(blank, "submodularity")
+    check_source(
+        accuracy,
+        blank,
+        images=data != "none",
+        held_out=held_out,
+        search_epochs=search_epochs,
+        train_epochs=0,
+        changes=set_ or [],
+    )
     wanted = networks or (TRAINED if accuracy == "train" else READ)
     check_growth(blank, wanted, blocks)
     console = make_console(stderr=json)
