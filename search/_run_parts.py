@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,7 +13,7 @@ import msgspec
 from lut import Network
 from lut._files import file_error, read_bytes, write_atomically
 from lut._folder_lock import LOCK_NAME, folder_lock
-from lut._option_names import ELSEWHERE_OR_RESTART, OTHER_OUTPUT, option_text
+from lut._option_names import ELSEWHERE_OR_RESTART, OTHER_OUTPUT, go_on, option_text
 from lut._printable import printable, shortened
 from lut.errors import (
     CheckpointError,
@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 CHECKPOINTS = "checkpoints"
-RESULT = "result.json"
+RECORD, RESULT = "run.json", "result.json"
 # A run's settings; the widths of a space are the longest of them.
 LARGEST_RECORD = 1 << 22
 # Why there is no measurement, where nobody wanted one.
@@ -74,12 +74,13 @@ class Measured(NamedTuple):
 
 
 @contextlib.contextmanager
-def hold_folder(output: Path, files: Collection[str]) -> Iterator[None]:
+def hold_folder(output: Path, files: Collection[str], *, restart: bool = False) -> Iterator[None]:
     """Hold a run's folder while the block runs; it is made where it is missing, and goes again if nothing came of it.
 
     Args:
         output: the folder.
         files: what a run writes there, by its path in it.
+        restart: what the folder holds is to be discarded.
 
     Raises:
         FolderInUseError: another run holds it.
@@ -98,12 +99,11 @@ def hold_folder(output: Path, files: Collection[str]) -> Iterator[None]:
     try:
         with folder_lock(output, doing="search"):
             try:
+                before = _states(output, files)
                 yield
             except KeyboardInterrupt:
-                kept = any((output / name).exists() for name in files)
-                what = f"what is done is kept in {output}" if kept else "nothing was written"
-                go_on = " to go on from there" if kept else ""
-                raise InterruptedRunError(f"{what}; run the same command again{go_on}") from None
+                now = _states(output, files)
+                raise InterruptedRunError(_stopped(output, before, now, restart=restart)) from None
             finally:
                 # While it is still held, so that nobody takes a lock that is about to go.
                 with contextlib.suppress(OSError):
@@ -114,6 +114,36 @@ def hold_folder(output: Path, files: Collection[str]) -> Iterator[None]:
             # One that holds something stays.
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+def _states(output: Path, files: Collection[str]) -> dict[str, tuple[int, ...]]:
+    """Return what tells whether a file was written, for each that is there."""
+    states: dict[str, tuple[int, ...]] = {}
+    for name in files:
+        with contextlib.suppress(OSError):
+            status = (output / name).stat()
+            states[name] = (status.st_ino, status.st_mtime_ns, status.st_size)
+    return states
+
+
+def _stopped(
+    output: Path, before: Mapping[str, tuple[int, ...]], now: Mapping[str, tuple[int, ...]], *, restart: bool
+) -> str:
+    """Return what an interrupted run leaves in its folder, and how to go on.
+
+    Args:
+        output: the folder.
+        before: the states of the run's files at its beginning.
+        now: their states.
+        restart: what was there is to be discarded.
+    """
+    written = {name for name, state in now.items() if before.get(name) != state}
+    # Until a restarted run has a record, the folder is still the old run's, and that is what would go on.
+    if written and not (restart and RECORD in before and RECORD not in written):
+        return f"what is done is kept in {output}; {go_on(restart=restart)}"
+    if before and not restart:
+        return f"what was done before is kept in {output}; {go_on(restart=False)}"
+    return f"{'nothing of the new run is kept' if before else 'nothing was written'}; run the same command again"
 
 
 def _missing(output: Path) -> list[Path]:
@@ -158,7 +188,7 @@ def refuse_settings(output: Path, *, restart: bool, **known: Any) -> None:
         CheckpointError: it holds another run.
         FileAccessError: its record cannot be read.
     """
-    record = output / "run.json"
+    record = output / RECORD
     if restart or not os.path.lexists(record):
         return
     try:
@@ -190,7 +220,7 @@ def refuse_folder(plan: msgspec.Struct, output: Path, *, restart: bool, apart_fr
         FileAccessError: it is a file, or cannot be written to.
     """
     _refuse_place(output)
-    record = output / "run.json"
+    record = output / RECORD
     if restart or not os.path.lexists(record):
         return
     try:
@@ -226,7 +256,7 @@ def open_folder(plan: msgspec.Struct, output: Path, *, files: Iterable[str], res
         (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise file_error(output, "create", error) from None
-    write_json(output / "run.json", plan)
+    write_json(output / RECORD, plan)
 
 
 def _differences(before: msgspec.Struct, now: msgspec.Struct, apart_from: Collection[str] = ()) -> list[str]:

@@ -11,8 +11,7 @@ from typing import NamedTuple, final
 import msgspec
 
 from lut._files import read_bytes, write_atomically
-from lut._option_names import RESTART
-from lut.errors import CheckpointError, FileAccessError
+from lut.errors import FileAccessError
 from search._checkpoint import saved_epoch
 from search._recipe import Recipe
 
@@ -34,7 +33,7 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @final
 class RunClock:
-    """The time that a run takes over all its sittings.
+    """The time that a run takes over all its sittings; of a damaged file's, nothing is known.
 
     As a context it keeps the time in the end; where a sitting is killed, what followed the last :meth:`keep` is lost.
 
@@ -44,8 +43,7 @@ class RunClock:
         clock: gives seconds.
 
     Raises:
-        CheckpointError: the file is damaged.
-        FileAccessError: it cannot be read.
+        FileAccessError: the file cannot be read.
     """
 
     def __init__(self, path: Path, *, restart: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
@@ -95,9 +93,9 @@ def _load(path: Path) -> _Kept:
         kept = msgspec.json.decode(read_bytes(path, limit=LARGEST_FILE), type=_Kept)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         kept = None
-    if kept is None or not (0 <= kept.seconds <= LONGEST_S and 0 <= kept.sittings <= LONGEST_S):
-        raise CheckpointError(f"{path} is damaged: no time of a run; delete it, or discard the run: {RESTART}")
-    return kept
+    # As of a run of an earlier version, which kept no time: a search is not to end for want of what it took.
+    known = kept is not None and 0 <= kept.seconds <= LONGEST_S and 0 <= kept.sittings <= LONGEST_S
+    return kept if kept is not None and known else _Kept(0.0, 0)
 
 
 class Stage(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 from test_cli_search import QUICK, SMALL, budget_in, made, main  # noqa: F401 - fixtures, too
 
+from lut._files import write_atomically
 from lut._folder_lock import LOCK_NAME, folder_lock
-from lut.errors import DeviceBusyError, FileAccessError, FolderInUseError
+from lut.errors import DeviceBusyError, FileAccessError, FolderInUseError, InterruptedRunError
 from search._run import FILES
 from search._run_parts import hold_folder
 
@@ -343,8 +345,93 @@ def test_ctrl_c_says_whether_anything_was_kept(
     run.mkdir()
     (run / "calibration.json").touch()
     code, _, err = main(*QUICK, "--output", str(run))
-    kept = f"what is done is kept in {run}; run the same command again to go on from there"
+    kept = f"what was done before is kept in {run}; run the same command again to go on from there"
     assert (code, err) == (130, f"stopped: {kept}\n")
+
+
+@pytest.mark.parametrize("command", ["htas", "rcas"])
+def test_ctrl_c_of_a_restarted_run_does_not_send_it_to_its_beginning(
+    command: str,
+    main: Main,  # noqa: F811
+    mine: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stopped(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    words = (*(QUICK if command == "htas" else mine), "--output", str(tmp_path / "run"))
+    assert main(*words)[0] == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            f"search.{'_data.load_data' if command == 'htas' else '_commands._source.open_images'}", stopped
+        )
+        code, _, err = main(*words, "--restart")
+        assert (code, err) == (130, "stopped: nothing of the new run is kept; run the same command again\n")
+    assert (tmp_path / "run" / "result.json").exists()
+    monkeypatch.setattr(f"search._{'' if command == 'htas' else 'rcas_'}run.search_{command}", stopped)
+    code, _, err = main(*words, "--restart")
+    how = "run the same command again without restart=True (--restart) to go on from there"
+    assert (code, err) == (130, f"stopped: what is done is kept in {tmp_path / 'run'}; {how}\n")
+    code, _, err = main(*words)
+    how = "run the same command again to go on from there"
+    assert (code, err) == (130, f"stopped: what is done is kept in {tmp_path / 'run'}; {how}\n")
+
+
+@pytest.mark.parametrize(
+    ("before", "written", "restart", "said"),
+    [
+        ((), (), False, "nothing was written; run the same command again"),
+        ((), ("calibration.json",), True, "without restart=True (--restart) to go on from there"),
+        (
+            ("run.json",),
+            ("calibration.json",),
+            False,
+            "what is done is kept in {}; run the same command again to go on from there",
+        ),
+        # The record is still that of the run that is to be discarded.
+        (("run.json",), ("calibration.json",), True, "nothing of the new run is kept; run the same command again"),
+        (("run.json",), ("run.json",), True, "without restart=True (--restart) to go on from there"),
+        (
+            ("run.json",),
+            (),
+            False,
+            "what was done before is kept in {}; run the same command again to go on from there",
+        ),
+    ],
+)
+def test_only_what_this_sitting_wrote_counts_as_kept(
+    before: tuple[str, ...], written: tuple[str, ...], restart: bool, said: str, tmp_path: Path
+) -> None:
+    for name in before:
+        (tmp_path / name).write_text("old")
+    files = (*FILES, "calibration.json")
+
+    def stopped() -> None:
+        with hold_folder(tmp_path, files, restart=restart):
+            for name in written:
+                write_atomically(tmp_path / name, b"new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRunError, match=re.escape(said.format(tmp_path)) + "$"):
+        stopped()
+
+
+def test_a_space_goes_on_under_whatever_name_it_is_installed(
+    main: Main,  # noqa: F811
+    mine: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from profiler import load_space
+
+    monkeypatch.setattr("profiler.load_space", lambda name: load_space("rcnet-cifar" if name == "alias" else name))
+    words = (*mine, "--space", "alias", "--output", str(tmp_path / "run"))
+    assert main(*words)[0] == 0
+    (tmp_path / "run" / "result.json").unlink()
+    code, out, err = main(*words)
+    assert code == 0, err
+    assert out.startswith("resumed; done before: ")
 
 
 def test_a_recipe_that_the_device_does_not_train_by_is_told_before_the_search(

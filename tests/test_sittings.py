@@ -10,10 +10,10 @@ import pytest
 
 from lut._console import duration
 from lut._terminal import DataConsole
-from lut.errors import CheckpointError
 from search import Recipe
 from search._chance import FirstRound, chance_warning
 from search._checkpoint import save_checkpoint, saved_epoch
+from search._commands._common import closing_line
 from search._commands._phases import Phases
 from search._recipe import epoch_text, epochs_text
 from search._search_settings import SearchProgress
@@ -101,10 +101,14 @@ def test_a_run_takes_the_time_of_all_its_sittings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", ["", "{}", "[1]", '{"seconds": -1, "sittings": 1}', '{"seconds": 1e99, "sittings": 1}']
 )
-def test_a_damaged_time_is_told(content: str, tmp_path: Path) -> None:
-    (tmp_path / "time.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"time\.json is damaged: no time of a run; delete it"):
-        RunClock(tmp_path / "time.json")
+def test_a_damaged_time_is_not_known_and_stops_no_run(content: str, tmp_path: Path) -> None:
+    path, clock = tmp_path / "time.json", Clock()
+    path.write_text(content)
+    with RunClock(path, clock=clock) as run:
+        clock.now += 5
+    assert (run.total_s, run.sittings) == (5.0, 1)
+    assert closing_line(run, resumed=True) == "5 s in this sitting"
+    assert RunClock(path, clock=clock).total_s == 5.0
 
 
 def test_what_was_done_before_is_said(tmp_path: Path) -> None:

@@ -285,7 +285,7 @@ def htas(
     trained_on = training_device(device)
     console = make_console(stderr=json)
     with ExitStack() as stack:
-        stack.enter_context(hold_folder(output, (*FILES, "calibration.json")))
+        stack.enter_context(hold_folder(output, (*FILES, KEPT), restart=restart))
         refuse_finished(output, restart=restart)
         refuse_settings(
             output,

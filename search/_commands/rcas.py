@@ -321,12 +321,13 @@ def rcas(
         evaluations=evaluations,
     )
     with ExitStack() as stack, redirect_stdout(stderr if json else stdout):
-        stack.enter_context(hold_folder(output, (*RCAS_FILES, "calibration.json")))
+        stack.enter_context(hold_folder(output, (*RCAS_FILES, KEPT), restart=restart))
         refuse_finished(output, restart=restart)
         refuse_settings(
             output,
             restart=restart,
-            space=space,
+            # Its own name: it may be installed under another.
+            space=blank.name,
             budgets=budgets,
             bound=bound,
             level=level,
