@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from lut import SearchSpace, Setting, TableError, UsageError
+from lut._console import format_ms
+from lut._suggest import check_word
 from lut.errors import BudgetError, UnknownOperatorError
 from predictors import CompiledLatency, LatencyPredictor, compile_madds
 from predictors._compiled import CompiledSpace, layers_of
@@ -146,10 +148,8 @@ def make_cost(
         UsageError: another ``kind`` or ``bound``, or the predictor gives no interval of this level.
         PredictorError: as :meth:`LatencyPredictor.compile`.
     """
-    if kind not in ("law", "table", "madds"):
-        raise UsageError(f"the cost is law, table or madds, got {kind!r}")
-    if bound not in ("upper", "predicted"):
-        raise UsageError(f"the bound is upper or predicted, got {bound!r}")
+    check_word("the cost", kind, ("law", "table", "madds"))
+    check_word("the bound", bound, ("upper", "predicted"))
     if bound == "upper":
         bounded(predictor, level)
     latency = compile_latency(space, predictor)
@@ -269,6 +269,17 @@ def check_budget(cost: NetworkCost, budget_ms: float) -> tuple[int, ...]:
             f"{bound}"
         )
     return vector
+
+
+def limits_nothing(cost: NetworkCost, budget_ms: float) -> str | None:
+    """Return what is to be said of a budget that even the widest and deepest network is within; else ``None``."""
+    widest = cost.bound_ms([len(decision.options) - 1 for decision in cost.space.choices])
+    if budget_ms < widest:
+        return None
+    return (
+        f"the budget of {budget_ms:g} ms limits nothing: the widest and deepest network takes "
+        f"{'up to ' if cost.upper else ''}{format_ms(widest)} ms"
+    )
 
 
 def derive(cost: NetworkCost, probabilities: Sequence[NDArray[np.float64]], budget_ms: float) -> tuple[int, ...]:

@@ -175,6 +175,7 @@ def run_rcas(
     output: Path,
     *,
     data: ImageData | None = None,
+    warnings: Sequence[str] = (),
     at_once: int = 1,
     device: str = "cpu",
     measure_s: float = 30.0,
@@ -191,6 +192,7 @@ def run_rcas(
         accuracy: the set function.
         output: the folder for the files; it is made if need be.
         data: to train on in the end, if the plan has a recipe.
+        warnings: what is known beforehand that a reader of the result is to know.
         at_once: evaluations side by side, where ``accuracy`` is a callable.
         device: PyTorch's name of where to train in the end.
         measure_s: seconds for measuring the network found and the baseline; 0, or no predictor: not at all.
@@ -228,6 +230,7 @@ def run_rcas(
             base,
             data,
             output,
+            warnings=tuple(warnings),
             device=device,
             measuring=measuring,
             measure_s=measure_s,
@@ -245,6 +248,7 @@ def _run(
     data: ImageData | None,
     output: Path,
     *,
+    warnings: tuple[str, ...],
     device: str,
     measuring: LatencyPredictor | None,
     measure_s: float,
@@ -258,7 +262,7 @@ def _run(
         output / "evaluations.jsonl", space=f"{plan.space} {options}", function=plan.function
     ) as cache:
         evaluate = Evaluator(searcher.accuracy, cache=cache, at_once=searcher.at_once, progress=tell.evaluated)
-        found, warnings = _searched(plan, resources, evaluate, data, tell)
+        found, said = _searched(plan, resources, evaluate, data, tell)
     _write_found(plan, resources, found, output)
 
     base_trained = trained = None
@@ -290,7 +294,7 @@ def _run(
         trained=trained,
         measured=measured,
         not_measured=reason,
-        warnings=warnings,
+        warnings=warnings + said,
     )
     _write_results(plan, result, resources, output)
     hand_on(result)

@@ -16,7 +16,7 @@ from lut.errors import InterruptedRunError, UsageError
 from predictors import LatencyPredictor
 from predictors._widths import WidthSelection
 from profiler._session import Progress
-from search._cost import CostKind, NetworkCost, check_budget
+from search._cost import CostKind, NetworkCost, check_budget, limits_nothing, unlike_layers
 from search._data import ImageData, halves
 from search._evolution import EvolutionSettings, check_pymoo, search_evolution
 from search._htas import check_settings, search_htas
@@ -48,6 +48,7 @@ __all__ = [
     "run_search",
     "stages",
     "summary",
+    "warnings_before",
 ]
 
 WidthKind: TypeAlias = Literal["hardware", "uniform", "ratios", "base"]
@@ -109,7 +110,10 @@ class RunPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RunResult(NamedTuple):
-    """What came of a run; ``not_measured`` says why there is no measurement, if there is none."""
+    """What came of a run.
+
+    ``not_measured`` says why there is no measurement, if there is none; ``warnings`` what else is to be known.
+    """
 
     space: ResNetCifar
     search: SearchResult
@@ -120,6 +124,7 @@ class RunResult(NamedTuple):
     measured: Measured | None
     not_measured: str | None
     selections: tuple[WidthSelection, ...]
+    warnings: tuple[str, ...] = ()
 
 
 class Reporter(NamedTuple):
@@ -139,6 +144,7 @@ def run_search(
     output: Path,
     *,
     selections: Sequence[WidthSelection] = (),
+    warnings: Sequence[str] = (),
     device: str = "cpu",
     measure_s: float = 30.0,
     restart: bool = False,
@@ -154,6 +160,7 @@ def run_search(
         data: to search and train on.
         output: the folder for the files; it is made if need be.
         selections: the hardware-aware widths, for the report.
+        warnings: what is known beforehand that a reader of the result is to know: :func:`warnings_before`.
         device: PyTorch's name of where to train.
         measure_s: seconds for measuring winner and base; 0: not at all.
         restart: discard what is in the folder.
@@ -182,7 +189,7 @@ def run_search(
     if keep_predictor:
         cost.predictor.save(output / "predictor")
     try:
-        return _run(plan, cost, data, output, selections, device, measure_s, hand_on, tell)
+        return _run(plan, cost, data, output, selections, tuple(warnings), device, measure_s, hand_on, tell)
     except KeyboardInterrupt:
         raise InterruptedRunError(f"what is done is kept in {output}; {go_on(restart=restart)}") from None
 
@@ -193,6 +200,7 @@ def _run(
     data: ImageData,
     output: Path,
     selections: Sequence[WidthSelection],
+    warnings: tuple[str, ...],
     device: str,
     measure_s: float,
     hand_on: Callable[[RunResult], None],
@@ -259,6 +267,7 @@ def _run(
         measured=measured,
         not_measured=reason,
         selections=tuple(selections),
+        warnings=warnings,
     )
     _write_results(plan, result, predictor, output)
     hand_on(result)
@@ -306,6 +315,16 @@ def check_plan(plan: RunPlan, cost: NetworkCost, data: ImageData, *, device: str
             raise UsageError(f"an evolution searches under a budget: give {option_text('budget_ms')}")
     else:
         check_settings(cost, plan.search, plan.budget_ms)
+
+
+def warnings_before(plan: RunPlan, cost: NetworkCost) -> tuple[str, ...]:
+    """Return what is to be said of a plan before it is run: layers beyond the tables, a budget that limits nothing.
+
+    Raises:
+        TableError: layers of some kind were not measured at all; names the command that measures them.
+    """
+    unlimited = None if plan.budget_ms is None else limits_nothing(cost, plan.budget_ms)
+    return (*unlike_layers(cost.space, cost.predictor), *(() if unlimited is None else (unlimited,)))
 
 
 def _write_network(path: Path, space: ResNetCifar, found: SearchResult) -> None:
@@ -356,6 +375,7 @@ def summary(plan: RunPlan, result: RunResult, predictor: LatencyPredictor) -> di
         "prediction_error": None if measured is None else prediction.ms / measured.winner_ms - 1,
         "search_seconds": result.search.seconds,
         "evaluated": result.search.evaluated,
+        "warnings": list(result.warnings),
     }
 
 

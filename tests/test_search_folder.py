@@ -314,6 +314,12 @@ def test_a_hopeless_budget_is_refused_before_a_minute_is_measured(
     assert not (tmp_path / "run").exists()
 
 
+def warnings_in(run: Path) -> list[str]:
+    """Return what a run's result warns of."""
+    found: list[str] = json.loads((run / "result.json").read_text())["warnings"]
+    return found
+
+
 def test_a_budget_that_limits_nothing_is_told(
     main: Main,  # noqa: F811
     mine: tuple[str, ...],
@@ -322,11 +328,19 @@ def test_a_budget_that_limits_nothing_is_told(
     code, out, err = main(*QUICK, "--budget-ms", "1000", "--output", str(tmp_path / "htas"))
     assert code == 0, err
     assert "the budget of 1000 ms limits nothing: the widest and deepest network takes up to" in out
+    # Before the search, and beside its result.
+    unlike, warning = warnings_in(tmp_path / "htas")
+    assert [out.count(f"warning: {text}\n") for text in (unlike, warning)] == [2, 2]
+    assert "layers lie outside what was measured" in unlike
+    assert "the budget of 1000 ms limits nothing" in warning
     code, out, err = main(*mine, "--budget-params", "1e12", "--stop-without-gain", "--output", str(tmp_path / "rcas"))
     assert code == 0, err
-    assert "parameters limits nothing: the largest network of rcnet-cifar takes" in out
+    (warning,) = warnings_in(tmp_path / "rcas")
+    assert out.count(f"warning: {warning}\n") == 2
+    assert "parameters limits nothing: the largest network of rcnet-cifar takes" in warning
     code, out, err = main(*mine, "--output", str(tmp_path / "other"))
     assert "limits nothing" not in out
+    assert warnings_in(tmp_path / "other") == []
 
 
 def test_ctrl_c_says_whether_anything_was_kept(

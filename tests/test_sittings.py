@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import io
+import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lut._console import duration
 from lut._terminal import DataConsole
-from search import Recipe
+from profiler._cli._progress import Standing
+from search import NasBenchMacro, Recipe
+from search._accuracy import EvaluationProgress
 from search._chance import FirstRound, chance_warning
 from search._checkpoint import save_checkpoint, saved_epoch
 from search._commands._common import closing_line
 from search._commands._phases import Phases
+from search._commands._rcas_show import RcasPhases
+from search._rcas import RcasSettings
 from search._recipe import epoch_text, epochs_text
+from search._resources import Budgets, NetworkResources
 from search._search_settings import SearchProgress
 from search._sittings import RunClock, Stage, resumed_text
 from search._time_left import TimeLeft, seconds_left
@@ -53,6 +61,35 @@ def test_progress_names_the_warm_up_too() -> None:
     assert shown[0] == "Training: warm-up epoch 1 of 1, 1 min left"
     assert shown[1].startswith("Training: epoch 2 of 2, test accuracy 50.0%, 1 min left")
     assert "warm-up epoch 2 of 2, most probable network: accuracy 12.5%, up to 2.5 ms" in shown[2]
+
+
+def test_the_first_round_of_rcas_says_what_is_left_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("search._commands._rcas_show.TimeLeft", partial(TimeLeft, clock))
+    console = DataConsole(stderr=False, soft_wrap=True)
+    console.file = io.StringIO()
+    space = NasBenchMacro()
+    plan = SimpleNamespace(search=RcasSettings(rules=("uniform",)), budgets=Budgets(madds=1e9))
+    phases = RcasPhases(console, plan, NetworkResources(space, None))  # type: ignore[arg-type]
+    phases.bars.phase("Searching")
+    shown: list[Standing] = []
+    phases.bars._show = shown.append
+
+    def told(done: int, wanted: int, left_s: float | None, cached: int = 0) -> Standing:
+        phases.reporter().evaluated(EvaluationProgress(done, wanted, cached, clock.now, left_s, None))
+        return shown[-1]
+
+    # The first network, and then all that have a block.
+    told(0, 1, None)
+    assert told(1, 1, 0.0).text == "Searching: first round, 1 of 1 networks evaluated"
+    told(6, 115, None, 6)
+    clock.now += 20
+    found = told(9, 115, 720.0, 6)
+    assert found.text == "Searching: first round, 3 of 109 networks evaluated, 12 min left in it"
+    assert found.left == ""
+    # Of the rest there is an estimate once a block was chosen: it is no continuation of the first round's.
+    phases._first, phases._share = (time.monotonic() - 60, 0.0), 0.5
+    assert told(1, 2, 5.0).left == "1 min left"
 
 
 def test_durations_have_one_style() -> None:

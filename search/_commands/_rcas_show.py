@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
-from lut._console import format_ms, styled
+from lut._console import duration, format_ms, styled
 from lut._grid import Column, Grid, print_grid
 from search._commands._phases import Phases
+from search._time_left import TimeLeft, seconds_left
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +44,7 @@ class RcasPhases:
         self._share, self._text = 0.0, ""
         # When the first block was chosen, and the share of the budgets that it took.
         self._first: tuple[float, float] | None = None
+        self._round = TimeLeft()
 
     def reporter(self) -> RcasReporter:
         """Return whom a run tells where it stands."""
@@ -83,8 +85,6 @@ class RcasPhases:
         self._text = f"{rule}, {_counted(blocks, 'block')}, {show_value(step.value)}"
 
     def _evaluated(self, now: Any) -> None:
-        from search._time_left import seconds_left
-
         new, total = now.done - now.cached, now.wanted - now.cached
         if not total:
             return
@@ -92,13 +92,20 @@ class RcasPhases:
         # Every block is evaluated before the first is chosen, and few before each other one: only from there on do the
         # budgets tell how much is left.
         if self._first is None:
-            self.bars.say(
-                0.5 * new / total / len(self._rules), f"first round, {new} of {total} networks evaluated", None
-            )
+            self._say_first_round(new, total, now.left_s)
             return
         since, share = self._first
         left = seconds_left(time.monotonic() - since, self._share - share, 1 - share)
         self.bars.say(self._share, f"{text}{new} of {total} networks evaluated", left)
+
+    def _say_first_round(self, new: int, total: int, left_s: float | None) -> None:
+        """Show how far the first round is; what is left of it is not what is left of the search."""
+        if not new:
+            self._round = TimeLeft()
+        smooth_s = self._round.update(left_s)
+        left = "" if smooth_s is None or new == total else f", {duration(smooth_s)} left in it"
+        share = 0.5 * new / total / len(self._rules)
+        self.bars.say(share, f"first round, {new} of {total} networks evaluated{left}", None)
 
 
 def print_rcas_plan(console: Console, plan: RcasPlan, resources: NetworkResources) -> None:

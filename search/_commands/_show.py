@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lut._console import format_ms, styled
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["print_plan", "print_result"]
 
 
-def print_plan(console: Console, plan: RunPlan, cost: NetworkCost, classes: int) -> None:
-    """Print what is searched, and how."""
+def print_plan(console: Console, plan: RunPlan, cost: NetworkCost, classes: int, warnings: Sequence[str]) -> None:
+    """Print what is searched, and how, and what is to be known before."""
     from search._recipe import epochs_text
 
     predictor = cost.predictor
@@ -26,7 +27,7 @@ def print_plan(console: Console, plan: RunPlan, cost: NetworkCost, classes: int)
     found = predictor.predict(base, level=plan.level)
     bound = f", up to {format_ms(found.high_ms)} at {found.level:.0%}" if found.high_ms is not None else ""
     console.print(f"base network {base.name}: {format_ms(found.ms)} ms{bound}, {base.madds / 1e6:.1f} M multiply-adds")
-    if (line := _limits_nothing(plan, cost)) is not None:
+    for line in warnings:
         console.print(f"warning: {line}", style="yellow")
     kinds = {
         "hardware": "hardware-aware widths",
@@ -41,19 +42,6 @@ def print_plan(console: Console, plan: RunPlan, cost: NetworkCost, classes: int)
     console.print(f"{plan.strategy}, {budget}, {epochs_text(plan.search.recipe)} on {plan.data} ({classes} classes)")
     console.print(
         f"then the base network and the network found are each trained on {plan.data} for {epochs_text(plan.recipe)}"
-    )
-
-
-def _limits_nothing(plan: RunPlan, cost: NetworkCost) -> str | None:
-    """Return what is to be said of a budget that holds every network."""
-    if plan.budget_ms is None:
-        return None
-    widest = cost.bound_ms([len(decision.options) - 1 for decision in cost.space.choices])
-    if plan.budget_ms < widest:
-        return None
-    return (
-        f"the budget of {plan.budget_ms:g} ms limits nothing: the widest and deepest network takes "
-        f"{'up to ' if cost.upper else ''}{format_ms(widest)} ms"
     )
 
 
@@ -106,7 +94,7 @@ def print_result(console: Console, result: RunResult) -> None:
                 f"{found.ms / measured.winner_ms - 1:+.1%}",
             )
         )
-        for warning in measured.warnings:
-            console.print(f"warning: {warning}", style="yellow")
+    for warning in (*result.warnings, *(() if measured is None else measured.warnings)):
+        console.print(f"warning: {warning}", style="yellow")
     for text in found.outside:
         console.print(f"warning: unlike the networks measured end to end: {text}", style="yellow")

@@ -271,7 +271,7 @@ def htas(
     from search._evolution import EvolutionSettings, check_pymoo
     from search._presets import check_settings
     from search._resnet_cifar import ResNetCifar
-    from search._run import FILES, check_plan, run_search, stages
+    from search._run import FILES, check_plan, run_search, stages, warnings_before
     from search._run_parts import CHECKPOINTS, hold_folder, refuse_finished, refuse_folder, refuse_settings
     from search._sittings import SITTINGS, RunClock, resumed_text
 
@@ -378,9 +378,10 @@ def htas(
                     progress=phases.reporter().measure,
                 )
             clock.keep()
-        costs = _cost(space, loaded, kind=cost, bound=bound, level=level, console=console)
+        costs = make_cost(space, loaded, kind=cost, bound=bound, level=level)  # type: ignore[arg-type]
         plan = planned(costs)
-        print_plan(console, plan, costs, classes)
+        warnings = warnings_before(plan, costs)
+        print_plan(console, plan, costs, classes, warnings)
         with clock, Phases(console, clock.beat) as phases:
             exported: dict[str, str] = {}
             result = run_search(
@@ -389,6 +390,7 @@ def htas(
                 images,
                 output,
                 selections=selections,
+                warnings=warnings,
                 device=trained_on,
                 measure_s=measure_seconds,
                 restart=restart,
@@ -464,17 +466,6 @@ def _refuse_hopeless(cost: NetworkCost, budget_ms: float, *, certain: bool) -> N
 
     if certain or cost.predict(smallest(cost)).ms > HOPELESS * budget_ms:
         check_budget(cost, budget_ms)
-
-
-def _cost(
-    space: ResNetCifar, predictor: LatencyPredictor, *, kind: str, bound: str, level: float, console: Console
-) -> NetworkCost:
-    from search._cost import make_cost, unlike_layers
-
-    cost = make_cost(space, predictor, kind=kind, bound=bound, level=level)  # type: ignore[arg-type]
-    for line in unlike_layers(space, predictor):
-        console.print(f"warning: {line}", style="yellow")
-    return cost
 
 
 def _plan(

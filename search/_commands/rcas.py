@@ -396,7 +396,8 @@ def rcas(
             plan = msgspec.structs.replace(plan, latencies=_latencies(resources))
             clock.keep()
         print_rcas_plan(console, plan, resources)
-        for line in (*warnings, *unlimited(resources, budgets)):
+        warnings += unlimited(resources, budgets)
+        for line in warnings:
             console.print(f"warning: {line}", style="yellow")
         exported: dict[str, str] = {}
 
@@ -412,6 +413,7 @@ def rcas(
                 source.function,
                 output,
                 data=images,
+                warnings=warnings,
                 at_once=settings.at_once,
                 device=devices[0],
                 measure_s=measure_seconds,
