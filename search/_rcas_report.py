@@ -157,7 +157,7 @@ def _answer(
     if chart is None:
         name, limit = next(plan.budgets.given())
         chart = _against(name, limit, points, resources, scale)
-    warnings = warnings_of(result.search.prediction, measured, result.not_measured)
+    warnings = warnings_of(result.search.prediction, measured, result.not_measured, result.warnings)
     return Answer([text for text in sentences if text], [chart, *warnings])
 
 

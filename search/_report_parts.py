@@ -101,11 +101,15 @@ def accuracy_sentence(trained: Trained, base: str, base_trained: Trained | None)
 
 
 def warnings_of(
-    prediction: NetworkPrediction | None, measured: Measured | None, not_measured: str | None
+    prediction: NetworkPrediction | None,
+    measured: Measured | None,
+    not_measured: str | None,
+    run: Sequence[str] = (),
 ) -> list[Block]:
-    """Return what a reader must know before believing the numbers."""
+    """Return what a reader must know before believing the numbers; ``run`` has warnings of the run itself."""
     outside = () if prediction is None else prediction.outside
-    texts = [f"unlike the networks that the prediction rests on: {text}" for text in outside]
+    texts = [*run]
+    texts += [f"unlike the networks that the prediction rests on: {text}" for text in outside]
     texts += () if measured is None else measured.warnings
     found: list[Block] = [Notice("warning", text) for text in texts]
     if not_measured == NOT_ASKED:

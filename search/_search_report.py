@@ -91,7 +91,8 @@ def _answer(plan: RunPlan, result: RunResult) -> Answer:
         on_the_way="validation accuracy with shared weights",
     )
     return Answer(
-        [text for text in sentences if text], [chart, *warnings_of(prediction, measured, result.not_measured)]
+        [text for text in sentences if text],
+        [chart, *warnings_of(prediction, measured, result.not_measured, result.warnings)],
     )
 
 

@@ -180,6 +180,7 @@ def test_its_head_says_what_was_asked_for_and_what_came_of_it(full: Run) -> None
     assert "a test accuracy of 87.65%, MobileNetV2 of 81.25%." in text
     assert "unlike the networks that the prediction rests on: deeper than any" in text
     assert "the clock moved" in text
+    assert "all accuracies are at chance" in seen(full.with_result(warnings=("all accuracies are at chance",)).page())
     unmeasured = full.with_result(measured=None, not_measured="the battery is empty")
     text = seen(unmeasured.page())
     assert "not measured: the battery is empty" in text

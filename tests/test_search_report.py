@@ -69,6 +69,8 @@ def test_the_answer_holds_the_network_against_its_budget_and_its_base() -> None:
     text = seen(search_report(plan, result, predictor))  # type: ignore[arg-type]
     assert "was not checked by a measurement. Trained" in text
     assert "not measured: the battery is empty" in text
+    warned = made(warnings=("the budget limits nothing <b>",))
+    assert "the budget limits nothing <b>" in seen(search_report(*warned))  # type: ignore[arg-type]
 
 
 def test_its_numbers_are_the_runs() -> None:
