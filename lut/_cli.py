@@ -141,7 +141,7 @@ def _print_found(console: Console, what: str, grid: Grid, count: int, contains: 
     if not count:
         console.print(f"no {what} with {contains!r} in their names" if contains else f"no {what}")
         return
-    print_grid(console, grid)
+    print_grid(console, grid, again=True)
     _print_more(console, what, count, len(grid.rows))
 
 
@@ -216,7 +216,7 @@ def diff(
         (str(item.layer), format_ms(item.first_ms), format_ms(item.second_ms), f"{item.ratio:.3f}", item.verdict)
         for item in ranked[:limit]
     )
-    print_grid(console, Grid(columns, tuple(rows)))
+    print_grid(console, Grid(columns, tuple(rows)), again=True)
     if len(ranked) > limit:
         console.print(f"… and {len(ranked) - limit} more: --limit {len(ranked)} shows all")
     for name, layers in ((first, difference.only_first), (second, difference.only_second)):

@@ -49,13 +49,15 @@ class Grid(NamedTuple):
     styles: tuple[str | None, ...] = ()
 
 
-def print_grid(console: Console, grid: Grid, *, elsewhere: str | None = "--json") -> None:
+def print_grid(console: Console, grid: Grid, *, elsewhere: str | None = None, again: bool = False) -> None:
     """Print a table as wide as it is off a terminal, and no wider than the terminal on one.
 
     Args:
         console: as :func:`lut._console.make_console` makes it.
         grid: the table; its cells may come from a file.
-        elsewhere: what else has the columns that do not fit, for the line that names them.
+        elsewhere: a file that has the columns that do not fit, for the line that names them.
+        again: the command is over in seconds, so that a wider window or its ``--json`` may be advised. What was
+            measured or searched for hours is not done anew to see a column.
     """
     cells = [[printable(cell) for cell in row] for row in grid.rows]
     natural = _natural(grid.columns, cells)
@@ -70,10 +72,10 @@ def print_grid(console: Console, grid: Grid, *, elsewhere: str | None = "--json"
             console.print(styled((line, style or "")), crop=False, soft_wrap=True)
     hidden = [column.title for i, column in enumerate(grid.columns) if i not in shown]
     if hidden:
-        other = f" or {elsewhere}" if elsewhere else ""
-        console.print(
-            f"too narrow for {', '.join(hidden)}: a window of {_least(grid.columns, natural)} columns{other} shows them"
-        )
+        places = [elsewhere] if elsewhere else []
+        places += [f"a window of {_least(grid.columns, natural)} columns", "--json"] if again else []
+        shows = f": {' or '.join(places)} shows them" if places else ""
+        console.print(f"too narrow for {', '.join(hidden)}{shows}")
 
 
 def _natural(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> list[int]:

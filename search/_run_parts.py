@@ -34,8 +34,13 @@ from search._trainable import build_network, load_weights, save_weights
 from search._training import Trained, TrainProgress, train
 
 __all__ = [
+    "CALIBRATION",
     "CHECKPOINTS",
     "NOT_ASKED",
+    "RECORD",
+    "REPORT",
+    "RESULT",
+    "WEIGHTS",
     "Measured",
     "hold_folder",
     "measure_both",
@@ -49,7 +54,10 @@ __all__ = [
 ]
 
 CHECKPOINTS = "checkpoints"
-RECORD, RESULT = "run.json", "result.json"
+# What a run's folder holds, that more than one place names.
+RECORD, RESULT, REPORT, WEIGHTS = "run.json", "result.json", "report.html", "weights.safetensors"
+# Latencies of networks of the space that were measured for the calibration.
+CALIBRATION = "calibration.json"
 # A run's settings; the widths of a space are the longest of them.
 LARGEST_RECORD = 1 << 22
 # Why there is no measurement, where nobody wanted one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,11 +25,11 @@ ROWS = (
 GRID = Grid(COLUMNS, ROWS)
 
 
-def shown(grid: Grid, width: int | None, *, elsewhere: str | None = "--json") -> list[str]:
+def shown(grid: Grid, width: int | None, *, elsewhere: str | None = None, again: bool = True) -> list[str]:
     console = DataConsole(stderr=False, soft_wrap=width is None)
     console.file = io.StringIO()
     console.width = 40 if width is None else width
-    print_grid(console, grid, elsewhere=elsewhere)
+    print_grid(console, grid, elsewhere=elsewhere, again=again)
     return str(console.file.getvalue()).splitlines()
 
 
@@ -65,8 +66,18 @@ def test_the_least_important_go_first_and_together() -> None:
     assert shown(pairs, 24)[0].split() == ["own", "other", "its", "ms", "note"]
     assert shown(pairs, 20)[0].split() == ["own", "other", "its", "ms"]
     assert shown(pairs, 17)[0] == "own"
-    assert shown(pairs, 200, elsewhere=None)[-1].split() == ["1", "2", "3", "4"]
-    assert "or" not in " ".join(shown(pairs, 17, elsewhere=None)[2:]).split()
+    assert shown(pairs, 200)[-1].split() == ["1", "2", "3", "4"]
+
+
+def test_what_takes_hours_is_not_advised_again() -> None:
+    pairs = Grid((Column("own"), Column("other", 1)), (("1" * 90, "2" * 20),))
+
+    def said(**places: Any) -> str:
+        return " ".join(" ".join(shown(pairs, 100, **places)[2:]).split())
+
+    assert said() == "too narrow for other: a window of 112 columns or --json shows them"
+    assert said(again=False) == "too narrow for other"
+    assert said(again=False, elsewhere="run/report.html") == "too narrow for other: run/report.html shows them"
 
 
 def test_free_text_is_wrapped_between_words_and_shares_what_is_left() -> None:

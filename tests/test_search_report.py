@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 from _browser import needs_browser, seen_in_browser
 from test_rcas_report import Linear, plots, rows, seen, trained
 
+from lut._terminal import DataConsole
 from profiler._compare import Ratio
 from profiler._report._page import Notice, Table, Text
 from search import EvolutionSettings, Recipe, SearchSettings
+from search._commands._show import print_result
 from search._report_parts import (
     accuracy_sentence,
     latency_sentence,
@@ -71,6 +74,17 @@ def test_the_answer_holds_the_network_against_its_budget_and_its_base() -> None:
     assert "not measured: the battery is empty" in text
     warned = made(warnings=("the budget limits nothing <b>",))
     assert "the budget limits nothing <b>" in seen(search_report(*warned))  # type: ignore[arg-type]
+
+
+def test_columns_that_do_not_fit_are_in_the_report_and_no_second_search() -> None:
+    _, result, _ = made()
+    console = DataConsole(stderr=False, soft_wrap=False)
+    console.file = io.StringIO()
+    console.width = 60
+    print_result(console, result, Path("run/report.html"))
+    text = " ".join(console.file.getvalue().split())
+    assert "too narrow for M madds, layers: run/report.html shows them" in text
+    assert "--json" not in text
 
 
 def test_its_numbers_are_the_runs() -> None:

@@ -71,11 +71,11 @@ def select_widths(
     console.print(styled((table.device.model, "bold"), f", {table.setting}"))
     console.print(f"g = {groups}, α = {alpha}")
     console.print()
-    print_grid(console, widths_table(selections, hardware=table.device.kind.upper()))
+    print_grid(console, widths_table(selections, hardware=table.device.kind.upper()), again=True)
     for selection in selections:
         console.print()
         console.print(styled((selection.curve.name, "bold"), f", {selection.curve.size}: {law_line(selection)}"))
-        print_grid(console, choices_table(selection))
+        print_grid(console, choices_table(selection), again=True)
     if any(c.chosen_share < SURE_SHARE for s in selections for c in s.choices):
         console.print()
         console.print(UNSURE_NOTE)

@@ -178,7 +178,7 @@ def _print(console: Console, loaded: LatencyPredictor, found: NetworkPrediction,
         known = row["origin"] if row["origin"] == "measured" else f"{row['origin']} ±{row['deviation']:.0%}"
         share = f"{row['count'] * row['contribution_ms'] / found.ms:.1%}"
         cells.append((row["name"], row["layer"], str(row["count"]), format_ms(row["contribution_ms"]), share, known))
-    print_grid(console, Grid(columns, tuple(cells)))
+    print_grid(console, Grid(columns, tuple(cells)), again=True)
     if len(rows) > len(shown):
         rest = sum(row["count"] * row["contribution_ms"] for row in rows[len(shown) :]) / found.ms
         console.print(f"… and {len(rows) - len(shown)} more, {rest:.1%} of the time: --verbose shows all")

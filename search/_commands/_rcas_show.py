@@ -12,6 +12,8 @@ from search._commands._phases import Phases
 from search._time_left import TimeLeft, seconds_left
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from lut import Network
@@ -151,10 +153,10 @@ def _budgets(plan: RcasPlan) -> str:
     )
 
 
-def print_rcas(console: Console, result: RcasRun, resources: NetworkResources) -> None:
-    """Print the network found beside the baseline, and how the search went."""
+def print_rcas(console: Console, result: RcasRun, resources: NetworkResources, report: Path) -> None:
+    """Print the network found beside the baseline, and how the search went; the report has what does not fit."""
     console.print()
-    print_grid(console, _compared(result, resources))
+    print_grid(console, _compared(result, resources), elsewhere=str(report))
     console.print()
     _print_course(console, result)
     _print_latency(console, result)

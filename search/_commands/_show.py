@@ -9,6 +9,8 @@ from lut._console import format_ms, styled
 from lut._grid import Column, Grid, print_grid
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from search._cost import NetworkCost
@@ -45,8 +47,8 @@ def print_plan(console: Console, plan: RunPlan, cost: NetworkCost, classes: int,
     )
 
 
-def print_result(console: Console, result: RunResult) -> None:
-    """Print the network found beside the base network."""
+def print_result(console: Console, result: RunResult, report: Path) -> None:
+    """Print the network found beside the base network; the report, a file, has what does not fit."""
     found, measured = result.search.prediction, result.measured
     columns = (
         *(Column("", left=True), Column("predicted ms"), Column("measured ms"), Column("accuracy")),
@@ -82,7 +84,7 @@ def print_result(console: Console, result: RunResult) -> None:
         for name, predicted, ms, trained, network in rows
     )
     console.print()
-    print_grid(console, Grid(columns, cells))
+    print_grid(console, Grid(columns, cells), elsewhere=str(report))
     if measured is not None:
         up = measured.speed_up
         console.print()

@@ -166,7 +166,7 @@ def _print(content: dict[str, Any]) -> None:
         if latency:
             cells.append(format_ms(row["ms"]) + ("" if row["origin"] == "measured" else "~"))
         rows.append(tuple(cells))
-    print_grid(console, Grid(columns, tuple(rows)))
+    print_grid(console, Grid(columns, tuple(rows)), again=True)
     if latency and any(row["origin"] != "measured" for row in content["layers"]):
         console.print("~ predicted, not measured")
     console.print()

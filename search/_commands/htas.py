@@ -545,13 +545,13 @@ def _finish(
     from lut.errors import IncompleteError
     from search._commands._show import print_result
     from search._run import FILES, summary
-    from search._run_parts import NOT_ASKED
+    from search._run_parts import NOT_ASKED, REPORT
 
     if json:
         content = {**summary(plan, result, predictor), "output": str(output), "exported": exported}
         print_json(content)
     else:
-        print_result(console, result)
+        print_result(console, result, output / REPORT)
         console.print()
         console.print(closing)
         for name, what in FILES.items():

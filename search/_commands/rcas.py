@@ -549,7 +549,7 @@ def _finish(
     from lut.errors import IncompleteError
     from search._commands._rcas_show import print_rcas
     from search._rcas_run import RCAS_FILES, rcas_summary
-    from search._run_parts import NOT_ASKED
+    from search._run_parts import NOT_ASKED, REPORT
 
     if json:
         content = {
@@ -559,7 +559,7 @@ def _finish(
         }
         print_json(content)
     else:
-        print_rcas(console, result, resources)
+        print_rcas(console, result, resources, output / REPORT)
         console.print()
         console.print(closing)
         for name, what in RCAS_FILES.items():

@@ -198,10 +198,11 @@ def submodularity(
     if json:
         print_json(found)
         return
-    _print(console, found)
+    _print(console, found, kept=output is not None)
 
 
-def _print(console: Console, found: Submodularity) -> None:
+def _print(console: Console, found: Submodularity, *, kept: bool) -> None:
+    """Print the steps; with kept accuracies the same command is over at once."""
     from search._commands._rcas_show import show_value
 
     def share(value: float | None) -> str:
@@ -225,7 +226,7 @@ def _print(console: Console, found: Submodularity) -> None:
         )
         for step in found.steps
     )
-    print_grid(console, Grid(columns, rows))
+    print_grid(console, Grid(columns, rows), again=kept)
     networks = "network" if found.networks == 1 else "networks"
     console.print()
     console.print(
