@@ -204,11 +204,7 @@ def load_predictor(folder: str | os.PathLike[str]) -> LatencyPredictor:
     """Return the predictor that a folder holds; see :meth:`LatencyPredictor.load`."""
     place = Path(folder)
     path = place / FILE
-    if place.exists() and not path.exists():
-        why = f"it holds no {FILE}" if place.is_dir() else "a predictor is a folder"
-        raise FileAccessError(
-            f"cannot read {place}: {why}; give the folder that fit-predictor, or LatencyPredictor.save, wrote"
-        )
+    _refuse_other_place(place)
     record = _decoded(read_bytes(path), path)
     model, correction = _arrays(record.model, place)
     _consistent(record, model, correction, place / record.model.file)
@@ -216,6 +212,21 @@ def load_predictor(folder: str | os.PathLike[str]) -> LatencyPredictor:
     values = {name: getattr(record, name) for name in common}
     values.update(model=model, correction=correction, operators=frozenset(record.operators))
     return LatencyPredictor(**values)
+
+
+def _refuse_other_place(place: Path) -> None:
+    """Raise where a folder is missing, or is no predictor's; whatever else is wrong, its reading tells."""
+    try:
+        (place / FILE).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        wrong = f"there is no folder {place}"
+        if place.is_dir():
+            wrong = f"the folder {place} is no predictor: it holds no {FILE}"
+        elif place.exists():
+            wrong = f"{place} is no predictor: it is a file, and a predictor is a folder"
+        raise FileAccessError(f"{wrong}; give the folder that fit-predictor, or LatencyPredictor.save, wrote") from None
+    except (OSError, ValueError):
+        pass
 
 
 def _decoded(content: bytes, path: Path) -> PredictorRecord:

@@ -297,9 +297,13 @@ LIST = "list of 112 option indices"
         (
             ["predict-latency", "--predictor", "none", *ASK[2:], "--choices", "random"],
             1,
-            "cannot read none/predictor.json",
+            "there is no folder none; give the folder that fit-predictor, or LatencyPredictor.save, wrote",
         ),
-        (["predict-latency", "--predictor", "my.py", *ASK[2:], "--choices", "random"], 1, "cannot read my.py"),
+        (
+            ["predict-latency", "--predictor", "my.py", *ASK[2:], "--choices", "random"],
+            1,
+            "my.py is no predictor: it is a file",
+        ),
         (["predict-latency", "--predictor", "bare", *ASK[2:], "--choices", "random"], 1, "the operator linear"),
         (
             ["predict-latency", *ASK[:2], "--model", "my.py:net", "--input", "8x3x32x32"],

@@ -306,9 +306,18 @@ SLIPS = [
     ("fit-predictor t.json --outptu p2", "did you mean '--output'?"),
     ("predict-latency", "missing option '--predictor'"),
     ("predict-latency --predictor p", "give a network: either --model"),
-    ("predict-latency --predictor none --model my.py:make", "none/predictor.json: no such file"),
-    ("predict-latency --predictor t.json --model my.py:make", "cannot read t.json: a predictor is a folder"),
-    ("predict-latency --predictor folder --model my.py:make", "give the folder that fit-predictor"),
+    (
+        "predict-latency --predictor none --model my.py:make",
+        "error: there is no folder none; give the folder that fit-predictor, or",
+    ),
+    (
+        "predict-latency --predictor t.json --model my.py:make",
+        "t.json is no predictor: it is a file, and a predictor is a folder; give the folder that",
+    ),
+    (
+        "predict-latency --predictor folder --model my.py:make",
+        "the folder folder is no predictor: it holds no predictor.json; ",
+    ),
     (f"{ON_PREDICTOR} --choices randon", "did you mean 'random'?"),
     (f"{ON_PREDICTOR} --choices 1,2", "8 positions, each 0, 1 or 2, got [1, 2]"),
     (f"{ON_PREDICTOR} --choices none.json", "check the path"),

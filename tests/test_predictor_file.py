@@ -145,10 +145,23 @@ def test_where_nothing_can_be_written_it_says_so_and_the_old_one_stays(folder: P
     uses(folder)
 
 
-@pytest.mark.parametrize("name", ["missing", "saved/predictor.json"])
-def test_a_folder_that_is_none_is_refused(folder: Path, name: str) -> None:
-    with pytest.raises(FileAccessError, match="cannot read"):
-        LatencyPredictor.load(folder.parent / name)
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("missing", "there is no folder {}"),
+        ("saved/predictor.json", "{} is no predictor: it is a file, and a predictor is a folder"),
+        ("saved/predictor.json/deep", "there is no folder {}"),
+        (".", "the folder {} is no predictor: it holds no predictor.json"),
+    ],
+)
+def test_a_folder_that_is_none_is_refused(folder: Path, name: str, said: str) -> None:
+    place = folder.parent / name
+    with pytest.raises(FileAccessError) as caught:
+        LatencyPredictor.load(place)
+    writer = "give the folder that fit-predictor, or LatencyPredictor.save, wrote"
+    assert str(caught.value) == f"{said.format(place)}; {writer}"
+    with pytest.raises(FileAccessError, match="no file can have such a name"):
+        LatencyPredictor.load("nu\0ll")
 
 
 def test_a_folder_without_its_arrays_is_refused(folder: Path) -> None:
