@@ -61,6 +61,17 @@ def test_files_that_the_pages_name_are_there() -> None:
             assert named in written or (ROOT / named).exists(), f"{page.name} names {named}"
 
 
+def test_extras_are_quoted_as_every_shell_wants_them() -> None:
+    for page in PAGES:
+        for before, extra in re.findall(r"(.)(\.\[[a-z,]+\])", page.read_text("utf-8")):
+            assert before in "'\"", f"{page.name}: {before}{extra}"
+
+
+def test_the_prose_on_the_architecture_is_wrapped() -> None:
+    lines = (ROOT / "docs" / "architecture.md").read_text("utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
+
+
 def test_every_word_of_a_result_is_explained() -> None:
     """What the README shows, in the page of concepts: a newcomer reads the one with the other."""
     shown = README.partition("```text\n")[2].partition("```")[0]
