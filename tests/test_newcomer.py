@@ -367,7 +367,7 @@ SLIPS = [
     ("export-coreml --model my.onnx --input 1x3x8x8 -o out", "--model is file.py:factory"),
     ("export-coreml --model my.py:make --input 1x3x8x8 -o out --precision fp16", "float16 or float32, got 'fp16'"),
     ("export-coreml --model my.py:make --input 1x3x8x8 -o out --format mlpackage", "is mlprogram or neuralnetwork"),
-    ("export-coreml --model my.py:make --input 1x3x8x8 -o out --deployment-target 16", "iOS15, iOS16, iOS17, iOS18"),
+    ("export-coreml --model my.py:make --input 1x3x8x8 -o out --deployment-target 16", "iOS15, iOS16, iOS17 or iOS18"),
     (
         "export-coreml --model my.py:make --input 1x3x8x8 -o out --jobs 0",
         "--jobs: expected a whole number of at least 1",
