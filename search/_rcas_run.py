@@ -21,8 +21,14 @@ from search._rcas import RcasResult, RcasSettings, RcasStep, search_rcas
 from search._recipe import Recipe
 from search._resources import Budgets, NetworkResources
 from search._run_parts import (
+    BASE_WEIGHTS,
     CHECKPOINTS,
+    NETWORK,
     NOT_ASKED,
+    RECORD,
+    REPORT,
+    RESULT,
+    WEIGHTS,
     Measured,
     measure_both,
     open_folder,
@@ -34,6 +40,7 @@ from search._sittings import SITTINGS, Stage
 from search._training import Trained, TrainProgress, check_precision
 
 __all__ = [
+    "EVALUATIONS",
     "RCAS_FILES",
     "RcasPlan",
     "RcasReporter",
@@ -45,17 +52,18 @@ __all__ = [
     "run_rcas",
 ]
 
+EVALUATIONS = "evaluations.jsonl"
 # What a run's folder holds, and what each file is.
 RCAS_FILES = {
-    "run.json": "what was asked for",
-    "evaluations.jsonl": "the accuracy of each network that was evaluated",
-    "network.json": "the network that was found",
+    RECORD: "what was asked for",
+    EVALUATIONS: "the accuracy of each network that was evaluated",
+    NETWORK: "the network that was found",
     "paths.json": "all networks on the way, with what they need",
-    "weights.safetensors": "its trained weights",
-    "base.safetensors": "those of the baseline",
+    WEIGHTS: "its trained weights",
+    BASE_WEIGHTS: "those of the baseline",
     "history.json": "the trainings, epoch by epoch",
-    "result.json": "what came of it, in numbers",
-    "report.html": "the same as a page",
+    RESULT: "what came of it, in numbers",
+    REPORT: "the same as a page",
 }
 
 
@@ -258,9 +266,7 @@ def _run(
     resources = searcher.resources
     tell.phase("Searching")
     options = msgspec.json.encode(plan.space_options).decode()
-    with AccuracyCache.open(
-        output / "evaluations.jsonl", space=f"{plan.space} {options}", function=plan.function
-    ) as cache:
+    with AccuracyCache.open(output / EVALUATIONS, space=f"{plan.space} {options}", function=plan.function) as cache:
         evaluate = Evaluator(searcher.accuracy, cache=cache, at_once=searcher.at_once, progress=tell.evaluated)
         found, said = _searched(plan, resources, evaluate, data, tell)
     _write_found(plan, resources, found, output)
@@ -300,7 +306,7 @@ def _run(
     hand_on(result)
     if measured is not None or reason == NOT_ASKED:
         # Last: it says that the run is finished. One that could not be measured may be run again, and goes on there.
-        write_json(output / "result.json", rcas_summary(plan, result, resources))
+        write_json(output / RESULT, rcas_summary(plan, result, resources))
     return result
 
 
@@ -331,7 +337,7 @@ def _at_chance(plan: RcasPlan, first: FirstRound, data: ImageData | None) -> str
 
 def _write_found(plan: RcasPlan, resources: NetworkResources, found: RcasResult, output: Path) -> None:
     save_network(
-        output / "network.json",
+        output / NETWORK,
         found.network,
         space=plan.space,
         options=plan.space_options,
@@ -401,4 +407,4 @@ def _write_results(plan: RcasPlan, result: RcasRun, resources: NetworkResources,
     # All epochs are numbered from 1, those of the warm-up first.
     history["warmup_epochs"] = {"training": 0 if plan.recipe is None else plan.recipe.warmup_epochs}
     write_json(output / "history.json", history)
-    write_atomically(output / "report.html", rcas_report(plan, result, resources).encode())
+    write_atomically(output / REPORT, rcas_report(plan, result, resources).encode())

@@ -23,8 +23,14 @@ from search._htas import check_settings, search_htas
 from search._recipe import Recipe
 from search._resnet_cifar import ResNetCifar
 from search._run_parts import (
+    BASE_WEIGHTS,
     CHECKPOINTS,
+    NETWORK,
     NOT_ASKED,
+    RECORD,
+    REPORT,
+    RESULT,
+    WEIGHTS,
     Measured,
     measure_both,
     open_folder,
@@ -56,13 +62,13 @@ Strategy: TypeAlias = Literal["gradient", "evolution"]
 
 # What a run's folder holds, and what each file is.
 FILES = {
-    "run.json": "what was asked for",
-    "network.json": "the network that was found",
-    "weights.safetensors": "its trained weights",
-    "base.safetensors": "those of the base network, its teacher",
+    RECORD: "what was asked for",
+    NETWORK: "the network that was found",
+    WEIGHTS: "its trained weights",
+    BASE_WEIGHTS: "those of the base network, its teacher",
     "history.json": "the search and the trainings, epoch by epoch",
-    "result.json": "what came of it, in numbers",
-    "report.html": "the same as a page",
+    RESULT: "what came of it, in numbers",
+    REPORT: "the same as a page",
 }
 
 
@@ -236,7 +242,7 @@ def _run(
             checkpoint=checkpoints / "search.safetensors",
             progress=tell.search,
         )
-    _write_network(output / "network.json", cost.space, found)
+    _write_network(output / NETWORK, cost.space, found)
 
     base_trained, winner_trained = train_both(
         base,
@@ -273,7 +279,7 @@ def _run(
     hand_on(result)
     if measured is not None or reason == NOT_ASKED:
         # Last: it says that the run is finished. One that could not be measured may be run again, and goes on there.
-        write_json(output / "result.json", summary(plan, result, predictor))
+        write_json(output / RESULT, summary(plan, result, predictor))
     return result
 
 
@@ -391,4 +397,4 @@ def _write_results(plan: RunPlan, result: RunResult, predictor: LatencyPredictor
         "winner": [epoch._asdict() for epoch in result.trained.epochs],
     }
     write_json(output / "history.json", history)
-    write_atomically(output / "report.html", search_report(plan, result, predictor).encode())
+    write_atomically(output / REPORT, search_report(plan, result, predictor).encode())

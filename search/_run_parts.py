@@ -34,8 +34,10 @@ from search._trainable import build_network, load_weights, save_weights
 from search._training import Trained, TrainProgress, train
 
 __all__ = [
+    "BASE_WEIGHTS",
     "CALIBRATION",
     "CHECKPOINTS",
+    "NETWORK",
     "NOT_ASKED",
     "RECORD",
     "REPORT",
@@ -55,7 +57,8 @@ __all__ = [
 
 CHECKPOINTS = "checkpoints"
 # What a run's folder holds, that more than one place names.
-RECORD, RESULT, REPORT, WEIGHTS = "run.json", "result.json", "report.html", "weights.safetensors"
+RECORD, RESULT, REPORT = "run.json", "result.json", "report.html"
+NETWORK, WEIGHTS, BASE_WEIGHTS = "network.json", "weights.safetensors", "base.safetensors"
 # Latencies of networks of the space that were measured for the calibration.
 CALIBRATION = "calibration.json"
 # A run's settings; the widths of a space are the longest of them.
@@ -326,12 +329,12 @@ def train_both(
         save_weights(output / file, network, module.cpu())
         return history
 
-    base_trained = trained(base, "the base network", "base.safetensors")
+    base_trained = trained(base, "the base network", BASE_WEIGHTS)
     teacher, taught_by = None, ""
     if distil:
-        teacher = load_weights(output / "base.safetensors", base)
-        taught_by = content_digest(output / "base.safetensors")
-    return base_trained, trained(found, "the network found", "weights.safetensors", teacher, taught_by)
+        teacher = load_weights(output / BASE_WEIGHTS, base)
+        taught_by = content_digest(output / BASE_WEIGHTS)
+    return base_trained, trained(found, "the network found", WEIGHTS, teacher, taught_by)
 
 
 def try_device(base: Network, predictor: LatencyPredictor) -> None:

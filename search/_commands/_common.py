@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,15 @@ __all__ = [
     "LARGEST_SEED",
     "check_calibration",
     "check_files",
+    "checked_bound",
     "checked_then",
     "closing_line",
     "hand_on",
     "open_predictor",
+    "print_end",
+    "refuse_unmeasured",
     "training_device",
+    "training_devices",
 ]
 
 # PyTorch's generators take no larger one.
@@ -52,6 +57,30 @@ def closing_line(clock: RunClock, *, resumed: bool) -> str:
     return f"{duration(clock.total_s)} in {'this sitting' if resumed else 'all'}"
 
 
+def print_end(
+    console: Console, output: Path, files: Mapping[str, str], exported: Mapping[str, str], closing: str
+) -> None:
+    """Print how long a run took, and which of its files somebody goes on with."""
+    from search._run_parts import NETWORK, REPORT, WEIGHTS
+
+    console.print()
+    console.print(closing)
+    for name, what in files.items():
+        if name in (NETWORK, WEIGHTS, REPORT) and (output / name).exists():
+            console.print(f"{output / name}  {what}")
+    for kind, path in exported.items():
+        console.print(f"{path}  {kind}")
+
+
+def refuse_unmeasured(not_measured: str | None) -> None:
+    """Raise :class:`~lut.errors.IncompleteError` where a measurement was asked for and failed, and why it did."""
+    from lut.errors import IncompleteError
+    from search._run_parts import NOT_ASKED
+
+    if not_measured is not None and not_measured != NOT_ASKED:
+        raise IncompleteError(f"the network found could not be measured: {not_measured}")
+
+
 def check_calibration(count: int, level: float | None) -> None:
     """See that so many measured networks are a calibration, and give intervals of a level; ``None``: of none."""
     from lut import UsageError
@@ -66,6 +95,14 @@ def check_calibration(count: int, level: float | None) -> None:
             f"an interval of {level:.0%} needs {need} measured networks: give --calibrate {need}, a lower --level, or "
             "--bound predicted"
         )
+
+
+def checked_bound(bound: str, budget_ms: float | None) -> str:
+    """Return what a budget of ms is for: without one nobody asks for the upper end of an interval."""
+    from lut._suggest import check_word
+
+    check_word("--bound", bound, ("upper", "predicted"))
+    return bound if budget_ms is not None else "predicted"
 
 
 def checked_then(then: list[str] | None) -> tuple[str, ...]:
@@ -99,6 +136,11 @@ def training_device(device: str | None) -> str:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from None
     return device
+
+
+def training_devices(devices: str | None) -> tuple[str, ...]:
+    """Return where to train, of devices with commas between them: see :func:`training_device`."""
+    return tuple(training_device(name.strip() or None) for name in (devices or "").split(","))
 
 
 def open_predictor(

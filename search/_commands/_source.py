@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AT_ONCE",
     "Source",
+    "SourceOptions",
     "check_accuracy",
     "check_images",
     "check_source",
@@ -30,6 +32,35 @@ __all__ = [
 HELD_OUT = 10
 # Trainings of a lazy search that are asked for together: fixed, since what is found depends on it.
 AT_ONCE = 2
+
+
+class SourceOptions(NamedTuple):
+    """What is asked for of accuracies and trainings.
+
+    Args:
+        accuracy: where accuracies come from.
+        data: images to train on, or ``none``; ``train_images`` and ``test_images``: at most so many of them.
+        held_out: images of each class that networks are judged by; ``None``: RCAS's.
+        search_epochs: of the trainings that judge networks; ``train_epochs`` of those at the end; ``None``: the data's.
+        batch_size: of both; ``None``: the data's.
+        changes: of their recipes, by name.
+        devices: PyTorch's names of where to train.
+        workers: networks to train side by side.
+        seed: of everything.
+    """
+
+    accuracy: str
+    data: str
+    train_images: int | None
+    test_images: int | None
+    held_out: int | None
+    search_epochs: int | None
+    train_epochs: int | None
+    batch_size: int | None
+    changes: tuple[str, ...]
+    devices: tuple[str, ...]
+    workers: int
+    seed: int
 
 
 class Source(NamedTuple):
@@ -126,105 +157,96 @@ def workers_for(devices: tuple[str, ...], at_once: int) -> int:
     return max(len(devices), at_once)
 
 
-def trained_parts(
-    accuracy: str, space: SearchSpace, *, images: bool, train_epochs: int | None
-) -> tuple[Literal["search", "training"], ...]:
+def trained_parts(asked: SourceOptions, space: SearchSpace) -> tuple[Literal["search", "training"], ...]:
     """Return which trainings there are: ``search``, those that judge networks, and ``training``, those at the end."""
-    at_the_end = images and _takes_small_images(space) and train_epochs != 0
-    return (*(("search",) if accuracy == "train" else ()), *(("training",) if at_the_end else ()))
+    at_the_end = asked.data != "none" and _takes_small_images(space) and asked.train_epochs != 0
+    return (*(("search",) if asked.accuracy == "train" else ()), *(("training",) if at_the_end else ()))
 
 
-def check_source(
-    text: str,
-    space: SearchSpace,
-    *,
-    images: bool,
-    held_out: int | None,
-    search_epochs: int | None,
-    train_epochs: int | None,
-    changes: Sequence[str],
-) -> None:
+def check_source(asked: SourceOptions, space: SearchSpace) -> None:
     """Raise what can be known of accuracies and trainings to be wrong before anything is loaded.
 
     Args:
-        text: where accuracies come from.
+        asked: the options.
         space: with any number of classes.
-        images: whether there are any to train on.
-        held_out: images of each class that networks are judged by.
-        search_epochs: of the trainings that judge networks.
-        train_epochs: of those at the end.
-        changes: of the recipes, by name.
 
     Raises:
         UsageError: options that do not go together, or a change that cannot be made.
-        FileAccessError: a file of accuracies cannot be read.
+        FileAccessError: a file of accuracies, or the data, cannot be read.
     """
     from lut import UsageError
     from search._nas_bench_macro import NasBenchMacro
     from search._presets import check_recipes
 
+    text, train_epochs = asked.accuracy, asked.train_epochs
     check_accuracy(text)
+    check_images(asked.data)
     if not _takes_small_images(space) and (text == "train" or train_epochs):
         raise UsageError(
             f"{space.name} takes other images than the 32×32 that can be trained here: give --accuracy FILE.py:NAME, a "
             "function of yours, and --train-epochs 0"
         )
-    if not images:
+    if asked.data == "none":
         for option, given in (
             ("--accuracy train", text == "train"),
             (f"--train-epochs {train_epochs}", train_epochs),
-            ("--set", changes),
+            ("--set", asked.changes),
         ):
             if given:
                 raise UsageError(f"{option} needs images to train on: give --data")
     if text != "train":
-        for option, number in (("--held-out", held_out), ("--search-epochs", search_epochs)):
+        for option, number in (("--held-out", asked.held_out), ("--search-epochs", asked.search_epochs)):
             if number is not None:
                 raise UsageError(f"{option} is for --accuracy train, and accuracies are from {text}")
-    parts = trained_parts(text, space, images=images, train_epochs=train_epochs)
-    if changes and not parts:
+    parts = trained_parts(asked, space)
+    if asked.changes and not parts:
         raise UsageError("--set is for trainings, and nothing is trained")
-    check_recipes(parts, changes)
+    check_recipes(parts, asked.changes)
     if text.startswith("table:") and not isinstance(space, NasBenchMacro):
         raise UsageError(f"--accuracy table:FILE is for nas-bench-macro, not for {space.name}: give FILE.py:NAME")
 
 
-def open_accuracy(
-    text: str,
-    images: ImageData | None,
-    space: SearchSpace,
-    *,
-    held_out: int | None,
-    search_epochs: int | None,
-    train_epochs: int | None,
-    batch_size: int | None,
-    changes: Sequence[str],
-    devices: tuple[str, ...],
-    workers: int,
-    seed: int,
-) -> Source:
-    """Return the set function, with the digest of what it depends on, and the recipe of the trainings at the end.
+@contextlib.contextmanager
+def open_accuracy(asked: SourceOptions, images: ImageData | None, space: SearchSpace) -> Iterator[Source]:
+    """Give the set function, with the digest of what it depends on, and the recipe of the trainings at the end.
 
-    What :func:`check_source` refuses is taken to be refused.
+    What :func:`check_source` refuses is taken to be refused. Processes that train end with the block.
     """
-    from search._early_stopped import EarlyStopped
     from search._presets import changed_by_name, rcas_preset
 
-    parts = trained_parts(text, space, images=images is not None, train_epochs=train_epochs)
+    parts = trained_parts(asked, space)
     recipes: dict[str, Recipe] = {}
     if images is not None and parts:
         both = rcas_preset(
-            images, search_epochs=search_epochs, train_epochs=train_epochs or None, batch_size=batch_size
+            images,
+            search_epochs=asked.search_epochs,
+            train_epochs=asked.train_epochs or None,
+            batch_size=asked.batch_size,
         )
         preset = dict(zip(("search", "training"), both, strict=True))
-        recipes = changed_by_name({part: preset[part] for part in parts}, changes)
-        _check_classes(space, images, may_do_without=text != "train")
+        recipes = changed_by_name({part: preset[part] for part in parts}, asked.changes)
+        _check_classes(space, images, may_do_without=asked.accuracy != "train")
     judged, recipe = recipes.get("search"), recipes.get("training")
     if judged is None or images is None:
-        return _read_accuracy(text, recipe)
-    held = HELD_OUT if held_out is None else held_out
-    trained = EarlyStopped(images, judged, seed=seed, held_out=held, at_once=workers, devices=devices)
-    return Source("trainings of a few epochs", trained, trained.digest, held, judged, recipe)
+        source = _read_accuracy(asked.accuracy, recipe)
+    else:
+        source = _trained_accuracy(asked, images, judged, recipe)
+    try:
+        yield source
+    finally:
+        if (close := getattr(source.function, "close", None)) is not None:
+            close()
+
+
+def _trained_accuracy(asked: SourceOptions, images: ImageData, judged: Recipe, recipe: Recipe | None) -> Source:
+    """Return accuracies by short trainings."""
+    from search._early_stopped import EarlyStopped
+
+    held = HELD_OUT if asked.held_out is None else asked.held_out
+    function = EarlyStopped(
+        images, judged, seed=asked.seed, held_out=held, at_once=asked.workers, devices=asked.devices
+    )
+    return Source("trainings of a few epochs", function, function.digest, held, judged, recipe)
 
 
 def _read_accuracy(text: str, recipe: Recipe | None) -> Source:

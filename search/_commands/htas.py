@@ -3,29 +3,67 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, NamedTuple
 
 import typer
 
-from lut._console import make_console, print_json
 from search._commands._common import LARGEST_SEED
 
-if TYPE_CHECKING:
-    from rich.console import Console
+__all__ = ["HtasOptions", "htas"]
 
-    from lut import LatencyTable
-    from predictors import LatencyPredictor
-    from predictors._widths import WidthSelection
-    from search._cost import NetworkCost
-    from search._resnet_cifar import ResNetCifar
-    from search._run import RunPlan, RunResult
 
-__all__ = ["htas"]
+class HtasOptions(NamedTuple):
+    """What was asked for, by the options' names.
 
-# Latencies of networks of the space that were measured for the calibration.
-KEPT = "calibration.json"
-# A calibration hardly brings predictions down by more than this factor.
-HOPELESS = 1.5
+    ``bound`` is ``predicted`` without a budget: nobody asks for the upper end of an interval then. ``calibrate`` is 0
+    where nothing is measured.
+    """
+
+    predictor: Path | None
+    table: Path | None
+    budget_ms: float | None
+    depth: int
+    widths: str
+    depths: str
+    expand: float
+    groups: int
+    alpha: str
+    target: str | None
+    batch: int | None
+    strategy: str
+    cost: str
+    penalty: str | None
+    weight: float | None
+    bound: str
+    level: float
+    search_epochs: int | None
+    population: int
+    generations: int
+    changes: tuple[str, ...]
+    data: str
+    train_images: int | None
+    test_images: int | None
+    train_epochs: int | None
+    batch_size: int | None
+    distil: bool
+    device: str | None
+    calibrate: int
+    measure_s: float
+    then: tuple[str, ...]
+    output: Path
+    restart: bool
+    seed: int
+    json: bool
+
+    @property
+    def early_bound(self) -> str:
+        """What the budget is for before a calibration, which gives the intervals."""
+        return "predicted" if self.calibrate else self.bound
+
+    @property
+    def apart_from(self) -> tuple[str, ...]:
+        """Fields of the plan that a calibration changes: what the predictor will say is not known before."""
+        return ("latencies",) if self.calibrate else ()
 
 
 def htas(
@@ -230,334 +268,74 @@ def htas(
 
     Example: search-architecture htas --predictor predictor/ --depth 32 --budget-ms 24 --data cifar10:PATH -o run/
     """
-    from contextlib import ExitStack
+    from search._commands._common import checked_bound, checked_then
 
+    # All that can be refused is refused before anything is loaded, let alone measured; the quickest checks come first.
+    asked = HtasOptions(
+        predictor=predictor,
+        table=table,
+        budget_ms=budget_ms,
+        depth=depth,
+        widths=widths,
+        depths=depths,
+        expand=expand,
+        groups=groups,
+        alpha=alpha,
+        target=target,
+        batch=batch,
+        strategy=strategy,
+        cost=cost,
+        penalty=penalty,
+        weight=weight,
+        bound=checked_bound(bound, budget_ms),
+        level=level,
+        search_epochs=search_epochs,
+        population=population,
+        generations=generations,
+        changes=tuple(set_ or ()),
+        data=data,
+        train_images=train_images,
+        test_images=test_images,
+        train_epochs=train_epochs,
+        batch_size=batch_size,
+        distil=distil,
+        device=device,
+        calibrate=calibrate if measure_seconds else 0,
+        measure_s=measure_seconds,
+        then=checked_then(then),
+        output=output,
+        restart=restart,
+        seed=seed,
+        json=json,
+    )
+    _check_options(asked)
+
+    from search._commands._htas_command import run_command
+
+    run_command(asked)
+
+
+def _check_options(asked: HtasOptions) -> None:
+    """Raise what is wrong about options as far as that is seen without PyTorch."""
     from lut import UsageError
     from lut._level import check_level
     from lut._suggest import check_word
-    from search._commands._common import check_calibration, check_files, checked_then
+    from search._commands._common import check_calibration, check_files
 
-    # All that can be refused is refused before anything is loaded, let alone measured; the quickest checks come first.
-    if (predictor is None) == (table is None):
+    if (asked.predictor is None) == (asked.table is None):
         raise UsageError("give either --predictor FOLDER (see fit-predictor) or --table FILE (see profile-device)")
-    check_files(predictor, table)
-    wanted = checked_then(then)
+    check_files(asked.predictor, asked.table)
     for option, word, known in (
-        ("--widths", widths, ("hardware", "uniform", "ratios", "base")),
-        ("--depths", depths, ("tas", "all", "base")),
-        ("--strategy", strategy, ("gradient", "evolution")),
-        ("--cost", cost, ("law", "table", "madds")),
-        ("--penalty", penalty or "linear", ("linear", "band")),
-        ("--bound", bound, ("upper", "predicted")),
+        ("--widths", asked.widths, ("hardware", "uniform", "ratios", "base")),
+        ("--depths", asked.depths, ("tas", "all", "base")),
+        ("--strategy", asked.strategy, ("gradient", "evolution")),
+        ("--cost", asked.cost, ("law", "table", "madds")),
+        ("--penalty", asked.penalty or "linear", ("linear", "band")),
     ):
         check_word(option, word, known)
-    # Without a budget nobody asks for the upper end of an interval.
-    bound = bound if budget_ms is not None else "predicted"
-    check_level(level)
-    if budget_ms is not None and not 0 < budget_ms < float("inf"):
-        raise UsageError(f"a budget is a positive number of ms, got {budget_ms:g}")
-    if strategy == "evolution" and budget_ms is None:
+    check_level(asked.level)
+    if asked.budget_ms is not None and not 0 < asked.budget_ms < float("inf"):
+        raise UsageError(f"a budget is a positive number of ms, got {asked.budget_ms:g}")
+    if asked.strategy == "evolution" and asked.budget_ms is None:
         raise UsageError("an evolution searches under a budget: give --budget-ms")
-    measured_first = calibrate if measure_seconds else 0
-    check_calibration(measured_first, level if bound == "upper" else None)
-
-    from predictors._show import parse_alpha
-    from search._calibrate import calibrated
-    from search._commands._common import CALIBRATION_S, closing_line, hand_on, open_predictor, training_device
-    from search._commands._phases import Phases
-    from search._commands._show import print_plan
-    from search._cost import make_cost, unlike_layers
-    from search._data import check_data, load_data, subset
-    from search._evolution import EvolutionSettings, check_pymoo
-    from search._presets import check_settings
-    from search._resnet_cifar import ResNetCifar
-    from search._run import FILES, check_plan, run_search, stages, warnings_before
-    from search._run_parts import CHECKPOINTS, hold_folder, refuse_finished, refuse_folder, refuse_settings
-    from search._sittings import SITTINGS, RunClock, resumed_text
-
-    if strategy == "evolution":
-        check_pymoo()
-    parse_alpha(alpha)
-    ResNetCifar(expand=expand, depth=depth)
-    EvolutionSettings(population, generations)
-    check_settings(set_ or [])
-    check_data(data)
-    trained_on = training_device(device)
-    console = make_console(stderr=json)
-    with ExitStack() as stack:
-        stack.enter_context(hold_folder(output, (*FILES, KEPT), restart=restart))
-        refuse_finished(output, restart=restart)
-        refuse_settings(
-            output,
-            restart=restart,
-            depth=depth,
-            expand=expand,
-            groups=groups,
-            alpha=alpha,
-            widths=widths,
-            budget_ms=budget_ms,
-            cost=cost,
-            bound=bound,
-            level=level,
-            strategy=strategy,
-            evolution=EvolutionSettings(population, generations),
-            distil=distil,
-            data=data.partition(":")[0],
-            calibrated=measured_first,
-            seed=seed,
-        )
-        clock = RunClock(output / CHECKPOINTS / SITTINGS, restart=restart)
-        loaded, measured = open_predictor(predictor, table, target=target, batch=batch, seed=seed, console=console)
-        images = load_data(data)
-        if train_images is not None or test_images is not None:
-            images = subset(images, train=train_images, test=test_images, seed=seed)
-        classes = len(images.classes)
-        space, selections = _space(
-            loaded,
-            measured,
-            depth=depth,
-            widths=widths,
-            depths=depths,
-            expand=expand,
-            groups=groups,
-            alpha=alpha,
-            classes=classes,
-            seed=seed,
-        )
-
-        def planned(known: NetworkCost) -> RunPlan:
-            return _plan(
-                known,
-                images,
-                budget_ms=budget_ms,
-                widths=widths,
-                groups=groups,
-                alpha=alpha,
-                bound=bound,
-                strategy=strategy,
-                penalty=penalty,
-                weight=weight,
-                search_epochs=search_epochs,
-                train_epochs=train_epochs,
-                batch_size=batch_size,
-                population=population,
-                generations=generations,
-                distil=distil,
-                settings=set_ or [],
-                calibrated=measured_first,
-                seed=seed,
-            )
-
-        # Mistakes are refused before a minute is spent.
-        early = "predicted" if measured_first else bound
-        before = make_cost(space, loaded, kind=cost, bound=early, level=level)  # type: ignore[arg-type]
-        unlike_layers(space, loaded)
-        first = planned(before)
-        check_plan(first, before, images, device=trained_on)
-        # What the predictor will say is not known before it is calibrated.
-        refuse_folder(first, output, restart=restart, apart_from=("latencies",) if measured_first else ())
-        if budget_ms is not None:
-            _refuse_hopeless(before, budget_ms, certain=not measured_first)
-        done = resumed_text(stages(first, output), calibrated=measured_first > 0 and (output / KEPT).exists())
-        if restart:
-            done = None
-        if done is not None:
-            console.print(done)
-        if measured_first:
-            with Phases(console) as phases:
-                if restart:
-                    (output / KEPT).unlink(missing_ok=True)
-                phases.phase("Measuring networks of the space")
-                loaded = calibrated(
-                    space,
-                    loaded,
-                    count=measured_first,
-                    seconds=CALIBRATION_S,
-                    seed=seed,
-                    path=output / KEPT,
-                    progress=phases.reporter().measure,
-                )
-            clock.keep()
-        costs = make_cost(space, loaded, kind=cost, bound=bound, level=level)  # type: ignore[arg-type]
-        plan = planned(costs)
-        warnings = warnings_before(plan, costs)
-        print_plan(console, plan, costs, classes, warnings)
-        with clock, Phases(console, clock.beat) as phases:
-            exported: dict[str, str] = {}
-            result = run_search(
-                plan,
-                costs,
-                images,
-                output,
-                selections=selections,
-                warnings=warnings,
-                device=trained_on,
-                measure_s=measure_seconds,
-                restart=restart,
-                keep_predictor=table is not None,
-                hand_on=lambda found: exported.update(
-                    hand_on(
-                        wanted,
-                        found.search.network,
-                        found.base,
-                        output / "weights.safetensors",
-                        loaded,
-                        output,
-                        phases,
-                    )
-                ),
-                tell=phases.reporter(),
-            )
-        closing = closing_line(clock, resumed=done is not None)
-        _finish(console, plan, result, loaded, output, exported, closing=closing, json=json)
-
-
-def _space(
-    predictor: LatencyPredictor,
-    table: LatencyTable | None,
-    *,
-    depth: int,
-    widths: str,
-    depths: str,
-    expand: float,
-    groups: int,
-    alpha: str,
-    classes: int,
-    seed: int,
-) -> tuple[ResNetCifar, tuple[WidthSelection, ...]]:
-    """Return the space with its width set, and how that was chosen."""
-    from predictors import measured_curves
-    from predictors._show import parse_alpha
-    from search._resnet_cifar import ResNetCifar
-    from search._width_sets import (
-        base_widths,
-        hardware_aware_sets,
-        predicted_curves,
-        ratio_widths,
-        selected_widths,
-        uniform_widths,
-    )
-
-    space = ResNetCifar(expand=expand, depth=depth, classes=classes)
-    selections: tuple[WidthSelection, ...] = ()
-    if widths == "hardware":
-        curves = predicted_curves(space, predictor) if table is None else measured_curves(table)
-        selections = hardware_aware_sets(space, curves, groups=groups, alpha=parse_alpha(alpha), seed=seed)
-        options = selected_widths(selections)
-    elif widths == "uniform":
-        options = uniform_widths(space, groups)
-    elif widths == "ratios":
-        options = ratio_widths(space)
-    else:
-        options = base_widths(space)
-    made = ResNetCifar(expand=expand, depth=depth, widths=options, depths=depths, classes=classes)  # type: ignore[arg-type]
-    return made, selections
-
-
-def _refuse_hopeless(cost: NetworkCost, budget_ms: float, *, certain: bool) -> None:
-    """Raise where no network is within a budget.
-
-    Args:
-        cost: of the space's networks.
-        budget_ms: the budget.
-        certain: the predictor is not calibrated any more; otherwise only what no calibration will change is refused.
-    """
-    from search._cost import check_budget, smallest
-
-    if certain or cost.predict(smallest(cost)).ms > HOPELESS * budget_ms:
-        check_budget(cost, budget_ms)
-
-
-def _plan(
-    cost: NetworkCost,
-    data: Any,
-    *,
-    budget_ms: float | None,
-    widths: str,
-    groups: int,
-    alpha: str,
-    bound: str,
-    strategy: str,
-    penalty: str | None,
-    weight: float | None,
-    search_epochs: int | None,
-    train_epochs: int | None,
-    batch_size: int | None,
-    population: int,
-    generations: int,
-    distil: bool,
-    settings: list[str],
-    calibrated: int,
-    seed: int,
-) -> RunPlan:
-    from search._evolution import EvolutionSettings
-    from search._presets import preset, with_settings
-    from search._run import RunPlan
-
-    if penalty is None:
-        penalty = "linear" if budget_ms is None or cost.kind == "madds" else "band"
-    search, recipe = preset(
-        data,
-        penalty=penalty,
-        weight=weight,
-        search_epochs=search_epochs,
-        train_epochs=train_epochs,
-        batch_size=batch_size,
-    )
-    search, recipe = with_settings(search, recipe, settings)
-    return RunPlan(
-        depth=cost.space.depth,
-        expand=cost.space.expand,
-        groups=groups,
-        alpha=alpha,
-        widths=widths,  # type: ignore[arg-type]
-        options=cost.space.widths,
-        depths=cost.space.depths,
-        budget_ms=budget_ms,
-        cost=cost.kind,
-        bound=bound,  # type: ignore[arg-type]
-        level=cost.level,
-        strategy=strategy,  # type: ignore[arg-type]
-        search=search,
-        evolution=EvolutionSettings(population, generations),
-        recipe=recipe,
-        distil=distil,
-        data=data.name,
-        data_digest=data.digest,
-        tables=tuple(table.sha256 for table in cost.predictor.tables),
-        latencies=cost.digest,
-        calibrated=calibrated,
-        seed=seed,
-    )
-
-
-def _finish(
-    console: Console,
-    plan: RunPlan,
-    result: RunResult,
-    predictor: LatencyPredictor,
-    output: Path,
-    exported: dict[str, str],
-    *,
-    closing: str,
-    json: bool,
-) -> None:
-    from lut.errors import IncompleteError
-    from search._commands._show import print_result
-    from search._run import FILES, summary
-    from search._run_parts import NOT_ASKED, REPORT
-
-    if json:
-        content = {**summary(plan, result, predictor), "output": str(output), "exported": exported}
-        print_json(content)
-    else:
-        print_result(console, result, output / REPORT)
-        console.print()
-        console.print(closing)
-        for name, what in FILES.items():
-            if name in ("network.json", "weights.safetensors", "report.html"):
-                console.print(f"{output / name}  {what}")
-        for kind, path in exported.items():
-            console.print(f"{path}  {kind}")
-    if result.measured is None and result.not_measured != NOT_ASKED:
-        raise IncompleteError(f"the network found could not be measured: {result.not_measured}")
+    check_calibration(asked.calibrate, asked.level if asked.bound == "upper" else None)

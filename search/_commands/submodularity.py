@@ -14,6 +14,10 @@ from search._commands._common import LARGEST_SEED
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lut import SearchSpace
+    from search._accuracy import AccuracyCache
+    from search._commands._source import Source, SourceOptions
+    from search._data import ImageData
     from search._submodularity import Submodularity
 
 __all__ = ["submodularity"]
@@ -105,100 +109,107 @@ def submodularity(
     Example: search-architecture submodularity --space nas-bench-macro --accuracy table:nas-bench-macro_cifar10.json
     --data none
     """
-    from contextlib import ExitStack, redirect_stdout
+    from contextlib import redirect_stdout
     from sys import stderr, stdout
 
-    import msgspec
+    from search._commands._common import training_devices
+    from search._commands._source import SourceOptions, check_source, open_images, open_space, workers_for
+    from search._resources import check_blocks
+    from search._submodularity import check_growth
 
-    from lut.errors import CheckpointError, InterruptedRunError
-    from search._accuracy import ADVICE, AccuracyCache, Evaluator
-    from search._commands._common import training_device
-    from search._commands._phases import Phases
-    from search._commands._source import (
-        check_images,
-        check_source,
-        open_accuracy,
-        open_images,
-        open_space,
-        workers_for,
-    )
-    from search._resources import NetworkResources, check_blocks
-    from search._submodularity import check_growth, measure_submodularity
-
-    check_images(data)
     blank = open_space(space, types, None)
     check_blocks(blank, "submodularity")
-    check_source(
-        accuracy,
-        blank,
-        images=data != "none",
+    devices = training_devices(device)
+    asked = SourceOptions(
+        accuracy=accuracy,
+        data=data,
+        train_images=train_images,
+        test_images=None,
         held_out=held_out,
         search_epochs=search_epochs,
         train_epochs=0,
-        changes=set_ or [],
+        batch_size=batch_size,
+        changes=tuple(set_ or ()),
+        devices=devices,
+        workers=workers_for(devices, at_once or 1) if accuracy == "train" else at_once or 1,
+        seed=seed,
     )
+    check_source(asked, blank)
     wanted = networks or (TRAINED if accuracy == "train" else READ)
     check_growth(blank, wanted, blocks)
     console = make_console(stderr=json)
     images = open_images(data, train_images, None, seed)
-    opened = open_space(space, types, images)
-    devices = tuple(training_device(name.strip() or None) for name in (device or "").split(","))
-    together = workers_for(devices, at_once or 1) if accuracy == "train" else at_once or 1
-    with ExitStack() as stack, redirect_stdout(stderr if json else stdout):
-        source = open_accuracy(
-            accuracy,
-            images,
-            opened,
-            held_out=held_out,
-            search_epochs=search_epochs,
-            train_epochs=0,
-            batch_size=batch_size,
-            changes=set_ or [],
-            devices=devices,
-            workers=together,
-            seed=seed,
-        )
-        if (close := getattr(source.function, "close", None)) is not None:
-            stack.callback(close)
-        cache = None
-        if output is not None:
-            options = msgspec.json.encode(getattr(opened, "options", {})).decode()
-            try:
-                cache = stack.enter_context(
-                    AccuracyCache.open(output, space=f"{opened.name} {options}", function=source.digest)
-                )
-            except CheckpointError as error:
-                # There is no --restart here.
-                raise CheckpointError(str(error).replace(ADVICE, "give another --output")) from None
+    with redirect_stdout(stderr if json else stdout):
+        opened = open_space(space, types, images)
+        found = _measured(asked, images, opened, networks=wanted, blocks=blocks, output=output, console=console)
+    if json:
+        print_json(found)
+        return
+    _print(console, found, kept=output is not None)
+
+
+def _measured(
+    asked: SourceOptions,
+    images: ImageData | None,
+    space: SearchSpace,
+    *,
+    networks: int,
+    blocks: int,
+    output: Path | None,
+    console: Console,
+) -> Submodularity:
+    """Grow the networks and evaluate them; accuracies are kept in ``output``.
+
+    Raises:
+        InterruptedRunError: stopped by the user; says whether anything is kept.
+    """
+    from contextlib import ExitStack
+
+    from lut._option_names import go_on
+    from lut.errors import InterruptedRunError
+    from search._accuracy import Evaluator
+    from search._commands._phases import Phases
+    from search._commands._source import open_accuracy
+    from search._resources import NetworkResources
+    from search._submodularity import measure_submodularity
+
+    with ExitStack() as stack:
+        source = stack.enter_context(open_accuracy(asked, images, space))
+        cache = None if output is None else stack.enter_context(_opened_cache(output, space, source))
         phases = stack.enter_context(Phases(console))
         phases.phase("Evaluating")
         evaluate = Evaluator(
             source.function,
             cache=cache,
-            at_once=together,
+            at_once=asked.workers,
             progress=lambda now: phases.say(
                 now.done / max(now.wanted, 1), f"{now.done} of {now.wanted} networks", now.left_s
             ),
         )
         try:
-            found = measure_submodularity(
-                NetworkResources(opened, None),
-                evaluate,
-                networks=wanted,
-                blocks=blocks,
-                seed=seed,
+            return measure_submodularity(
+                NetworkResources(space, None), evaluate, networks=networks, blocks=blocks, seed=asked.seed
             )
         except KeyboardInterrupt:
-            kept = (
-                f"what is done is kept in {output}"
-                if output is not None
-                else "nothing was written: give --output to keep it"
-            )
-            raise InterruptedRunError(f"{kept}; run the same command again") from None
-    if json:
-        print_json(found)
-        return
-    _print(console, found, kept=output is not None)
+            if output is None:
+                raise InterruptedRunError(
+                    "nothing was written: give --output to keep it; run the same command again"
+                ) from None
+            raise InterruptedRunError(f"what is done is kept in {output}; {go_on(restart=False)}") from None
+
+
+def _opened_cache(output: Path, space: SearchSpace, source: Source) -> AccuracyCache:
+    import msgspec
+
+    from lut.errors import CheckpointError
+    from search._accuracy import ADVICE, AccuracyCache
+
+    options = msgspec.json.encode(getattr(space, "options", {})).decode()
+    try:
+        return AccuracyCache.open(output, space=f"{space.name} {options}", function=source.digest)
+    except CheckpointError as error:
+        # There is no --restart here.
+        raise CheckpointError(str(error).replace(ADVICE, "give another --output")) from None
 
 
 def _print(console: Console, found: Submodularity, *, kept: bool) -> None:
