@@ -356,7 +356,7 @@ def test_ctrl_c_keeps_what_was_converted_and_the_same_command_goes_on(folder: Pa
         (["--layers", "none.json"], "no such file", 1),
         (["--space", "nowhere"], "unknown space 'nowhere'", 2),
         (["--layers", "layers.json", "--precision", "int4"], "is float16 or float32", 2),
-        (["--layers", "layers.json", "--deployment-target", "iOS9"], "one of iOS15, iOS16", 2),
+        (["--layers", "layers.json", "--deployment-target", "iOS9"], "is iOS15, iOS16, iOS17 or iOS18", 2),
         (["--layers", "layers.json", "--format", "onnx"], "format (--format) is mlprogram or neuralnetwork", 2),
         (["--layers", "layers.json", "--format", "neuralnetwork", "--precision", "float16"], "leave precision out", 2),
         (["--layers", "layers.json", "--context", "cold"], "context (--context) is network or isolated", 2),
