@@ -136,6 +136,13 @@ def _show_table(console: Console, table: LatencyTable, contains: str, limit: int
         _print_more(console, what, len(lines), limit)
 
 
+def _interval(m: Measurement) -> str:
+    """Return a layer's within-run interval; a single visit tells nothing of one."""
+    if m.n_visits == 1:
+        return "not known"
+    return f"{format_ms(m.within_run.low_ms)}–{format_ms(m.within_run.high_ms)}"
+
+
 def _print_found(console: Console, what: str, grid: Grid, count: int, contains: str) -> None:
     """Print what was picked of a table, and how to see the rest."""
     if not count:
@@ -257,7 +264,7 @@ def _layer_grid(measurements: list[Measurement]) -> Grid:
         (
             str(m.layer),
             format_ms(m.median_ms),
-            f"{format_ms(m.within_run.low_ms)}–{format_ms(m.within_run.high_ms)}",
+            _interval(m),
             f"{format_ms(m.across_runs.low_ms)}–{format_ms(m.across_runs.high_ms)}",
             f"{m.n_visits}" + (f" −{len(m.rejected)}" if m.rejected else ""),
             " ".join(flag for flag in FLAGS if flag in m.flags),

@@ -42,6 +42,9 @@ class MeasuredNetwork(NamedTuple):
         """The network's name, by which the table tells it from its others."""
         return self.network.name
 
+    def __repr__(self) -> str:
+        return f"<MeasuredNetwork {self}>"
+
     def __str__(self) -> str:
         """``resnet: 21 layers, 3.41 ms end to end``."""
         count = sum(item.count for item in self.network.layers)

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
+from lut._audit import held_out
 from lut._console import format_ms
 from lut._measured_network import MeasuredNetwork
 from lut._option_names import option_text
 from lut._records import UNUSED
 from lut._table import LatencyTable, never_audited
 
-__all__ = ["AUDIT_STYLES", "audit_level", "audit_line", "coverage", "sum_line", "trust_sentence"]
+__all__ = ["AUDIT_STYLES", "audit_level", "audit_line", "coverage", "is_disturbed", "sum_line", "trust_sentence"]
 
 # Sums that are off by no more than this, or than the wholes' own error explains, hold; beyond the other they do not.
 HOLDS, FAILS = 0.05, 0.10
 OWN_ERRORS = 2.0
 
-AuditLevel: TypeAlias = Literal["holds", "off", "fails", "none"]
-AUDIT_STYLES: dict[AuditLevel, str | None] = {"holds": None, "off": "yellow", "fails": "red", "none": "yellow"}
+AuditLevel: TypeAlias = Literal["holds", "off", "fails", "disturbed", "none"]
+AUDIT_STYLES: dict[AuditLevel, str | None] = {
+    "holds": None,
+    "off": "yellow",
+    "fails": "red",
+    "disturbed": "yellow",
+    "none": "yellow",
+}
+# What is said where no visit to a whole network was left in peace: a short layer finds quiet moments, and a whole
+# network hardly one.
+DISTURBED = "other work on this machine disturbed every visit to"
 
 
 def coverage(network: MeasuredNetwork, distinct: int) -> str:
@@ -54,8 +64,14 @@ def sum_line(table: LatencyTable, network: MeasuredNetwork) -> str:
     else:
         text += f"; {len(whole.visits.raw_ms)} visits are too few to say how well the whole repeats"
     if "contaminated" in whole.flags:
-        text += "; other work on this machine disturbed every visit to the whole, so this says little"
+        text += f"; {DISTURBED} the whole, so this says little"
     return text
+
+
+def is_disturbed(table: LatencyTable) -> bool:
+    """Return whether no network of the audit was measured in peace, so that it says nothing of the sums."""
+    wholes = [network.end_to_end for network in held_out(table.networks) if network.end_to_end is not None]
+    return bool(wholes) and all("contaminated" in whole.flags for whole in wholes)
 
 
 def audit_level(table: LatencyTable) -> AuditLevel:
@@ -63,6 +79,8 @@ def audit_level(table: LatencyTable) -> AuditLevel:
     audit = table.audit
     if audit is None:
         return "none"
+    if is_disturbed(table):
+        return "disturbed"
     own = OWN_ERRORS * (audit.repeat_error or 0.0)
     if audit.mape <= max(HOLDS, own):
         return "holds"
@@ -84,7 +102,9 @@ def audit_line(table: LatencyTable) -> str:
     else:
         more = option_text("time_budget_s", flag="--time-budget")
         text += f"; too few visits to say how well wholes repeat: give more time, {more}"
-    if audit_level(table) in ("off", "fails"):
+    if is_disturbed(table):
+        text += f". This says little, as {DISTURBED} them: measure again when it is quiet, and go by the sums till then"
+    elif audit_level(table) in ("off", "fails"):
         text += ". Do not add layers up without calibration: fit-predictor does that"
     return text
 
@@ -98,6 +118,8 @@ def trust_sentence(table: LatencyTable) -> str:
     match audit_level(table):
         case "holds":
             return f"Sums of layers hold: mean absolute error {audit.mape:.1%} against {against}."
+        case "disturbed":
+            return f"Whether sums of layers hold is not known: {DISTURBED} the whole; measure again when it is quiet."
         case "off":
             return f"Calibrate sums of layers before use: they are off by {audit.mape:.1%} against {against}."
         case _:

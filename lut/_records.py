@@ -363,6 +363,11 @@ class Measurement(Record, frozen=True, dict=True):
     rejected: tuple[RejectedVisit, ...] = ()
     also: dict[Text, Positive] = {}
 
+    def __repr__(self) -> str:
+        """Return a line: its visits are thousands of numbers."""
+        interval = f"{self.within_run.low_ms:.4g} … {self.within_run.high_ms:.4g}"
+        return f"<Measurement {self.layer}: {self.median_ms:.4g} ms ({interval}), {self.n_visits} visits>"
+
     @cached_property
     def corrected_ms(self) -> tuple[float, ...]:
         """The accepted visits with the common drift divided out."""

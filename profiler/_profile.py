@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from lut import LatencyTable, SearchSpace, UsageError
 from lut._measured_network import MeasuredNetwork
 from lut._records import Protocol
+from lut._suggest import did_you_mean
 from lut.errors import TargetUnavailableError
 from predictors._show import parse_alpha
 from profiler._adaptive import Sampler
@@ -118,6 +120,7 @@ def profile(
         # Tracing and exporting take a while, and measuring longer.
         check_output(Path(output), restart=restart)
     if isinstance(target, str):
+        _refuse_misspelt(target, options)
         check_available(target, **options)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="latency-lut-")))
@@ -176,6 +179,16 @@ def _workload(
     else:
         parts = [what]
     return stack.enter_context(parts_of(parts, target=_name(target), folder=folder))
+
+
+def _refuse_misspelt(target: str, options: Mapping[str, Any]) -> None:
+    """Raise where an option is none of the target's, and looks like an argument of :func:`profile`."""
+    factory = available_targets().get(target)
+    known = () if factory is None else option_names(target_factory(factory))
+    for name in options:
+        hint = did_you_mean(name, inspect.signature(profile).parameters)
+        if name not in known and hint and not did_you_mean(name, known):
+            raise UsageError(f"profile has no argument {name}{hint}")
 
 
 def _name(target: str | TargetSpec) -> str:

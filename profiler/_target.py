@@ -57,6 +57,19 @@ class Place(NamedTuple):
     operands: tuple[int | None, ...] = ()
 
 
+# What people call a target, by its name.
+OTHER_NAMES = {
+    "gpu": "cuda",
+    "nvidia": "cuda",
+    "ort": "onnx",
+    "onnxruntime": "onnx",
+    "ane": "coreml",
+    "iphone": "coreml",
+}
+# Targets with an extra of the same name, of this package.
+EXTRAS = ("onnx", "coreml", "cuda")
+
+
 class Observation(NamedTuple):
     """What a target saw during a visit, beside the latency.
 
@@ -273,6 +286,9 @@ def target_spec(
 
 
 def _unknown_target(name: str, targets: Mapping[str, str]) -> UsageError:
+    meant = OTHER_NAMES.get(name.lower())
+    if meant in targets:
+        return UsageError(f"unknown target {name!r}; did you mean {meant!r}? Installed: {', '.join(sorted(targets))}")
     return UsageError(unknown("target", name, targets, none="none: is latency-lut installed? pip install -e ."))
 
 
@@ -308,10 +324,13 @@ def target_factory(place: str) -> Callable[..., Target[Any]]:
 
 
 def missing_package(target: str, package: str | None) -> TargetUnavailableError:
-    """Return the error of a target that needs a package that is not installed."""
-    return TargetUnavailableError(
-        f"target {target} needs the package {package!r}, which is not installed: pip install {package}"
-    )
+    """Return the error of a target that needs a package that is not installed; ``target``: its name or factory."""
+    name = next((name for name, factory in available_targets().items() if factory == target), target)
+    how = f"pip install {package}"
+    if name in EXTRAS:
+        # In a clone, whose package index has no latency-lut.
+        how = f"pip install -e '.[{name}]' installs all that it needs"
+    return TargetUnavailableError(f"target {name} needs the package {package!r}, which is not installed: {how}")
 
 
 def load_target(spec: TargetSpec) -> Target[Any]:

@@ -133,7 +133,7 @@ def test_a_network_of_integers(folder: Path) -> None:
         (["--model", "my.py:no_module", "--input", "1x3x8x8"], "returned int, not a torch.nn.Module"),
         (["--model", "my.py:missing", "--input", "1x3x8x8"], "there is no function missing"),
         (["--model", "none.py:net", "--input", "1x3x8x8"], "there is no file none.py"),
-        (["--model", "my.py", "--input", "1x3x8x8"], "file.py:factory"),
+        (["--model", "my.py", "--input", "1x3x8x8"], "name a function in it too, my.py:FACTORY"),
         (["--model", "my.py:net"], "say what goes in: --input"),
         (["--model", "my.py:net", "--input", "1x4x8x8"], "it does not run on --input 1x4x8x8"),
         (["--model", "my.py:net", "--input", "1x3xtwo"], "--input is a shape"),

@@ -655,7 +655,7 @@ BUDGET = ("--budget-params", "0.5e6")
         ),
         (("--space", "nas-bench-macro", "--predictor", "bare", "--budget-ms", "2"), 2, "--bound predicted"),
         ((*BUDGET, "--bound", "lower"), 2, "--bound is upper or predicted"),
-        ((*BUDGET, "--level", "1"), 2, "level lies between 0 and 1"),
+        ((*BUDGET, "--level", "1"), 2, "level (--level) lies between 0 and 1"),
         ((*BUDGET, "--rules", "luck"), 2, "rules are uniform, params, madds, latency; got 'luck'"),
         ((*BUDGET, "--rules", "uniform,uniform"), 2, "a rule is named twice"),
         ((*BUDGET, "--evaluations", "9"), 2, "give --exchange"),

@@ -395,7 +395,7 @@ def test_files_of_another_space_are_not_described(main: Main, tmp_path: Path) ->
         (("--predictor", "predictor", "--strategy", "evolution"), 2, "give --budget-ms"),
         (("--predictor", "predictor", "--cost", "watts"), 2, "law, table or madds"),
         (("--predictor", "predictor", "--penalty", "band"), 2, "around a budget"),
-        (("--predictor", "predictor", "--level", "1"), 2, "--level lies between"),
+        (("--predictor", "predictor", "--level", "1"), 2, "level (--level) lies between"),
         (("--predictor", "predictor", "--depth", "21"), 2, "6n+2 layers"),
         (("--predictor", "predictor", "--set", "samples"), 2, "--set is NAME=VALUE"),
         (("--predictor", "predictor", "--set", "training.colour=red"), 2, "there is no such setting; names: logits_lr"),

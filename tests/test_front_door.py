@@ -218,6 +218,7 @@ def test_modules_that_would_be_one_file_are_two(tmp_path: Path) -> None:
         ),
         (lambda: conv(8), {"batchsize": 4}, r"has no option batchsize; it has batch, .*did you mean 'batch'\?"),
         (lambda: conv(8), {"provider": "cpu"}, "target cpu has no option provider"),
+        (lambda: conv(8), {"time_budget": 5}, r"profile has no argument time_budget; did you mean 'time_budget_s'\?"),
         (lambda: conv(8), {"target": "onxx"}, r"unknown target 'onxx'; installed: .*did you mean 'onnx'\?"),
         (lambda: conv(8), {"audit": 3}, "audit is about a search space"),
         (lambda: conv(8), {"target_error": 0.1}, "target_error is about a search space"),

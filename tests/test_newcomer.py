@@ -19,14 +19,16 @@ from conftest import conv, simulate, table_of
 
 from lut import LatencyTable, Network, NetworkLayer
 from lut._console import make_console
-from lut._network_text import audit_level, audit_line
+from lut._network_text import audit_level, audit_line, trust_sentence
 from lut._option_names import go_on, option_text
 from lut._printable import lowered
 from lut._records import Failure, NotMeasured
 from lut._suggest import did_you_mean, none_of
 from lut._terminal import DataConsole
 from lut.errors import UnauditedTableWarning
+from profiler import report_html
 from profiler._cli._result import print_as_json, print_result
+from profiler._report._networks import network_bars
 from profiler._sources import subject_of
 
 MODEL = """
@@ -344,6 +346,7 @@ SLIPS = [
     ("profile-device --sampling adaptve", "did you mean 'adaptive'?"),
     ("profile-device --sampling adaptive --target-error 3", "got 3; did you mean 0.03?"),
     ("profile-device --when-busy wiat", "did you mean 'wait'?"),
+    ("profile-device --target gpu", "unknown target 'gpu'; did you mean 'cuda'?"),
     ("profile-device --sweep", "--sweep is about a --model"),
     ("profile-device -o folder", "give a file, not a folder"),
     ("profile-device -o no/t.json", "create the folder no first"),
@@ -527,6 +530,34 @@ def test_the_lookup_example_asks_for_what_the_device_can_do(
     assert "this table does not hold" in lines[4]
 
 
+def test_an_audit_by_disturbed_networks_alone_condemns_nobody(audited: LatencyTable) -> None:
+    def disturbed(*names: str) -> LatencyTable:
+        moved = off_by(audited, 0.4)
+        networks = [
+            network._replace(end_to_end=msgspec.structs.replace(network.end_to_end, flags=("contaminated",)))
+            if network.name in names and network.end_to_end is not None
+            else network
+            for network in moved.networks
+        ]
+        fields = {"sessions": moved.sessions, "measurements": moved.values(), "networks": networks}
+        return LatencyTable(device=moved.device, setting=moved.setting, **fields)  # type: ignore[arg-type]
+
+    assert audit_level(disturbed("one")) == "fails"
+    table = disturbed("one", "two")
+    assert audit_level(table) == "disturbed"
+    assert "Do not add layers up" not in audit_line(table)
+    assert "disturbed every visit to them: measure again when it is quiet, and go by the sums" in audit_line(table)
+    assert trust_sentence(table).startswith("Whether sums of layers hold is not known")
+    assert "cannot be trusted" not in report_html(table, [], title="t")
+    assert network_bars(table, table.networks[0])[0].kind == "disturbed"
+
+
+def test_what_a_table_holds_is_printed_in_a_line(audited: LatencyTable) -> None:
+    for thing in (*audited.values(), *audited.networks):
+        assert len(repr(thing)) < 200
+        assert " ms" in repr(thing)
+
+
 def test_a_target_that_is_not_there_is_told_before_anything_is_traced(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -546,9 +577,10 @@ def test_a_target_that_is_not_there_is_told_before_anything_is_traced(
     assert done.stderr.count("\n") == 1
     monkeypatch.setattr(_target, "find_spec", lambda name: None if name == "onnxruntime" else name)
     done = run_here(tmp_path, "profile-device", "--target", "onnx", code=1)
-    why = "target onnx needs the package 'onnxruntime', which is not installed: pip install onnxruntime"
+    how = "pip install -e '.[onnx]' installs all that it needs"
+    why = f"target onnx needs the package 'onnxruntime', which is not installed: {how}"
     assert (done.stdout, done.stderr) == ("", f"error: {why}\n")
-    with pytest.raises(TargetUnavailableError, match=why):
+    with pytest.raises(TargetUnavailableError, match=re.escape(why)):
         profile(conv(8), target="onnx")
     monkeypatch.setattr(_cpu, "_compiler", lambda: None)
     done = run_here(tmp_path, "profile-device", "--compile", code=1)

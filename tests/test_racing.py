@@ -59,7 +59,7 @@ def test_the_law_that_is_asked_for_says_what_is_open() -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), "best"])
 def test_a_law_that_is_none_is_refused_before_anything_is_measured(alpha: Any) -> None:
-    with pytest.raises(UsageError, match="alpha is a positive number or 'auto'"):
+    with pytest.raises(UsageError, match="is a positive number or 'auto'"):
         profile([conv(8)], target="fake", alpha=alpha)
 
 

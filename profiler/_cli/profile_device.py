@@ -320,7 +320,12 @@ def profile_device(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the order of visits, weights and inputs.")] = 0,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Where the table goes. Default: TARGET-bBATCH.json, here."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where the table goes. Default: TARGET-bBATCH.json, here; MODEL-TARGET-bBATCH.json of a --model.",
+        ),
     ] = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard an interrupted run, and replace a table that is already there.")
@@ -467,12 +472,13 @@ def profile_device(
     output = output if output is not None else _default_output(target, batch, model)
     # What would be refused at the end is refused before anybody waits.
     check_output(output, restart=restart)
+    settled = None
     began_with = None if restart else threads_of(output)
     if began_with is not None and threads is None:
         # An interrupted run goes on with the threads that it began with.
         options["threads"] = began_with
     elif takes_a_minute(protocol.time_budget_s) or _is_given(context_, "when_busy"):
-        _settle(options, target, when_busy, console)
+        settled = _settle(options, target, when_busy, console)
     spec = target_spec(target, wanted, work.networks, **options)
     if target == "coreml" and sys.platform != "darwin":
         from profiler._cli._coreml import not_measured
@@ -507,21 +513,30 @@ def profile_device(
             new_reference=new_reference,
             progress=show,
         )
+    if settled is not None:
+        # What was said before the first visit is far up by now.
+        console.print(f"\n{settled}", style="yellow")
     _finish(table, output, console, groups=groups, alpha=alpha, json=json, verbose=verbose)
 
 
-def _settle(options: dict[str, Any], target: str, when_busy: str, console: Console) -> None:
-    """Wait where other programs keep the CPUs busy, or have fewer threads, as ``when_busy`` says."""
+def _settle(options: dict[str, Any], target: str, when_busy: str, console: Console) -> str | None:
+    """Wait where other programs keep the CPUs busy, or have fewer threads, as ``when_busy`` says; return the latter."""
     from profiler._busy import settle_threads
     from profiler._machine import default_threads
 
     if target not in ("cpu", "onnx") or options.get("provider", "cpu").lower() not in ("cpu", "cpuexecutionprovider"):
-        return
-    threads = settle_threads(
-        options.get("threads"), default_threads(), when_busy, lambda text: console.print(text, style="yellow")
+        return None
+    asked, usual = options.get("threads"), default_threads()
+    threads = settle_threads(asked, usual, when_busy, lambda text: console.print(text, style="yellow"))
+    if threads is None:
+        return None
+    options["threads"] = threads
+    if asked is not None or threads >= usual:
+        return None
+    return (
+        f"measured with {threads} of {usual} threads, as other programs kept the CPUs busy: a table with all of them, "
+        f"which --threads {usual} makes, is not comparable with this one"
     )
-    if threads is not None:
-        options["threads"] = threads
 
 
 def _default_output(target: str, batch: int, model: str | None) -> Path:

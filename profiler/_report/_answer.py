@@ -57,6 +57,12 @@ def answer_of(table: LatencyTable, selections: Sequence[WidthSelection], gains: 
 
 def _network_sentence(table: LatencyTable, network: MeasuredNetwork) -> str:
     if (whole := network.end_to_end) is not None:
+        if "contaminated" in whole.flags:
+            known = sum(share.total_ms or 0.0 for share in table.breakdown(network))
+            return (
+                f"The layers of {network.name} take {format_ms(known)} ms together; end to end it was seen to take "
+                f"{format_ms(whole.median_ms)} ms, disturbed in every visit."
+            )
         low, high = whole.within_run.low_ms, whole.within_run.high_ms
         return (
             f"{network.name} takes {format_ms(whole.median_ms)} ms end to end ({format_ms(low)} … {format_ms(high)})."

@@ -111,7 +111,8 @@ def _session_facts(session: Session, setting: Setting) -> Iterator[tuple[str, st
     protocol, preflight = session.protocol, session.preflight
     resumed = f", resumed {session.resumed} times" if session.resumed else ""
     yield "started, ended", f"{session.started_at}, {session.ended_at}"
-    yield "measuring", f"{session.measuring_s:.1f} s in {session.processes} processes{resumed}"
+    processes = f"{session.processes} process{'es' * (session.processes != 1)}"
+    yield "measuring", f"{session.measuring_s:.1f} s in {processes}{resumed}"
     visits = f" of {preflight.noise_floor_visits} visits" if knows_noise_floor(preflight) else ""
     yield "noise floor", noise_floor_text(preflight, 2) + visits
     yield "precision", f"±{protocol.precision:.1%} asked for"

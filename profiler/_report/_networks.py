@@ -41,6 +41,7 @@ LEVELS: dict[str, Literal["good", "warning", "bad"]] = {
     "holds": "good",
     "off": "warning",
     "fails": "bad",
+    "disturbed": "warning",
     "none": "warning",
 }
 
@@ -53,7 +54,7 @@ class LayerBar(NamedTuple):
     ms: float
     low_ms: float | None
     high_ms: float | None
-    kind: Literal["end to end", "layer", "rest"]
+    kind: Literal["end to end", "disturbed", "layer", "rest"]
 
 
 class SumPoint(NamedTuple):
@@ -69,7 +70,10 @@ def network_bars(table: LatencyTable, network: MeasuredNetwork) -> tuple[LayerBa
     bars = []
     if (whole := network.end_to_end) is not None:
         within = whole.within_run
-        bars.append(LayerBar("end to end", "", whole.median_ms, within.low_ms, within.high_ms, "end to end"))
+        disturbed = "contaminated" in whole.flags
+        name = "end to end, disturbed by other work in every visit" if disturbed else "end to end"
+        kind: Literal["disturbed", "end to end"] = "disturbed" if disturbed else "end to end"
+        bars.append(LayerBar(name, "", whole.median_ms, within.low_ms, within.high_ms, kind))
     known = [share for share in table.breakdown(network) if share.total_ms is not None]
     for share in known[:MOST_BARS]:
         within = table[share.layer].within_run
@@ -99,7 +103,7 @@ def slowest_chart(bars: Sequence[LayerBar]) -> Chart:
 
 def bars_chart(bars: Sequence[LayerBar], name: str, *, x: str = "ms, all occurrences") -> Chart:
     """Return bars as a chart, the first on top; ``name`` of its numbers' file, and ``x`` of its axis."""
-    colours = {"end to end": CHOSEN, "layer": MEASURED, "rest": QUIET}
+    colours = {"end to end": CHOSEN, "disturbed": "rgba(0,0,0,0)", "layer": MEASURED, "rest": QUIET}
     shown = list(reversed(bars))
     figure = go.Figure(
         go.Bar(
@@ -108,7 +112,10 @@ def bars_chart(bars: Sequence[LayerBar], name: str, *, x: str = "ms, all occurre
             y=list(range(len(shown))),
             orientation="h",
             width=BAR_HEIGHT,
-            marker={"color": [colours[bar.kind] for bar in shown]},
+            marker={
+                "color": [colours[bar.kind] for bar in shown],
+                "line": {"color": CHOSEN, "width": [1.5 if bar.kind == "disturbed" else 0 for bar in shown]},
+            },
             error_x={
                 "type": "data",
                 "symmetric": False,
