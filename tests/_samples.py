@@ -88,6 +88,7 @@ SHOW_DETAILS = (
     "from profiler import CpuTarget; found = CpuTarget(threads=2, kernel_cache=92).describe()[2].details; "
     f"print(*(f'{{name:<18}}{{found[name]}}' for name in {DETAILS}), sep=chr(10))"
 )
+EPOCHS = r"\d+ epochs?(?: after \d+ of warm-up)?"
 # In the order in which they are made, in one folder.
 SAMPLES = (
     Sample(
@@ -168,6 +169,7 @@ SAMPLES = (
         (r"^[^\n]*, batch .*?^then [^\n]*\n", r"^ +predicted ms.*?prediction error [^\n]*\n"),
         minutes=8,
         needs=("profile",),
+        varies=EPOCHS,
     ),
     Sample(
         "rcas",
@@ -179,7 +181,7 @@ SAMPLES = (
         ),
         (r"^[^\n]*, batch .*?^then [^\n]*\n", r"^ +predicted ms.*?prediction error [^\n]*\n"),
         minutes=14,
-        varies=r"(?<=blocks added: ).*|\. Of .*",
+        varies=rf"(?<=blocks added: ).*|; \d+ of \d+ re-evaluated .*|, \d+ in parallel|\d+ images per class|{EPOCHS}",
     ),
 )
 

@@ -92,9 +92,8 @@ def print_result(
     if session is not None:
         console.print()
         again = f", taken up again {_times(session.resumed)}" if session.resumed else ""
-        console.print(
-            f"measured in {session.measuring_s:.0f} s, {session.processes} process{'es' * (session.processes != 1)}{again}"
-        )
+        processes = f"{session.processes} process{'es' * (session.processes != 1)}"
+        console.print(f"measured in {session.measuring_s:.0f} s, {processes}{again}")
     console.print(f"table   {output}")
     if report is not None:
         console.print(f"report  {report}")
