@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from lut import ChannelCurve, LatencyTable, Layer, LayerError, Network, NetworkLayer, UsageError
 from lut._measured_network import network_of
 from lut._statistics import log_standard_error
+from predictors._heads import heads_of
 from predictors._tied_widths import tied_layers
 
 __all__ = ["WidthChange", "WidthGain", "shown_modules", "swept_curve", "width_gains"]
@@ -172,7 +173,10 @@ def _rows(network: Network) -> list[_Row]:
     else:
         groups = [(group.layers, ties.open.isdisjoint(group.layers)) for group in ties.groups]
     alike: dict[tuple[Any, bool], list[tuple[str, ...]]] = {}
+    heads = heads_of(network)
     for names, known in groups:
+        if not heads.isdisjoint(names):
+            continue
         weighted = tuple(name for name in names if items[name].layer.parameters > 0)
         if weighted:
             work = frozenset(Counter(items[name].layer for name in weighted).items())

@@ -10,6 +10,7 @@ import msgspec
 
 from lut import ChannelCurve, Layer, LayerError, Network, NetworkLayer, Node, UsageError
 from lut.primitives import Conv2d, Linear, Shape, Subgraph
+from predictors._heads import heads_of, last_weighted
 
 __all__ = ["Sweep", "sweep_curves"]
 
@@ -69,9 +70,9 @@ def sweep_curves(network: Network, *, expand: float, step: int | None = None, mo
     it, from 2 on (with one channel it is a plain convolution).
 
     Not swept: layers with several inputs (a sum's width is that of what it adds), operators kept as their framework
-    wrote them, the classifier (a linear layer whose width the network's output has), and layers with fewer than three
-    widths. These are named with the reason. Layers without a convolution or linear layer have no width of their own
-    and are not named.
+    wrote them, heads (:func:`predictors._heads.heads_of`: the network's output is as wide as they are), and layers with
+    fewer than three widths. These are named with the reason. Layers without a convolution or linear layer have no width
+    of their own and are not named.
 
     Args:
         network: whose layers.
@@ -94,11 +95,11 @@ def sweep_curves(network: Network, *, expand: float, step: int | None = None, mo
     occurrences: dict[Layer, list[NetworkLayer]] = {}
     for item in network.layers:
         occurrences.setdefault(item.layer, []).append(item)
-    at_output = _at_the_output(network)
+    heads = heads_of(network)
     owns: list[_Own] = []
     reasons: dict[Layer, str] = {}
     for layer, items in occurrences.items():
-        own = _own(layer, items, at_output, expand)
+        own = _own(layer, items, heads, expand)
         if isinstance(own, _Own):
             owns.append(own)
         elif own is not None:
@@ -129,7 +130,7 @@ def sweep_curves(network: Network, *, expand: float, step: int | None = None, mo
     )
 
 
-def _own(layer: Layer, items: list[NetworkLayer], at_output: set[str], expand: float) -> _Own | str | None:
+def _own(layer: Layer, items: list[NetworkLayer], heads: frozenset[str], expand: float) -> _Own | str | None:
     """Return a layer with its range of widths, why there is none, or ``None`` where it has no width of its own."""
     if any(isinstance(node.op, Subgraph) for node in layer.nodes):
         has_weights = layer.madds > 0 or layer.parameters > 0
@@ -138,15 +139,15 @@ def _own(layer: Layer, items: list[NetworkLayer], at_output: set[str], expand: f
             if has_weights
             else None
         )
-    last = _last_weighted(layer)
+    last = last_weighted(layer)
     if last is None:
         return None
     if len(layer.inputs) > 1:
         return "it has several inputs"
+    if all(item.name in heads for item in items):
+        return "its width is that of the network's output"
     op = layer.nodes[last].op
     if isinstance(op, Linear):
-        if all(item.name in at_output for item in items):
-            return "its width is that of the network's output"
         width, multiple, least = op.out_features, 1, 1
     else:
         assert isinstance(op, Conv2d)
@@ -167,32 +168,6 @@ def _own(layer: Layer, items: list[NetworkLayer], at_output: set[str], expand: f
     )
 
 
-def _at_the_output(network: Network) -> set[str]:
-    """Return the names of the layers behind which nothing multiplies: the network's output is as wide as they are."""
-    sources: dict[str, tuple[str, ...]] = {}
-    before: tuple[str, ...] = ()
-    for item in network.layers:
-        sources[item.name] = item.inputs or before
-        before = (item.name,)
-    weightless = {item.name for item in network.layers if item.layer.madds == 0}
-    read = {name for names in sources.values() for name in names}
-    # What is read of a layer with several outputs may be "name output 1".
-    read |= {name.rpartition(" output ")[0] for name in read if name not in sources}
-    found: set[str] = set()
-    waiting = [name for name in sources if name not in read]
-    while waiting:
-        name = waiting.pop()
-        if name in sources and name not in found:
-            found.add(name)
-            waiting += sources[name] if name in weightless else ()
-    return found
-
-
-def _last_weighted(layer: Layer) -> int | None:
-    positions = [i for i, node in enumerate(layer.nodes) if isinstance(node.op, (Conv2d, Linear))]
-    return positions[-1] if positions else None
-
-
 def _is_depthwise(op: Conv2d, shape: Shape) -> bool:
     return 1 < op.groups == op.out_channels == shape[0]
 
@@ -204,7 +179,7 @@ def _with_width(layer: Layer, width: int) -> Layer:
         LayerError: its shapes do not allow that.
     """
     inputs, nodes = list(layer.inputs), list(layer.nodes)
-    last = _last_weighted(layer)
+    last = last_weighted(layer)
     assert last is not None
     value = len(inputs) + last
     # A depthwise convolution hands the width on to what comes before it: an input, or the layer's own convolution.

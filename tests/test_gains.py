@@ -13,7 +13,7 @@ from conftest import conv, curve_of, simulate, table_of
 from lut import LatencyTable, Layer, Network, NetworkLayer, UsageError, chain, conv_norm_act, linear
 from lut._grid import Grid, print_grid
 from lut._terminal import DataConsole
-from lut.primitives import Linear
+from lut.primitives import Conv2d, Linear
 from predictors import measured_curves, width_gains
 from predictors._gains import WidthGain, swept_curve
 from predictors._show import GAINS_HEADER, gain_cells, gains_json, gains_table
@@ -180,6 +180,13 @@ def test_depthwise_curves_are_read_and_written(tmp_path: Path) -> None:
     again = LatencyTable.from_json(table.to_json())
     assert again.curves == table.curves
     assert width_gains(again, several()) == width_gains(table, several())
+
+
+def test_a_head_is_no_row_though_a_curve_was_swept_from_an_equal_layer(tmp_path: Path) -> None:
+    plain = chain((17, 8, 8), Conv2d(out_channels=17, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1)))
+    network = Network("net", (NetworkLayer("body", plain), NetworkLayer("head", plain)))
+    table, _ = swept(network, tmp_path)
+    assert [gain.modules for gain in width_gains(table, network)] == [("body",)]
 
 
 def test_tokens_have_their_width_last(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from lut import (
     linear,
     residual_add,
 )
-from lut.primitives import Activation, Add, BatchNorm2d, Conv2d, Flatten, LayerNorm, Linear
+from lut.primitives import Activation, Add, BatchNorm2d, Concat, Conv2d, Flatten, LayerNorm, Linear
 from lut.subgraph import Call, Given, Ref, Subgraph, Weight
 from profiler._sweep import Sweep, sweep_curves
 
@@ -64,7 +64,8 @@ def test_what_follows_the_convolution_follows_its_width() -> None:
 
 def test_the_last_convolution_of_several_is_swept() -> None:
     one = Conv2d(out_channels=8, kernel_size=(1, 1), stride=(1, 1), padding=(0, 0))
-    curve = only(sweep_curves(network(chain((3, 4, 4), one, Activation(kind="relu"), one)), expand=1.0))
+    several = chain((3, 4, 4), one, Activation(kind="relu"), one, BatchNorm2d())
+    curve = only(sweep_curves(network(several), expand=1.0))
     assert {layer.shapes[1][0] for layer in curve.layers} == {8}
 
 
@@ -159,6 +160,32 @@ def test_two_outputs_are_two_classifiers() -> None:
     assert [name for name, _ in sweep.left_out] == ["one", "two"]
 
 
+def unet_decoder(*behind: Layer) -> Network:
+    """Return the last layers of a U-Net: a skip's concatenation, a convolution, a head of three classes."""
+    cat = Layer(inputs=((8, 8, 8), (8, 8, 8)), nodes=(Node(Concat(), (0, 1)),))
+    head = chain((8, 8, 8), Conv2d(out_channels=3, kernel_size=(1, 1), stride=(1, 1), padding=(0, 0), bias=True))
+    return network(
+        NetworkLayer("down", conv(3, 8), inputs=("input",)),
+        NetworkLayer("up", conv(8, 8), inputs=("down",)),
+        NetworkLayer("cat", cat, inputs=("up", "down")),
+        NetworkLayer("last", conv(16, 8), inputs=("cat",)),
+        NetworkLayer("head", head, inputs=("last",)),
+        *(NetworkLayer(f"behind{i}", layer) for i, layer in enumerate(behind)),
+    )
+
+
+@pytest.mark.parametrize("behind", [(), (chain((3, 8, 8), Activation(kind="sigmoid")),)])
+def test_a_convolution_that_gives_the_networks_output_keeps_its_classes(behind: tuple[Layer, ...]) -> None:
+    sweep = sweep_curves(unet_decoder(*behind), expand=1.0)
+    assert [curve.name for curve in sweep.curves] == ["down", "up", "last"]
+    assert why(sweep, "head") == "its width is that of the network's output"
+
+
+def test_the_last_layer_of_a_backbone_is_swept() -> None:
+    sweep = sweep_curves(network(conv(3, 8), conv(8, 16)), expand=1.0)
+    assert [curve.name for curve in sweep.curves] == ["l0", "l1"]
+
+
 def test_what_cannot_be_swept_says_why() -> None:
     held = Subgraph(
         framework="torch",
@@ -176,7 +203,7 @@ def test_what_cannot_be_swept_says_why() -> None:
             Layer(inputs=(image,), nodes=(Node(held, (0,)),)),
             Layer(inputs=(image, image), nodes=(Node(one, (0,)), Node(Add(), (1, 2)))),
             Layer(inputs=(image,), nodes=(Node(one, (0,)), Node(Add(), (0, 1)))),
-            chain(image, one, Flatten()),
+            chain(image, one, BatchNorm2d(), Flatten()),
             residual_add(8, activation=None, input_size=(8, 8)),
         ),
         expand=2.0,
