@@ -60,8 +60,8 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         per_call_ms: for every call of a layer.
         per_weight_ms: for every million of its parameters.
         networks: how many it was fitted to; 0: nothing was, the sum is the sum.
-        shortest_ms: of these networks.
-        longest_ms: of these networks.
+        shortest_ms: that is predicted of these networks; in files of earlier versions, that was measured.
+        longest_ms: likewise.
     """
 
     form: Form
@@ -112,9 +112,7 @@ def fit_calibration(terms: Floats, whole_ms: Floats) -> Calibration:
         score = _score(errors)
         if score < best_score * (1 - WORTH):
             best, best_score = _made(form, _solve(form, columns, whole_ms)), score
-    return msgspec.structs.replace(
-        best, networks=count, shortest_ms=float(whole_ms.min()), longest_ms=float(whole_ms.max())
-    )
+    return msgspec.structs.replace(best, networks=count)
 
 
 def _score(errors: Floats) -> float:

@@ -292,8 +292,11 @@ class LatencyPredictor:
                 variances[i] = part._variance(network, part._parts(network))
         left = np.log(whole_ms / predicted)
         tau = kendall_tau(list(zip(predicted.tolist(), whole_ms.tolist(), strict=True))) if len(wholes) > 2 else None
+        # Predictions, since a network's prediction is held against these: one of them must not be called unlike them.
+        sums = [fitted.latency_ms(network) for network, _ in wholes]
         return replace(
             fitted,
+            calibration=msgspec.structs.replace(fitted.calibration, shortest_ms=min(sums), longest_ms=max(sums)),
             conformal=fit_conformal(left, variances),
             held_out_networks=msgspec.structs.replace(
                 held_out(left), within=float(np.mean(np.abs(np.expm1(-left)) <= 0.05)), kendall_tau=tau
@@ -421,7 +424,15 @@ class LatencyPredictor:
         bounds = self.conformal.bounds(total, self._variance(network, parts), level)
         low, high = bounds if bounds is not None else (None, None)
         return NetworkPrediction(
-            network.name, total, low, high, level, measured / total, layers, self._network_outside(total, layers)
+            network.name,
+            total,
+            low,
+            high,
+            level,
+            measured / total,
+            layers,
+            self._network_outside(total, layers),
+            None if bounds is not None else self.no_interval(level),
         )
 
     def _network_outside(self, total: float, layers: Sequence[LayerPrediction]) -> tuple[str, ...]:
@@ -432,7 +443,7 @@ class LatencyPredictor:
             found.append(f"{beyond:.0%} of it is of layers beyond what was measured")
         low, high = self.calibration.shortest_ms, self.calibration.longest_ms
         if self.calibration.networks and not low / REACH <= total <= high * REACH:
-            found.append(f"networks that were measured whole take {low:.3g} … {high:.3g} ms")
+            found.append(f"networks that were measured whole are predicted to take {low:.3g} … {high:.3g} ms")
         return tuple(found)
 
     def no_interval(self, level: float) -> str | None:
@@ -440,7 +451,8 @@ class LatencyPredictor:
         need, have = least_networks(level), len(self.conformal.scores)
         if have >= need:
             return None
-        return f"an interval of {level:.0%} needs {need} networks measured as a whole, and there were {have}"
+        there = "there was" if have == 1 else "there were"
+        return f"an interval of {level:.0%} needs {need} networks measured as a whole, and {there} {have}"
 
     def predict_layer(
         self, layer: Layer, *, level: float = DEFAULT_LEVEL, unknown: Literal["error", "outside"] = "error"

@@ -120,6 +120,7 @@ class NetworkPrediction:
         coverage: share of the latency that comes from measured layers.
         layers: in the network's order.
         outside: in what respect it is unlike the networks that the interval rests on, which then promises less.
+        no_interval: why there is no interval; ``None`` where there is one.
     """
 
     name: str
@@ -130,17 +131,22 @@ class NetworkPrediction:
     coverage: float
     layers: tuple[LayerPrediction, ...]
     outside: tuple[str, ...] = ()
+    no_interval: str | None = None
 
     def __float__(self) -> float:
         return self.ms
 
     def __str__(self) -> str:
-        """Return a line for people: ``mine: 3.41 ms (3.30 … 3.52 with 90 %), 85 % of it of measured layers``."""
+        """Return a line for people: ``mine: 3.41 ms (3.30 … 3.52 with 90 %), 85 % of it of measured layers``.
+
+        Behind it stands why there is no interval, and in what respect the network is unlike others.
+        """
         text = f"{self.name}: {self.ms:.4g} ms"
         if self.low_ms is not None and self.high_ms is not None:
             text += f" ({self.low_ms:.4g} … {self.high_ms:.4g} with {self.level:.0%})"
         text += f", {self.coverage:.0%} of it of measured layers"
-        return f"{text}; {'; '.join(self.outside)}" if self.outside else text
+        why = () if self.no_interval is None else (f"no interval: {self.no_interval}",)
+        return "; ".join((text, *why, *self.outside))
 
     def __repr__(self) -> str:
         return f"<NetworkPrediction {self}>"

@@ -289,6 +289,8 @@ def test_too_few_networks_for_a_level_are_said_to_be(count: int, has: tuple[bool
         found = predictor.predict(SPACE.decode((0,) * 7), level=level)
         why = predictor.no_interval(level)
         assert (found.low_ms is not None, found.high_ms is not None, why is None) == (there,) * 3
+        assert found.no_interval == why
+        assert ("no interval" in str(found)) == (not there)
         if why is not None:
             assert (
                 why == f"an interval of {level:.0%} needs {need} networks measured as a whole, and there were {count}"
@@ -439,8 +441,19 @@ def test_a_network_twenty_times_is_one_network() -> None:
     network = sampled(SPACE, 1, seed=0)[0]
     predictor = LatencyPredictor.fit(table_with(LAYERS), networks=[(network, 3.0)] * 20)
     assert predictor.held_out_networks.count == 1
-    assert predictor.no_interval(0.9) is not None
+    why = "no interval: an interval of 90% needs 9 networks measured as a whole, and there was 1"
+    assert str(predictor.predict(network)).endswith(f" ms, 100% of it of measured layers; {why}")
     assert predictor.contributions(LAYERS).min() > 0
+
+
+@pytest.mark.parametrize("factor", [0.2, 5.0])
+def test_a_network_that_was_measured_whole_is_not_outside_however_far_off_its_sum_is(factor: float) -> None:
+    network = sampled(SPACE, 1, seed=0)[0]
+    whole_ms = factor * bare(len(LAYERS)).latency_ms(network)
+    found = LatencyPredictor.fit(table_with(LAYERS), networks=[(network, whole_ms)])
+    assert found.predict(network).outside == ()
+    (why,) = found.predict(Network("longer", network.layers * 3)).outside
+    assert re.fullmatch(r"networks that were measured whole are predicted to take \S+ … \S+ ms", why)
 
 
 def test_copies_in_two_tables_do_not_predict_one_another() -> None:
