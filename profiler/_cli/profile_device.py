@@ -365,6 +365,8 @@ def profile_device(
     there.
 
     Example: profile-device --target cpu --batch 4
+
+    Your own network: profile-device --model my.py:make --input 4x3x224x224
     """
     from predictors._show import parse_alpha
 
