@@ -181,6 +181,13 @@ def test_json_is_all_that_is_on_standard_output(made: Path) -> None:
     assert sum(row["count"] for row in found["layers"]) == len(predicted.layers)
 
 
+def test_a_table_predicts_as_the_predictor_that_is_fitted_to_it(main: Main) -> None:
+    rest = (*ASK[2:], "--choices", "random", "--seed", "7", "--json")
+    code, by_table, _ = main("predict-latency", "--table", "t.json", *rest)
+    assert code == 0
+    assert json.loads(by_table) == json.loads(main("predict-latency", "--predictor", "t", *rest)[1])
+
+
 def test_choices_are_a_list_a_file_or_random(made: Path, main: Main) -> None:
     listed = ",".join(map(str, vector()))
     (made / "choices.json").write_text(json.dumps(vector()))
@@ -281,6 +288,15 @@ LIST = "list of 112 option indices"
         (["predict-latency", "--predictor", "t"], 2, "give a network: either --model"),
         (["predict-latency", "--predictor", "t", "--choices", "random"], 2, "give a network: either --model"),
         (["predict-latency", *ASK, "--choices", "random", "--model", "my.py:net"], 2, "either --model"),
+        (
+            ["predict-latency", *ASK[2:], "--choices", "random"],
+            2,
+            "give either --predictor FOLDER (see fit-predictor) or",
+        ),
+        (["predict-latency", *ASK, "--table", "t.json", "--choices", "random"], 2, "give either --predictor FOLDER"),
+        (["predict-latency", "--table", "t", *ASK[2:], "--choices", "random"], 2, "--table t is a folder: give a file"),
+        (["predict-latency", "--table", "none.json", *ASK[2:], "--choices", "random"], 1, "cannot read none.json"),
+        (["predict-latency", "--table", "failed.json", *ASK[2:], "--choices", "random"], 1, "2 layers could not be"),
         (["predict-latency", *ASK, "--choices", "1,2"], 2, "has 112 decisions, got 2"),
         (["predict-latency", *ASK, "--choices", ",".join(["99"] * 112)], 2, "stem has 8 options, got index 99"),
         (["predict-latency", *ASK, "--choices=-1," + ",".join(["0"] * 111)], 2, "stem has 8 options, got index -1"),

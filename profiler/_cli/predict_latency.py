@@ -34,8 +34,14 @@ def main() -> None:
 
 def predict_latency(
     predictor: Annotated[
-        Path, typer.Option("--predictor", metavar="FOLDER", help="A predictor, as fit-predictor writes it.")
-    ],
+        Path | None, typer.Option("--predictor", metavar="FOLDER", help="A predictor, as fit-predictor writes it.")
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            "--table", metavar="FILE", help="Lookup table to fit a predictor to: a file written by profile-device."
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -78,7 +84,7 @@ def predict_latency(
     verbose: Annotated[bool, typer.Option("--verbose", help="List all layers.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Predict the latency of a network on the device that a predictor was fitted to.
+    """Predict the latency of a network on the device that a predictor was fitted to, or a table was measured on.
 
     Each layer is looked up where it was measured and predicted where it was not, and the result says which. The
     interval comes from networks that were measured whole.
@@ -88,8 +94,10 @@ def predict_latency(
     from lut import UsageError
     from lut._level import check_level
     from lut._suggest import check_word
-    from predictors import LatencyPredictor
+    from predictors._commands._inputs import check_files, check_one_of, open_predictor
 
+    check_one_of(predictor, table)
+    check_files(None, table)
     check_word("--unknown", unknown, ("error", "outside"))
     if (model is None) == (space is None):
         raise UsageError("give a network: either --model FILE.py:FACTORY (or FILE.onnx), or --space with --choices")
@@ -99,7 +107,8 @@ def predict_latency(
         raise UsageError("--input is about a --model; a network of a --space has its own")
     check_level(level)
     console = make_console(stderr=json)
-    loaded = LatencyPredictor.load(predictor)
+    # The seed of fit-predictor: what a table predicts does not depend on which networks are drawn.
+    loaded, _ = open_predictor(predictor, table, target=None, batch=None, seed=0, console=console)
     if model is not None:
         network = _of_model(model, input_shape, loaded, seed=seed, console=console)
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lut import LatencyTable, Network
+    from lut import Network
     from predictors import LatencyPredictor
     from search._commands._phases import Phases
     from search._sittings import RunClock
@@ -18,12 +18,10 @@ __all__ = [
     "CALIBRATION_S",
     "LARGEST_SEED",
     "check_calibration",
-    "check_files",
     "checked_bound",
     "checked_then",
     "closing_line",
     "hand_on",
-    "open_predictor",
     "print_end",
     "refuse_unmeasured",
     "training_device",
@@ -34,17 +32,6 @@ __all__ = [
 LARGEST_SEED = 2**63 - 1
 # Of measuring networks of the space, in seconds.
 CALIBRATION_S = 60.0
-
-
-def check_files(predictor: Path | None, table: Path | None, *, takes_tables: bool = True) -> None:
-    """See that a predictor is a folder, and a table a file, as far as that is seen without reading them."""
-    from lut import UsageError
-
-    if predictor is not None and predictor.is_file():
-        other = f", or --table {predictor}" if takes_tables else ""
-        raise UsageError(f"--predictor {predictor} is a file: give a folder that fit-predictor wrote{other}")
-    if table is not None and table.is_dir():
-        raise UsageError(f"--table {table} is a folder: give a file that profile-device wrote, or --predictor {table}")
 
 
 def closing_line(clock: RunClock, *, resumed: bool) -> str:
@@ -141,42 +128,6 @@ def training_device(device: str | None) -> str:
 def training_devices(devices: str | None) -> tuple[str, ...]:
     """Return where to train, of devices with commas between them: see :func:`training_device`."""
     return tuple(training_device(name.strip() or None) for name in (devices or "").split(","))
-
-
-def open_predictor(
-    folder: Path | None,
-    file: Path | None,
-    *,
-    target: str | None,
-    batch: int | None,
-    seed: int,
-    console: Console,
-) -> tuple[LatencyPredictor, LatencyTable | None]:
-    """Return the predictor, and the table it was fitted to on the way."""
-    from lut import LatencyTable, UsageError
-    from predictors import LatencyPredictor
-
-    table = None
-    if file is not None:
-        table = LatencyTable.load(file)
-        setting, what = table.setting, str(file)
-    else:
-        assert folder is not None
-        loaded = LatencyPredictor.load(folder)
-        setting, what = loaded.setting, str(folder)
-    if target is not None and setting.target != target:
-        raise UsageError(f"{what} is of target {setting.target}, and --target asks for {target}")
-    if batch is not None and setting.batch != batch:
-        raise UsageError(
-            f"{what} is of batch {setting.batch}, and --batch asks for {batch}; measure it: profile-device --target "
-            f"{setting.target} --batch {batch}"
-        )
-    if table is None:
-        return loaded, None
-    assert file is not None
-    with console.status("Fitting a predictor …"):
-        loaded = LatencyPredictor.fit(table, sources=[file.name], seed=seed)
-    return loaded, table
 
 
 def hand_on(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from lut import LatencyTable, UsageError
 from lut._console import make_console, print_json
 from predictors import LatencyPredictor, measured_curves
+from predictors._commands._inputs import open_predictor
 from predictors._show import parse_alpha
 from predictors._widths import WidthSelection
 from search._calibrate import calibrated
@@ -14,7 +15,6 @@ from search._commands._common import (
     CALIBRATION_S,
     closing_line,
     hand_on,
-    open_predictor,
     print_end,
     refuse_unmeasured,
     training_device,

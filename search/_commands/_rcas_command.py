@@ -14,16 +14,15 @@ from lut import SearchSpace, UsageError
 from lut._console import make_console, print_json
 from lut._level import check_level
 from predictors import LatencyPredictor
+from predictors._commands._inputs import check_files, open_predictor
 from predictors._interval import least_networks
 from search._accuracy import kept_accuracies
 from search._calibrate import calibrated
 from search._commands._common import (
     CALIBRATION_S,
     check_calibration,
-    check_files,
     closing_line,
     hand_on,
-    open_predictor,
     print_end,
     refuse_unmeasured,
 )

@@ -320,10 +320,10 @@ def _check_options(asked: HtasOptions) -> None:
     from lut import UsageError
     from lut._level import check_level
     from lut._suggest import check_word
-    from search._commands._common import check_calibration, check_files
+    from predictors._commands._inputs import check_files, check_one_of
+    from search._commands._common import check_calibration
 
-    if (asked.predictor is None) == (asked.table is None):
-        raise UsageError("give either --predictor FOLDER (see fit-predictor) or --table FILE (see profile-device)")
+    check_one_of(asked.predictor, asked.table)
     check_files(asked.predictor, asked.table)
     for option, word, known in (
         ("--widths", asked.widths, ("hardware", "uniform", "ratios", "base")),
