@@ -28,7 +28,8 @@ def subtitle(table: LatencyTable) -> str:
     if table.not_measured:
         parts.append(f"{len(table.not_measured)} not measured")
     if table.sessions:
-        parts.append(table.sessions[-1].started_at[:10])
+        # With hyphens that no line is broken at.
+        parts.append(table.sessions[-1].started_at[:10].replace("-", "\N{NON-BREAKING HYPHEN}"))
     return " · ".join(parts)
 
 
