@@ -306,7 +306,7 @@ SLIPS = [
     ("fit-predictor t.json -o p2 --failures skp", "did you mean 'skip'?"),
     ("fit-predictor t.json -o p2 --seed -1", "--seed: expected a whole number of at least 0"),
     ("fit-predictor t.json --outptu p2", "did you mean '--output'?"),
-    ("predict-latency", "missing option '--predictor'"),
+    ("predict-latency", "give either --predictor FOLDER (see fit-predictor) or --table FILE"),
     ("predict-latency --predictor p", "give a network: either --model"),
     (
         "predict-latency --predictor none --model my.py:make",

@@ -182,10 +182,9 @@ def _speed_line(result: CheckResult) -> str:
 
     if result.speed_ratio is None:
         return "the table has no sentinels: latencies are compared as they are"
-    text = f"the machine takes {result.speed_ratio:.2f} times as long as at the table's reference speed"
-    if abs(log(result.speed_ratio)) > log(SPEED_SAID):
-        text = f"warning: {text}"
-    return f"{text}; that is taken out below"
+    ratio = f"{result.speed_ratio:.2f}"
+    text = f"the machine takes {ratio} times as long as at the table's reference speed; that is taken out below"
+    return f"warning: {text}" if abs(log(result.speed_ratio)) > log(SPEED_SAID) else text
 
 
 def _grid(result: CheckResult, *, verbose: bool) -> Grid:
