@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import matplotlib
-
 from lut import LatencyTable
 from predictors import hardware_aware_widths, measured_curves
 
@@ -20,6 +18,8 @@ def main() -> None:
     made.add_argument("--curve", type=int, default=0, help="which of the table's sweeps")
     made.add_argument("--output", type=Path, default=Path("docs/pictures/staircase.png"))
     given = made.parse_args()
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 

@@ -51,7 +51,6 @@ LARGEST_VALUE = 1e15
 LONGEST_S = 1e12
 # How every file of ours begins.
 BEGINNING = f'{{"format":"{FORMAT}"'.encode()
-ADVICE = ELSEWHERE_OR_RESTART
 
 # Takes a network, gives its accuracy: 0 … 1, or any finite number of which more is better.
 Accuracy: TypeAlias = Callable[[Network], float]
@@ -454,7 +453,7 @@ def _read(path: Path, content: bytes, torn: bytes, header: _Header) -> tuple[dic
     if not content:
         # A file of ours that was cut off in its first line has nothing to lose; anybody else's has.
         if not BEGINNING.startswith(torn[: len(BEGINNING)]):
-            raise CheckpointError(f"{path} is not a file of accuracies; {ADVICE}")
+            raise CheckpointError(f"{path} is not a file of accuracies; {ELSEWHERE_OR_RESTART}")
         return {}, None
     first = content.partition(b"\n")[0].partition(b"\t")[0]
     try:
@@ -462,9 +461,13 @@ def _read(path: Path, content: bytes, torn: bytes, header: _Header) -> tuple[dic
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         there = None
     if there is None or there.format != FORMAT:
-        raise CheckpointError(f"{path} is not a file of accuracies, or damaged in its first line; {ADVICE}")
+        raise CheckpointError(
+            f"{path} is not a file of accuracies, or damaged in its first line; {ELSEWHERE_OR_RESTART}"
+        )
     if there.version not in (VERSION, UNSEALED):
-        raise CheckpointError(f"{path} has version {there.version}, and this program writes {VERSION}; {ADVICE}")
+        raise CheckpointError(
+            f"{path} has version {there.version}, and this program writes {VERSION}; {ELSEWHERE_OR_RESTART}"
+        )
     others = []
     if there.space != header.space:
         space = printable(shortened(there.space, 200))
@@ -475,7 +478,7 @@ def _read(path: Path, content: bytes, torn: bytes, header: _Header) -> tuple[dic
             f"computed otherwise ({function}, not {header.function[:16]}): recipe, data, seed or function differ"
         )
     if others:
-        raise CheckpointError(f"{path} holds accuracies {', and '.join(others)}; {ADVICE}")
+        raise CheckpointError(f"{path} holds accuracies {', and '.join(others)}; {ELSEWHERE_OR_RESTART}")
     lines: list[_Line] = []
     values: dict[str, float] = {}
     bodies = unsealed(content) if there.version == VERSION else iter(content.split(b"\n")[:-1])
@@ -491,9 +494,9 @@ def _read(path: Path, content: bytes, torn: bytes, header: _Header) -> tuple[dic
                 values[found.key] = found.value
                 lines.append(found)
     except DamagedLineError as error:
-        raise CheckpointError(f"{path}, line {error.number}, is damaged: {error}; {ADVICE}") from None
+        raise CheckpointError(f"{path}, line {error.number}, is damaged: {error}; {ELSEWHERE_OR_RESTART}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise CheckpointError(f"{path}, line {number}, is damaged: no accuracy; {ADVICE}") from None
+        raise CheckpointError(f"{path}, line {number}, is damaged: no accuracy; {ELSEWHERE_OR_RESTART}") from None
     return values, lines if there.version == UNSEALED else None
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from lut._console import make_console
 from lut.errors import DeviceBusyError
-from profiler import _busy
+from profiler import _busy, _machine
 from profiler._busy import Load, other_load, settle_threads
+from profiler._cli import profile_device
 
 
 @pytest.fixture(autouse=True)
@@ -135,3 +137,21 @@ def test_a_real_program_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         hog.kill()
         hog.join()
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "said"), [(None, 1, "measured with 1 of 2 threads"), (None, None, None), (2, 1, None)]
+)
+def test_fewer_threads_than_usual_are_told_beside_the_result(
+    asked: int | None, found: int | None, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_busy, "settle_threads", lambda *_: found)
+    monkeypatch.setattr(_machine, "default_threads", lambda: 2)
+    options = {} if asked is None else {"threads": asked}
+    note = profile_device._settle(options, "cpu", "fit", make_console())
+    assert options.get("threads") == (asked if found is None else found)
+    assert (note is None) == (said is None)
+    if note is not None and said is not None:
+        assert said in note
+        assert "--threads 2" in note
+    assert profile_device._settle({}, "cuda", "fit", make_console()) is None

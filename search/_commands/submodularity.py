@@ -201,15 +201,16 @@ def _measured(
 def _opened_cache(output: Path, space: SearchSpace, source: Source) -> AccuracyCache:
     import msgspec
 
+    from lut._option_names import ELSEWHERE_OR_RESTART
     from lut.errors import CheckpointError
-    from search._accuracy import ADVICE, AccuracyCache
+    from search._accuracy import AccuracyCache
 
     options = msgspec.json.encode(getattr(space, "options", {})).decode()
     try:
         return AccuracyCache.open(output, space=f"{space.name} {options}", function=source.digest)
     except CheckpointError as error:
         # There is no --restart here.
-        raise CheckpointError(str(error).replace(ADVICE, "give another --output")) from None
+        raise CheckpointError(str(error).replace(ELSEWHERE_OR_RESTART, "give another --output")) from None
 
 
 def _print(console: Console, found: Submodularity, *, kept: bool) -> None:
