@@ -339,13 +339,13 @@ def _read_folder(folder: Path) -> Any:
 
 def _make_decoded(folder: Path) -> None:
     from search import load_data, subset
-    from search._data import _to_cache
+    from search._data._images import _to_cache
 
     _to_cache(folder / "cache.safetensors", subset(load_data("digits"), train=20, test=20, seed=0))
 
 
 def _alter_decoded(valid: Path, folder: Path, rng: random.Random) -> None:
-    from search._checkpoint import read_tensors, write_tensors
+    from search._training._checkpoint import read_tensors, write_tensors
 
     tensors, text = read_tensors(valid / "cache.safetensors")
     for name in sorted(tensors):
@@ -373,7 +373,7 @@ def _read_decoded(folder: Path) -> Any:
     """Read it; what cannot be used is decoded again, which here counts as refused."""
     from lut import UsageError
     from search import subset
-    from search._data import _from_cache
+    from search._data._images import _from_cache
 
     found = _from_cache(folder / "cache.safetensors", "images")
     if found is None:

@@ -36,7 +36,7 @@ def _read_cache(folder: Path) -> Any:
 
 
 def _make_checkpoint(folder: Path) -> None:
-    from search._checkpoint import save_checkpoint
+    from search._training._checkpoint import save_checkpoint
 
     tensors = {"net.weight": torch.randn(4, 3), "net.bias": torch.randn(4), "net.counts": torch.arange(4)}
     save_checkpoint(folder / "a.safetensors", run="a run", epoch=3, tensors=tensors, values={"accuracy": 0.5})
@@ -48,7 +48,7 @@ def _alter_checkpoint(valid: Path, folder: Path, rng: random.Random) -> None:
     kind = rng.random()
     if kind < 0.4:
         # What the run wrote beside the tensors, with the digest of both made good.
-        from search._checkpoint import read_tensors, write_tensors
+        from search._training._checkpoint import read_tensors, write_tensors
 
         tensors, text = read_tensors(valid / "a.safetensors")
         for name in list(tensors):
@@ -70,7 +70,7 @@ _TYPES = (torch.float64, torch.bool, torch.int8, torch.float16, torch.complex64)
 
 
 def _read_checkpoint(folder: Path) -> Any:
-    from search._checkpoint import load_checkpoint
+    from search._training._checkpoint import load_checkpoint
 
     return load_checkpoint(folder / "a.safetensors", run="a run")
 
@@ -124,7 +124,7 @@ def _whole_old_cache(folder: Path) -> None:
 
 def _plan() -> Any:
     from search import EvolutionSettings, Recipe, SearchSettings
-    from search._run import RunPlan
+    from search.htas._run import RunPlan
 
     return RunPlan(
         *(8, 1.0, 8, "auto", "hardware", ((8, 16), (16, 32)), (1, 2), 6.5, "law", "upper", 0.9, "gradient"),
@@ -133,7 +133,7 @@ def _plan() -> Any:
 
 
 def _make_run(folder: Path) -> None:
-    from search._run_parts import open_folder
+    from search._runs._parts import open_folder
 
     open_folder(_plan(), folder / "run", files=(), restart=False)
 
@@ -145,7 +145,7 @@ def _alter_run(valid: Path, folder: Path, rng: random.Random) -> None:
 
 
 def _read_run(folder: Path) -> Any:
-    from search._run_parts import open_folder
+    from search._runs._parts import open_folder
 
     return open_folder(_plan(), folder / "run", files=(), restart=False)
 
@@ -155,7 +155,7 @@ _MEASURED = ("3" * 16, 0, tuple((i, 1, 2) for i in range(12)))
 
 def _signed_calibration(value: Any) -> bytes:
     """Return what was measured with the hash that belongs to what it says now, where it can be read at all."""
-    from search._calibrate import _Kept
+    from search._problem._calibrate import _Kept
 
     try:
         return encoded({**value, "sha256": msgspec.convert(value, _Kept).digest()})
@@ -170,7 +170,7 @@ def _make_calibration(folder: Path) -> None:
 
 
 def _read_calibration(folder: Path) -> Any:
-    from search._calibrate import _load
+    from search._problem._calibrate import _load
 
     found = _load(folder / "calibration.json", *_MEASURED)
     if found is not None and not all(0 < ms < float("inf") for ms in found.ms):
@@ -198,7 +198,7 @@ def _module() -> torch.nn.Module:
 
 def _train(path: Path, stop_after: int | None = None) -> Any:
     from search import Recipe, train
-    from search._training import TrainProgress
+    from search._training._train import TrainProgress
 
     def progress(now: TrainProgress) -> None:
         if stop_after is not None and now.epoch > stop_after:
@@ -215,7 +215,7 @@ def _make_training(folder: Path) -> None:
 
 
 def _alter_training(valid: Path, folder: Path, rng: random.Random) -> None:
-    from search._checkpoint import read_tensors, write_tensors
+    from search._training._checkpoint import read_tensors, write_tensors
 
     tensors, text = read_tensors(valid / "c.safetensors")
     for name in rng.sample(sorted(tensors), rng.choice((0, 1, 1, 3))):
@@ -268,7 +268,7 @@ def _make_weights(folder: Path) -> None:
 
 
 def _alter_weights(valid: Path, folder: Path, rng: random.Random) -> None:
-    from search._checkpoint import read_tensors, write_tensors
+    from search._training._checkpoint import read_tensors, write_tensors
 
     tensors, text = read_tensors(valid / "w.safetensors")
     for name in rng.sample(sorted(tensors), rng.choice((0, 1, 1, 3))):

@@ -10,7 +10,7 @@ import msgspec
 
 from lut import Layer, Network, NetworkLayer
 from search import NasBenchMacro, ResNetCifar
-from search._inverted_residuals import LayerStack
+from search.spaces._inverted_residuals import LayerStack
 
 __all__ = ["SPACES", "as_layer", "blocks_of", "distinct", "nas_bench_macro"]
 

@@ -35,7 +35,7 @@ from scipy.stats import t
 from lut import Network
 from profiler import compare_networks
 from search import ResNetCifar
-from search._calibrate import calibrated
+from search._problem._calibrate import calibrated
 
 LEVEL = 0.95
 # Predictions of searched networks are to be as near as this.

@@ -16,8 +16,8 @@ from lut import Network
 from predictors import LatencyPredictor
 from predictors._compiled import layers_of
 from search import NasBenchMacro, Recipe, ResNetCifar, SearchSettings, derive, load_data, make_cost, search_htas, subset
-from search._rcas import RcasSettings, search_rcas
-from search._resources import Budgets, NetworkResources
+from search._problem._resources import Budgets, NetworkResources
+from search.rcas._search import RcasSettings, search_rcas
 
 FILE = Path(__file__).parent / "recorded" / "searches.json"
 RCAS: dict[str, tuple[Budgets, RcasSettings]] = {

@@ -29,7 +29,7 @@ from lut.errors import (
     TargetUnavailableError,
     UsageError,
 )
-from search._accuracy import (
+from search._accuracy._evaluator import (
     AccuracyCache,
     BatchAccuracy,
     EvaluationProgress,
@@ -37,11 +37,11 @@ from search._accuracy import (
     load_accuracy,
     network_key,
 )
-from search._data import ImageData, load_data, subset
-from search._early_stopped import EarlyStopped, hold_out, rcas_recipe
-from search._recipe import learning_rate
-from search._trainable import build_network
-from search._training import train
+from search._accuracy._short_training import EarlyStopped, hold_out, rcas_recipe
+from search._data._images import ImageData, load_data, subset
+from search._training._recipe import learning_rate
+from search._training._train import train
+from search._training._weights import build_network
 
 ROOT = Path(__file__).parents[1]
 # Where a script finds our packages and this file.
@@ -191,7 +191,7 @@ def test_a_file_of_somebody_elses_is_never_cut(tmp_path: Path) -> None:
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "accuracies.jsonl"
     script = (
-        "import sys; from pathlib import Path; from search._accuracy import AccuracyCache\n"
+        "import sys; from pathlib import Path; from search._accuracy._evaluator import AccuracyCache\n"
         "cache = AccuracyCache.open(Path(sys.argv[1]), space='space', function='function')\n"
         "print('held', flush=True); sys.stdin.read()"
     )
@@ -227,7 +227,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
 KILLED = """\
 import sys, time
 from pathlib import Path
-from search._accuracy import AccuracyCache, Evaluator
+from search._accuracy._evaluator import AccuracyCache, Evaluator
 from test_accuracy import tiny, width_of
 
 def accuracy(network):
@@ -480,7 +480,7 @@ def test_a_users_function_by_its_file(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_nothing_here_waits_for_torch() -> None:
-    code = "import sys, search._accuracy; sys.exit('torch' in sys.modules)"
+    code = "import sys, search._accuracy._evaluator; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
@@ -664,9 +664,9 @@ def runs(pid: int) -> bool:
 # It has no `if __name__ == "__main__"`.
 ENDLESS = """\
 import threading
-from search._accuracy import Evaluator
-from search._early_stopped import rcas_recipe
-from search._evaluation_worker import EvaluationWorker
+from search._accuracy._evaluator import Evaluator
+from search._accuracy._short_training import rcas_recipe
+from search._accuracy._training_worker import EvaluationWorker
 from test_accuracy import judge, tiny
 early = judge(recipe=rcas_recipe(epochs=100_000, batch_size=20), at_once=2)
 staff = early._staff(2)

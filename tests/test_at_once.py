@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import HANGS_S
 
-from search._at_once import run_at_once
+from search._accuracy._side_by_side import run_at_once
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ from predictors import LatencyPredictor
 from profiler._compare import ComparedNetwork, ComparedVisits, NetworkComparison
 from profiler._sources import subject_of
 from search import NasBenchMacro, RCNet, load_weights
-from search._accuracy import AccuracyCache
-from search._rcas_run import RCAS_FILES
+from search._accuracy._evaluator import AccuracyCache
+from search.rcas._run import RCAS_FILES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -392,7 +392,7 @@ def test_networks_are_trained_measured_and_handed_on(
     pytest.importorskip("onnxruntime", reason="needs onnxruntime: the extra onnx")
     seen: list[list[Network]] = []
     times = {"MobileNetV2": 10.0}
-    monkeypatch.setattr("search._run_parts.compare_networks", compared_by(lambda n: times.get(n.name, 5.0), seen))
+    monkeypatch.setattr("search._runs._parts.compare_networks", compared_by(lambda n: times.get(n.name, 5.0), seen))
     run = tmp_path / "run"
     words = ["rcas", *TINY, "--train-epochs", "1", "--predictor", "rcnet", "--budget-madds", "23.8e6"]
     # With Core ML, where it is installed, in the same run: trainings take their time.
@@ -433,7 +433,7 @@ def test_networks_are_trained_measured_and_handed_on(
 def test_accuracies_at_chance_level_are_warned_of(
     accuracy: float, warned: bool, main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search._early_stopped import EarlyStopped
+    from search._accuracy._short_training import EarlyStopped
 
     asked: list[int] = []
 
@@ -486,7 +486,7 @@ def test_a_predictor_is_calibrated_on_networks_within_the_budgets(
             predictor.append(LatencyPredictor.load("bare"))
         return 1.3 * predictor[0].latency_ms(network)
 
-    for place in ("search._calibrate.compare_networks", "search._run_parts.compare_networks"):
+    for place in ("search._problem._calibrate.compare_networks", "search._runs._parts.compare_networks"):
         monkeypatch.setattr(place, compared_by(slower, seen))
     run = tmp_path / "run"
     # Without a network measured whole this predictor has no intervals; with those measured now it has.
@@ -540,7 +540,7 @@ def test_a_network_that_could_not_be_measured_is_told_and_the_run_can_be_repeate
             raise IncompleteError("too much noise")
         return works(networks, **options)
 
-    monkeypatch.setattr("search._run_parts.compare_networks", compared)
+    monkeypatch.setattr("search._runs._parts.compare_networks", compared)
     run = tmp_path / "run"
     words = [word for word in RCNET if word not in ("--measure-seconds", "0")]
     words.insert(words.index("--train-epochs") + 1, "0")
@@ -549,7 +549,7 @@ def test_a_network_that_could_not_be_measured_is_told_and_the_run_can_be_repeate
     assert code == 3
     assert "the network found could not be measured: too much noise" in err
     assert not (run / "result.json").exists()
-    monkeypatch.setattr("search._run_parts.compare_networks", works)
+    monkeypatch.setattr("search._runs._parts.compare_networks", works)
     assert main(*words)[0] == 0
     assert result_of(run)["measured"]["winner_ms"] == 2.0
 

@@ -21,7 +21,7 @@ from lut.errors import CheckpointError
 from predictors import LatencyPredictor
 from profiler._compare import ComparedNetwork, ComparedVisits, NetworkComparison
 from search import ResNetCifar, load_data, load_weights
-from search._run import FILES
+from search.htas._run import FILES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -212,7 +212,7 @@ def test_a_winner_is_measured_beside_its_base(main: Main, tmp_path: Path, monkey
             measuring_s=1.0,
         )
 
-    monkeypatch.setattr("search._run_parts.compare_networks", compared)
+    monkeypatch.setattr("search._runs._parts.compare_networks", compared)
     run = tmp_path / "run"
     words = [word for word in QUICK if word not in ("--measure-seconds", "0")]
     words += ["--then", "onnx", "--calibrate", "0", "--output", str(run)]
@@ -235,7 +235,7 @@ def test_a_winner_is_measured_beside_its_base(main: Main, tmp_path: Path, monkey
 def test_an_interrupted_run_goes_on_while_the_winner_is_trained(
     main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search import _run_parts
+    from search._runs import _parts as _run_parts
 
     words = (*QUICK, "--train-epochs", "3", "--budget-ms", budget_in(main, 0.7))
     plain, broken = tmp_path / "plain", tmp_path / "broken"
@@ -274,8 +274,8 @@ def test_an_interrupted_run_goes_on_while_the_winner_is_trained(
 def test_a_predictor_is_calibrated_on_the_space_that_is_searched(
     main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search._calibrate import calibrated
-    from search._width_sets import uniform_widths
+    from search._problem._calibrate import calibrated
+    from search.spaces._width_sets import uniform_widths
 
     calls: list[int] = []
     main("spaces")
@@ -295,7 +295,7 @@ def test_a_predictor_is_calibrated_on_the_space_that_is_searched(
             measuring_s=1.0,
         )
 
-    monkeypatch.setattr("search._calibrate.compare_networks", compared)
+    monkeypatch.setattr("search._problem._calibrate.compare_networks", compared)
     whole = ResNetCifar(depth=8, expand=0.5)
     space = ResNetCifar(depth=8, expand=0.5, widths=uniform_widths(whole, 4))
     options: dict[str, Any] = {"count": 12, "seconds": 1.0, "path": tmp_path / "c.json"}
@@ -456,7 +456,7 @@ def test_mistakes_are_told_before_anything_is_measured(
     def measured(*_: Any, **__: Any) -> NetworkComparison:
         raise AssertionError("it was measured")
 
-    monkeypatch.setattr("search._calibrate.compare_networks", measured)
+    monkeypatch.setattr("search._problem._calibrate.compare_networks", measured)
     given = [word for word in QUICK if word not in ("--measure-seconds", "0")]
     code, _, err = main(*given, *words, "--output", str(tmp_path / "run"))
     assert code == 2

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from lut.errors import DataError, FileAccessError, UsageError
-from search import _data
-from search._augment import augment, prepare
-from search._data import ImageData, halves, load_data, seeded, subset
-from search._recipe import Recipe
+from search._data import _images as _data
+from search._data._images import ImageData, halves, load_data, seeded, subset
+from search._training._augment import augment, prepare
+from search._training._recipe import Recipe
 
 Image = pytest.importorskip("PIL.Image")
 

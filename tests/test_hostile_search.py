@@ -29,16 +29,19 @@ from test_data import NAMES, folder_of, image_files, pixels, png, python_files, 
 
 from lut._lines import unsealed
 from lut.errors import CheckpointError, DataError, FileAccessError, SearchError, UsageError
-from search import _accuracy, _calibrate, _evaluation_worker, _image_folder, _pickled, _tar
-from search._accuracy import AccuracyCache, Evaluator
-from search._checkpoint import content_digest, read_tensors, write_tensors
-from search._data import load_data, subset
-from search._evaluation_worker import EvaluationWorker, Hello
-from search._nas_bench_macro import load_accuracies
-from search._pickled import PickledError, byte_array, read_pickled
-from search._recipe import Recipe
-from search._trainable import build_network, load_weights, save_weights
-from search._training import train
+from search._accuracy import _evaluator as _accuracy
+from search._accuracy import _training_worker as _evaluation_worker
+from search._accuracy._evaluator import AccuracyCache, Evaluator
+from search._accuracy._training_worker import EvaluationWorker, Hello
+from search._data import _image_folder, _pickled, _tar
+from search._data._images import load_data, subset
+from search._data._pickled import PickledError, byte_array, read_pickled
+from search._problem import _calibrate
+from search._training._checkpoint import content_digest, read_tensors, write_tensors
+from search._training._recipe import Recipe
+from search._training._train import train
+from search._training._weights import build_network, load_weights, save_weights
+from search.spaces._nas_bench_macro import load_accuracies
 
 # ------------------------------------------------------------------------------------------------------------- pickles
 

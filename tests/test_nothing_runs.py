@@ -88,7 +88,7 @@ REVIEWED: dict[tuple[str, str, str], str] = {
     ("profiler/_child.py", "run_task", "-c"): BOOT,
     ("profiler/_worker.py", "__init__", "-c"): BOOT,
     ("profiler/_coreml/_export.py", "__init__", "-c"): BOOT,
-    ("search/_evaluation_worker.py", "__init__", "-c"): BOOT,
+    ("search/_accuracy/_training_worker.py", "__init__", "-c"): BOOT,
     ("profiler/_subgraph.py", "function_of", "getattr(place, …)"): REGISTERED,
     ("profiler/_subgraph.py", "function_of", "getattr(torch.ops, …)"): REGISTERED,
     ("profiler/_subgraph.py", "function_of", "getattr(getattr(torch.ops, namespace), …)"): REGISTERED,

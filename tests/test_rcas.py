@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from lut import Network, UsageError
 from lut.errors import BudgetError, SearchError
 from search import NasBenchMacro, RCNet, ResNetCifar
-from search._greedy import Budget, GreedyPath, SetProblem, cost_effective_greedy
-from search._rcas import RcasSettings, RcasStep, rules_for, search_rcas
-from search._resources import Budgets, NetworkResources, sample_within
-from search._submodularity import measure_submodularity
+from search._problem._resources import Budgets, NetworkResources, sample_within
+from search.rcas._greedy import Budget, GreedyPath, SetProblem, cost_effective_greedy
+from search.rcas._search import RcasSettings, RcasStep, rules_for, search_rcas
+from search.rcas._submodularity import measure_submodularity
 
 GUARANTEE = (1 - 1 / math.e) / 2
 

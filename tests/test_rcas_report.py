@@ -20,12 +20,12 @@ from lut import Device, Network
 from predictors._predictions import NetworkPrediction
 from profiler._compare import Ratio
 from search import NasBenchMacro, RCNet, Recipe
-from search._rcas import RcasSettings, RcasStep, search_rcas
-from search._rcas_report import rcas_report
-from search._rcas_run import RcasPlan, RcasRun, base_of
-from search._resources import Budgets, NetworkResources
-from search._run_parts import NOT_ASKED, Measured
-from search._training import Epoch, Trained
+from search._problem._resources import Budgets, NetworkResources
+from search._runs._parts import NOT_ASKED, Measured
+from search._training._train import Epoch, Trained
+from search.rcas._report import rcas_report
+from search.rcas._run import RcasPlan, RcasRun, base_of
+from search.rcas._search import RcasSettings, RcasStep, search_rcas
 
 EVIL = '<script>alert("1")</script>'
 BUDGETS = Budgets(ms=10.0, parameters=0.8e6, madds=4e7)

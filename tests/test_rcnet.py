@@ -18,8 +18,8 @@ from predictors import compile_madds
 from predictors._compiled import layers_of
 from profiler._cli._workloads import open_space
 from search import NasBenchMacro, RCNet, load_accuracies, mobilenet_v2, rcnet_cifar, rcnet_imagenet
-from search._inverted_residuals import make_divisible
-from search._nas_bench_macro import nas_bench_macro
+from search.spaces._inverted_residuals import make_divisible
+from search.spaces._nas_bench_macro import nas_bench_macro
 
 MACRO = (
     Path(os.environ.get("LATENCY_LUT_DATA", Path(__file__).parents[2] / "shared" / "data"))

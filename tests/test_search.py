@@ -36,10 +36,10 @@ from search import (
     search_htas,
     subset,
 )
-from search._cost import band_penalty, check_budget, smallest, unlike_layers
-from search._htas import _Charge
-from search._shared_weights import SharedWeights
-from search._supernet import SuperResNet
+from search._problem._cost import band_penalty, check_budget, smallest, unlike_layers
+from search.htas._gradient import _Charge
+from search.htas._shared_weights import SharedWeights
+from search.htas._supernet import SuperResNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

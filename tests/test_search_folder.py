@@ -16,8 +16,8 @@ from test_cli_search import QUICK, SMALL, budget_in, made, main  # noqa: F401 - 
 from lut._files import write_atomically
 from lut._folder_lock import LOCK_NAME, folder_lock
 from lut.errors import DeviceBusyError, FileAccessError, FolderInUseError, InterruptedRunError
-from search._run import FILES
-from search._run_parts import hold_folder
+from search._runs._parts import hold_folder
+from search.htas._run import FILES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,11 +51,11 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         "lut.LatencyTable.load",
         "predictors.LatencyPredictor.load",
-        "search._data.load_data",
-        "search._calibrate.compare_networks",
-        "search._run_parts.compare_networks",
-        "search._run.search_htas",
-        "search._rcas_run.search_rcas",
+        "search._data._images.load_data",
+        "search._problem._calibrate.compare_networks",
+        "search._runs._parts.compare_networks",
+        "search.htas._run.search_htas",
+        "search.rcas._run.search_rcas",
     ):
         monkeypatch.setattr(name, work)
 
@@ -181,7 +181,7 @@ def test_mistakes_are_told_before_anything_is_read(
     find = importlib.util.find_spec
     hidden = ("pymoo", "onnx", "coremltools")
     monkeypatch.setitem(sys.modules, "PIL", None)
-    for place in ("importlib.util.find_spec", "search._evolution.find_spec"):
+    for place in ("importlib.util.find_spec", "search.evolution._evolution.find_spec"):
         monkeypatch.setattr(place, lambda name, *rest: None if name in hidden else find(name, *rest))
     given, _, err = main(*MEASURED, *words, "--output", str(tmp_path / "run"))
     assert problem in err
@@ -218,8 +218,8 @@ def test_mistakes_are_told_before_a_minute_is_measured(
     def measured(*_: Any, **__: Any) -> Any:
         raise AssertionError("it was measured")
 
-    monkeypatch.setattr("search._calibrate.compare_networks", measured)
-    monkeypatch.setattr("search._run_parts.compare_networks", measured)
+    monkeypatch.setattr("search._problem._calibrate.compare_networks", measured)
+    monkeypatch.setattr("search._runs._parts.compare_networks", measured)
     code, _, err = main(*MEASURED, *words, "--output", str(run))
     assert problem in err
     assert code == 2
@@ -307,7 +307,7 @@ def test_a_hopeless_budget_is_refused_before_a_minute_is_measured(
     def measured(*_: Any, **__: Any) -> Any:
         raise AssertionError("it was measured")
 
-    monkeypatch.setattr("search._calibrate.compare_networks", measured)
+    monkeypatch.setattr("search._problem._calibrate.compare_networks", measured)
     code, _, err = main(*MEASURED, "--budget-ms", "1e-6", "--output", str(tmp_path / "run"))
     assert code == 3
     assert "within 1e-06 ms was found: the fastest takes" in err
@@ -352,7 +352,7 @@ def test_ctrl_c_says_whether_anything_was_kept(
         raise KeyboardInterrupt
 
     run = tmp_path / "run"
-    monkeypatch.setattr("search._data.load_data", stopped)
+    monkeypatch.setattr("search._data._images.load_data", stopped)
     code, _, err = main(*QUICK, "--output", str(run))
     assert (code, err) == (130, "stopped: nothing was written; run the same command again\n")
     assert not run.exists()
@@ -474,7 +474,7 @@ def test_a_winner_that_could_not_be_measured_is_no_success(
         if len(networks) == 2:
             raise DeviceBusyError("another profile is running (process 1)")
 
-    monkeypatch.setattr("search._run_parts.compare_networks", busy)
+    monkeypatch.setattr("search._runs._parts.compare_networks", busy)
     run = tmp_path / "run"
     code, out, err = main(
         *MEASURED, "--calibrate", "0", "--budget-ms", budget_in(main, 0.7), "--output", str(run), "--json"

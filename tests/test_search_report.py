@@ -15,7 +15,8 @@ from profiler._compare import Ratio
 from profiler._report._page import Notice, Table, Text
 from search import EvolutionSettings, Recipe, SearchSettings
 from search._commands._show import print_result
-from search._report_parts import (
+from search._runs._parts import NOT_ASKED, Measured
+from search._runs._report_parts import (
     accuracy_sentence,
     latency_sentence,
     setting_text,
@@ -24,11 +25,10 @@ from search._report_parts import (
     training_points,
     warnings_of,
 )
-from search._resnet_cifar import ResNetCifar
-from search._run import RunPlan, RunResult
-from search._run_parts import NOT_ASKED, Measured
-from search._search_report import epoch_points, search_report, trade_off_points, width_bars
-from search._search_settings import SearchEpoch, SearchResult
+from search.htas._report import epoch_points, search_report, trade_off_points, width_bars
+from search.htas._run import RunPlan, RunResult
+from search.htas._settings import SearchEpoch, SearchResult
+from search.spaces._resnet_cifar import ResNetCifar
 
 MEASURED = Measured(4.0, 3.9, 4.1, 8.0, 7.9, 8.1, Ratio(2.0, 1.9, 2.1), ())
 

@@ -15,19 +15,19 @@ from lut._console import duration
 from lut._terminal import DataConsole
 from profiler._cli._progress import Standing
 from search import NasBenchMacro, Recipe
-from search._accuracy import EvaluationProgress
-from search._chance import FirstRound, chance_warning
-from search._checkpoint import save_checkpoint, saved_epoch
+from search._accuracy._chance import FirstRound, chance_warning
+from search._accuracy._evaluator import EvaluationProgress
 from search._commands._common import closing_line
 from search._commands._phases import Phases
 from search._commands._rcas_show import RcasPhases
-from search._rcas import RcasSettings
-from search._recipe import epoch_text, epochs_text
-from search._resources import Budgets, NetworkResources
-from search._search_settings import SearchProgress
-from search._sittings import RunClock, Stage, resumed_text
+from search._problem._resources import Budgets, NetworkResources
+from search._runs._sittings import RunClock, Stage, resumed_text
 from search._time_left import TimeLeft, seconds_left
-from search._training import TrainProgress
+from search._training._checkpoint import save_checkpoint, saved_epoch
+from search._training._recipe import epoch_text, epochs_text
+from search._training._train import TrainProgress
+from search.htas._settings import SearchProgress
+from search.rcas._search import RcasSettings
 
 
 class Clock:

@@ -10,9 +10,9 @@ from torch.nn import functional as f
 
 from lut import UsageError
 from search import ResNetCifar, ratio_widths, uniform_widths
-from search._architecture import Mixture, draw, draw_uniform, fixed, gumbel_noise, gumbel_softmax, temperature
-from search._supernet import SuperResNet, add_first_channels, interpolate_channels, own_statistics
-from search._trainable import build_network, network_weights
+from search._training._weights import build_network, network_weights
+from search.htas._architecture import Mixture, draw, draw_uniform, fixed, gumbel_noise, gumbel_softmax, temperature
+from search.htas._supernet import SuperResNet, add_first_channels, interpolate_channels, own_statistics
 
 # Of TAS's configurations (configs/NeurIPS-2019, configs/compares) and their bases: parameters and multiply-adds in
 # millions, convolutions and linear layers on the main path.

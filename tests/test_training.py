@@ -21,11 +21,11 @@ from lut import Network, NetworkLayer, chain, conv_norm_act, residual_add
 from lut.errors import CheckpointError, FileAccessError, SearchError, UsageError
 from lut.primitives import Activation, Conv2d, Plain
 from search import ResNetCifar
-from search._checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
-from search._data import ImageData, load_data, subset
-from search._recipe import Recipe, learning_rate
-from search._trainable import build_network, load_network_weights, load_weights, network_weights, save_weights
-from search._training import TrainProgress, distillation_loss, epoch_generator, evaluate, train
+from search._data._images import ImageData, load_data, subset
+from search._training._checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from search._training._recipe import Recipe, learning_rate
+from search._training._train import TrainProgress, distillation_loss, epoch_generator, evaluate, train
+from search._training._weights import build_network, load_network_weights, load_weights, network_weights, save_weights
 
 SHORT = Recipe(epochs=3, warmup_epochs=1, batch_size=32, lr=0.05)
 
@@ -227,7 +227,7 @@ import torch
 torch.set_num_threads(int(sys.argv[2]))
 sys.path.insert(0, sys.argv[3])
 from test_training import SHORT, digits, tiny
-from search._training import train
+from search._training._train import train
 
 module, calls = tiny(), 0
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lut import Network
     from predictors import LatencyPredictor
     from search._commands._phases import Phases
-    from search._sittings import RunClock
+    from search._runs._sittings import RunClock
 
 __all__ = [
     "CALIBRATION_S",
@@ -48,7 +48,7 @@ def print_end(
     console: Console, output: Path, files: Mapping[str, str], exported: Mapping[str, str], closing: str
 ) -> None:
     """Print how long a run took, and which of its files somebody goes on with."""
-    from search._run_parts import NETWORK, REPORT, WEIGHTS
+    from search._runs._parts import NETWORK, REPORT, WEIGHTS
 
     console.print()
     console.print(closing)
@@ -62,7 +62,7 @@ def print_end(
 def refuse_unmeasured(not_measured: str | None) -> None:
     """Raise :class:`~lut.errors.IncompleteError` where a measurement was asked for and failed, and why it did."""
     from lut.errors import IncompleteError
-    from search._run_parts import NOT_ASKED
+    from search._runs._parts import NOT_ASKED
 
     if not_measured is not None and not_measured != NOT_ASKED:
         raise IncompleteError(f"the network found could not be measured: {not_measured}")
@@ -72,7 +72,7 @@ def check_calibration(count: int, level: float | None) -> None:
     """See that so many measured networks are a calibration, and give intervals of a level; ``None``: of none."""
     from lut import UsageError
     from predictors._interval import least_networks
-    from search._calibrate import check_count
+    from search._problem._calibrate import check_count
 
     if not count:
         return
@@ -145,7 +145,7 @@ def hand_on(
     """
     from lut import UsageError
     from profiler._export import export_bundle, export_trained
-    from search._trainable import load_weights
+    from search._training._weights import load_weights
 
     written = {}
     setting = None if predictor is None else predictor.setting

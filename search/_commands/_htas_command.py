@@ -10,7 +10,6 @@ from predictors import LatencyPredictor, measured_curves
 from predictors._commands._inputs import open_predictor
 from predictors._show import parse_alpha
 from predictors._widths import WidthSelection
-from search._calibrate import calibrated
 from search._commands._common import (
     CALIBRATION_S,
     closing_line,
@@ -22,13 +21,10 @@ from search._commands._common import (
 from search._commands._phases import Phases
 from search._commands._show import print_plan, print_result
 from search._commands._source import open_images
-from search._cost import NetworkCost, check_budget, make_cost, smallest, unlike_layers
-from search._data import ImageData, check_data
-from search._evolution import EvolutionSettings, check_pymoo
-from search._presets import check_settings, preset, with_settings
-from search._resnet_cifar import ResNetCifar
-from search._run import FILES, RunPlan, RunResult, check_plan, run_search, stages, summary, warnings_before
-from search._run_parts import (
+from search._data._images import ImageData, check_data
+from search._problem._calibrate import calibrated
+from search._problem._cost import NetworkCost, check_budget, make_cost, smallest, unlike_layers
+from search._runs._parts import (
     CALIBRATION,
     CHECKPOINTS,
     REPORT,
@@ -38,8 +34,12 @@ from search._run_parts import (
     refuse_folder,
     refuse_settings,
 )
-from search._sittings import SITTINGS, RunClock, resumed_text
-from search._width_sets import (
+from search._runs._sittings import SITTINGS, RunClock, resumed_text
+from search._training._presets import check_settings, preset, with_settings
+from search.evolution._evolution import EvolutionSettings, check_pymoo
+from search.htas._run import FILES, RunPlan, RunResult, check_plan, run_search, stages, summary, warnings_before
+from search.spaces._resnet_cifar import ResNetCifar
+from search.spaces._width_sets import (
     base_widths,
     hardware_aware_sets,
     predicted_curves,

@@ -59,7 +59,7 @@ class Phases:
 
     def reporter(self) -> Any:
         """Return whom a run tells where it stands."""
-        from search._run import Reporter
+        from search.htas._run import Reporter
 
         return Reporter(
             search=self._search, bred=self._bred, train=self._train, measure=self._measure, phase=self.phase
@@ -76,7 +76,7 @@ class Phases:
         self._beat()
 
     def _search(self, now: Any) -> None:
-        from search._recipe import epoch_text
+        from search._training._recipe import epoch_text
 
         text = epoch_text(now.epoch, now.epochs, now.warmup)
         if now.bound_ms is not None:
@@ -94,7 +94,7 @@ class Phases:
         self.say(generation / generations, text, left)
 
     def _train(self, _: str, now: Any) -> None:
-        from search._recipe import epoch_text
+        from search._training._recipe import epoch_text
 
         text = epoch_text(now.epoch, now.epochs, now.warmup)
         if now.test_accuracy is not None:

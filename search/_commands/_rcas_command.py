@@ -16,8 +16,7 @@ from lut._level import check_level
 from predictors import LatencyPredictor
 from predictors._commands._inputs import check_files, open_predictor
 from predictors._interval import least_networks
-from search._accuracy import kept_accuracies
-from search._calibrate import calibrated
+from search._accuracy._evaluator import kept_accuracies
 from search._commands._common import (
     CALIBRATION_S,
     check_calibration,
@@ -37,12 +36,11 @@ from search._commands._source import (
     open_space,
     trained_parts,
 )
-from search._cost import compile_latency, compiled_digest, unlike_layers
-from search._data import ImageData
-from search._rcas import RcasSettings
-from search._rcas_run import EVALUATIONS, RCAS_FILES, RcasPlan, RcasRun, check_end, rcas_stages, rcas_summary, run_rcas
-from search._resources import Budgets, NetworkResources, check_blocks, sample_within, unlimited
-from search._run_parts import (
+from search._data._images import ImageData
+from search._problem._calibrate import calibrated
+from search._problem._cost import compile_latency, compiled_digest, unlike_layers
+from search._problem._resources import Budgets, NetworkResources, check_blocks, sample_within, unlimited
+from search._runs._parts import (
     CALIBRATION,
     CHECKPOINTS,
     REPORT,
@@ -52,7 +50,9 @@ from search._run_parts import (
     refuse_folder,
     refuse_settings,
 )
-from search._sittings import SITTINGS, RunClock, resumed_text
+from search._runs._sittings import SITTINGS, RunClock, resumed_text
+from search.rcas._run import EVALUATIONS, RCAS_FILES, RcasPlan, RcasRun, check_end, rcas_stages, rcas_summary, run_rcas
+from search.rcas._search import RcasSettings
 
 if TYPE_CHECKING:
     from rich.console import Console

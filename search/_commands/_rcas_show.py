@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lut import Network
-    from search._rcas import RcasStep
-    from search._rcas_run import RcasPlan, RcasReporter, RcasRun
-    from search._resources import NetworkResources
-    from search._training import Trained
+    from search._problem._resources import NetworkResources
+    from search._training._train import Trained
+    from search.rcas._run import RcasPlan, RcasReporter, RcasRun
+    from search.rcas._search import RcasStep
 
 __all__ = ["RcasPhases", "print_rcas", "print_rcas_plan", "show_value"]
 
@@ -37,7 +37,7 @@ class RcasPhases:
     def __init__(
         self, console: Console, plan: RcasPlan, resources: NetworkResources, beat: Callable[[], None] = lambda: None
     ) -> None:
-        from search._rcas import rules_for
+        from search.rcas._search import rules_for
 
         self.bars = Phases(console, beat)
         self._console = console
@@ -50,7 +50,7 @@ class RcasPhases:
 
     def reporter(self) -> RcasReporter:
         """Return whom a run tells where it stands."""
-        from search._rcas_run import RcasReporter
+        from search.rcas._run import RcasReporter
 
         told = self.bars.reporter()
         return RcasReporter(
@@ -112,9 +112,9 @@ class RcasPhases:
 
 def print_rcas_plan(console: Console, plan: RcasPlan, resources: NetworkResources) -> None:
     """Print what is searched, and how."""
-    from search._rcas import rules_for
-    from search._rcas_run import base_of
-    from search._recipe import epochs_text
+    from search._training._recipe import epochs_text
+    from search.rcas._run import base_of
+    from search.rcas._search import rules_for
 
     predictor = resources.predictor
     if predictor is not None:
@@ -202,7 +202,7 @@ def _compared(result: RcasRun, resources: NetworkResources) -> Grid:
 
 def _print_course(console: Console, result: RcasRun) -> None:
     """Print which rule found the network, what the others found, and what it took."""
-    from search._rcas import EXCHANGE
+    from search.rcas._search import EXCHANGE
 
     found = result.search
     greedy = [path for path in found.paths if path.rule != EXCHANGE]

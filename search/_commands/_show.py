@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from search._cost import NetworkCost
-    from search._run import RunPlan, RunResult
+    from search._problem._cost import NetworkCost
+    from search.htas._run import RunPlan, RunResult
 
 __all__ = ["print_plan", "print_result"]
 
 
 def print_plan(console: Console, plan: RunPlan, cost: NetworkCost, classes: int, warnings: Sequence[str]) -> None:
     """Print what is searched, and how, and what is to be known before."""
-    from search._recipe import epochs_text
+    from search._training._recipe import epochs_text
 
     predictor = cost.predictor
     console.print(styled((predictor.device.model, "bold"), f", {predictor.setting}"))

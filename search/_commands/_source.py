@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from lut import SearchSpace
-    from search._accuracy import Accuracy, BatchAccuracy
-    from search._data import ImageData
-    from search._recipe import Recipe
+    from search._accuracy._evaluator import Accuracy, BatchAccuracy
+    from search._data._images import ImageData
+    from search._training._recipe import Recipe
 
 __all__ = [
     "AT_ONCE",
@@ -93,7 +93,7 @@ def check_accuracy(text: str) -> None:
 
 def check_images(text: str) -> None:
     """See that a text names images that are there, or none."""
-    from search._data import check_data
+    from search._data._images import check_data
 
     if text != "none":
         check_data(text)
@@ -101,7 +101,7 @@ def check_images(text: str) -> None:
 
 def open_images(text: str, train_images: int | None, test_images: int | None, seed: int) -> ImageData | None:
     """Return the images that a command was asked for; ``None`` for none."""
-    from search._data import load_data, subset
+    from search._data._images import load_data, subset
 
     if text == "none":
         return None
@@ -115,7 +115,7 @@ def open_space(name: str, types: str | None, images: ImageData | None) -> Search
     """Return the space, with as many classes as the data has where the space can."""
     from lut import UsageError
     from profiler import load_space
-    from search._rcnet import RCNet
+    from search.spaces._rcnet import RCNet
 
     opened = load_space(name)
     if not isinstance(opened, RCNet):
@@ -175,8 +175,8 @@ def check_source(asked: SourceOptions, space: SearchSpace) -> None:
         FileAccessError: a file of accuracies, or the data, cannot be read.
     """
     from lut import UsageError
-    from search._nas_bench_macro import NasBenchMacro
-    from search._presets import check_recipes
+    from search._training._presets import check_recipes
+    from search.spaces._nas_bench_macro import NasBenchMacro
 
     text, train_epochs = asked.accuracy, asked.train_epochs
     check_accuracy(text)
@@ -212,7 +212,7 @@ def open_accuracy(asked: SourceOptions, images: ImageData | None, space: SearchS
 
     What :func:`check_source` refuses is taken to be refused. Processes that train end with the block.
     """
-    from search._presets import changed_by_name, rcas_preset
+    from search._training._presets import changed_by_name, rcas_preset
 
     parts = trained_parts(asked, space)
     recipes: dict[str, Recipe] = {}
@@ -240,7 +240,7 @@ def open_accuracy(asked: SourceOptions, images: ImageData | None, space: SearchS
 
 def _trained_accuracy(asked: SourceOptions, images: ImageData, judged: Recipe, recipe: Recipe | None) -> Source:
     """Return accuracies by short trainings."""
-    from search._early_stopped import EarlyStopped
+    from search._accuracy._short_training import EarlyStopped
 
     held = HELD_OUT if asked.held_out is None else asked.held_out
     function = EarlyStopped(
@@ -254,8 +254,8 @@ def _read_accuracy(text: str, recipe: Recipe | None) -> Source:
     from hashlib import sha256
 
     from lut._files import read_bytes
-    from search._accuracy import load_accuracy
-    from search._nas_bench_macro import load_accuracies
+    from search._accuracy._evaluator import load_accuracy
+    from search.spaces._nas_bench_macro import load_accuracies
 
     kind, _, file = text.partition(":")
     if kind == "table":

@@ -215,8 +215,8 @@ def rcas(
     from search._commands._common import checked_bound, checked_then, training_devices
     from search._commands._rcas_command import RcasOptions, check_exchange, run_command
     from search._commands._source import AT_ONCE, SourceOptions, workers_for
-    from search._rcas import RcasSettings
-    from search._resources import Budgets
+    from search._problem._resources import Budgets
+    from search.rcas._search import RcasSettings
 
     # All that can be refused is refused before anything is loaded, let alone measured; the quickest checks come first.
     check_exchange(accuracy, exchange=exchange, evaluations=evaluations)

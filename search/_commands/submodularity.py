@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lut import SearchSpace
-    from search._accuracy import AccuracyCache
+    from search._accuracy._evaluator import AccuracyCache
     from search._commands._source import Source, SourceOptions
-    from search._data import ImageData
-    from search._submodularity import Submodularity
+    from search._data._images import ImageData
+    from search.rcas._submodularity import Submodularity
 
 __all__ = ["submodularity"]
 
@@ -114,8 +114,8 @@ def submodularity(
 
     from search._commands._common import training_devices
     from search._commands._source import SourceOptions, check_source, open_images, open_space, workers_for
-    from search._resources import check_blocks
-    from search._submodularity import check_growth
+    from search._problem._resources import check_blocks
+    from search.rcas._submodularity import check_growth
 
     blank = open_space(space, types, None)
     check_blocks(blank, "submodularity")
@@ -167,11 +167,11 @@ def _measured(
 
     from lut._option_names import go_on
     from lut.errors import InterruptedRunError
-    from search._accuracy import Evaluator
+    from search._accuracy._evaluator import Evaluator
     from search._commands._phases import Phases
     from search._commands._source import open_accuracy
-    from search._resources import NetworkResources
-    from search._submodularity import measure_submodularity
+    from search._problem._resources import NetworkResources
+    from search.rcas._submodularity import measure_submodularity
 
     with ExitStack() as stack:
         source = stack.enter_context(open_accuracy(asked, images, space))
@@ -203,7 +203,7 @@ def _opened_cache(output: Path, space: SearchSpace, source: Source) -> AccuracyC
 
     from lut._option_names import ELSEWHERE_OR_RESTART
     from lut.errors import CheckpointError
-    from search._accuracy import AccuracyCache
+    from search._accuracy._evaluator import AccuracyCache
 
     options = msgspec.json.encode(getattr(space, "options", {})).decode()
     try:

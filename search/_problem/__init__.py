@@ -1,0 +1,1 @@
+"""What networks of a space need and may need."""

@@ -1,0 +1,1 @@
+"""Training networks: recipes, one epoch after another, checkpoints, weights."""

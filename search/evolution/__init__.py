@@ -1,0 +1,1 @@
+"""Evolution of networks within budgets."""

@@ -1,0 +1,1 @@
+"""RCAS: blocks added to a network, the most useful first, until its budgets are used."""
