@@ -378,7 +378,8 @@ def test_ctrl_c_of_a_restarted_run_does_not_send_it_to_its_beginning(
     assert main(*words)[0] == 0
     with monkeypatch.context() as patched:
         patched.setattr(
-            f"search.{'_data._images.load_data' if command == 'htas' else '_commands._rcas_command.open_images'}", stopped
+            f"search.{'_data._images.load_data' if command == 'htas' else '_commands._rcas_command.open_images'}",
+            stopped,
         )
         code, _, err = main(*words, "--restart")
         assert (code, err) == (130, "stopped: nothing of the new run is kept; run the same command again\n")
