@@ -18,7 +18,7 @@ import torch
 
 from lut.errors import DataError, FileAccessError, UsageError
 from search._data import _images as _data
-from search._data._images import ImageData, halves, load_data, seeded, subset
+from search._data._images import ImageData, bilevel_split, load_data, make_generator, subset
 from search._training._augment import augment, prepare
 from search._training._recipe import Recipe
 
@@ -393,17 +393,17 @@ def test_an_impossible_subset_is_refused(part: str, count: int) -> None:
 
 def test_halves_are_disjoint_and_alike() -> None:
     data = load_data("digits")
-    first, second = halves(data, 5)
+    first, second = bilevel_split(data, 5)
     assert sorted([*first.tolist(), *second.tolist()]) == list(range(1438))
     assert abs(len(first) - len(second)) <= 1
     counts = [torch.bincount(data.train_labels[half]) for half in (first, second)]
     assert (counts[0] - counts[1]).abs().max() <= 1
-    assert torch.equal(first, halves(data, 5)[0])
-    assert not torch.equal(first, halves(data, 6)[0])
+    assert torch.equal(first, bilevel_split(data, 5)[0])
+    assert not torch.equal(first, bilevel_split(data, 6)[0])
     labels = torch.tensor([0, 0, 1])
     lone = ImageData("x", ("0", "1"), data.train_images[:3], labels, data.test_images, labels, False)
     with pytest.raises(DataError, match="class '1' has one training image"):
-        halves(lone, 0)
+        bilevel_split(lone, 0)
 
 
 def by_hand(images: torch.Tensor, data: ImageData, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
@@ -441,13 +441,13 @@ def test_augmentation_is_what_a_loop_does(recipe: Recipe) -> None:
     data = load_data("digits")
     images = data.train_images[:6]
     before = images.clone()
-    made = augment(images, data.mean, data.std, recipe=recipe, mirrored=True, generator=seeded(1, "x"))
-    torch.testing.assert_close(made, by_hand(images, data, recipe, seeded(1, "x")))
+    made = augment(images, data.mean, data.std, recipe=recipe, mirrored=True, generator=make_generator(1, "x"))
+    torch.testing.assert_close(made, by_hand(images, data, recipe, make_generator(1, "x")))
     assert torch.equal(images, before)
     assert made.dtype == torch.float32
-    again = augment(images, data.mean, data.std, recipe=recipe, mirrored=True, generator=seeded(1, "x"))
+    again = augment(images, data.mean, data.std, recipe=recipe, mirrored=True, generator=make_generator(1, "x"))
     assert torch.equal(made, again)
-    other = augment(images, data.mean, data.std, recipe=recipe, mirrored=True, generator=seeded(2, "x"))
+    other = augment(images, data.mean, data.std, recipe=recipe, mirrored=True, generator=make_generator(2, "x"))
     assert not torch.equal(made, other)
 
 
@@ -455,7 +455,7 @@ def test_images_that_may_not_be_mirrored_are_not() -> None:
     data = load_data("digits")
     images = data.train_images[:20]
     plain = Recipe(crop=0)
-    kept = augment(images, data.mean, data.std, recipe=plain, mirrored=False, generator=seeded(0, "x"))
+    kept = augment(images, data.mean, data.std, recipe=plain, mirrored=False, generator=make_generator(0, "x"))
     assert torch.equal(kept, prepare(images, data.mean, data.std))
     prepared = prepare(data.train_images, data.mean, data.std)
     torch.testing.assert_close(prepared.mean((0, 2, 3)), torch.zeros(3), atol=1e-3, rtol=0)

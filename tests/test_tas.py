@@ -12,7 +12,7 @@ from lut import UsageError
 from search import ResNetCifar, ratio_widths, uniform_widths
 from search._training._weights import build_network, network_weights
 from search.htas._architecture import Mixture, draw, draw_uniform, fixed, gumbel_noise, gumbel_softmax, temperature
-from search.htas._supernet import SuperResNet, add_first_channels, interpolate_channels, own_statistics
+from search.htas._supernet import SuperResNet, add_first_channels, interpolate_channels, recalibrated_batch_norm
 
 # Of TAS's configurations (configs/NeurIPS-2019, configs/compares) and their bases: parameters and multiply-adds in
 # millions, convolutions and linear layers on the main path.
@@ -298,7 +298,7 @@ def test_a_network_of_base_widths_is_the_base_network() -> None:
         assert torch.allclose(net(x, fixed(vector)), built(x), atol=1e-4)
 
 
-def test_own_statistics_are_those_of_the_batches_and_leave_no_trace() -> None:
+def test_recalibrated_batch_norm_has_the_statistics_of_the_batches_and_leaves_no_trace() -> None:
     space = small_space()
     net = SuperResNet(space, seed=0).train()
     x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -306,7 +306,7 @@ def test_own_statistics_are_those_of_the_batches_and_leave_no_trace() -> None:
     with torch.no_grad():
         net(x, fixed(vector))
         before = {name: value.clone() for name, value in net.state_dict().items()}
-        with own_statistics(net):
+        with recalibrated_batch_norm(net):
             in_training = net(x, fixed(vector))
             net.eval()
             # One batch's statistics give that batch what training gave it, up to the variance's n and n − 1.

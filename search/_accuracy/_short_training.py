@@ -19,7 +19,7 @@ from lut.errors import DataError, SearchError, TargetUnavailableError
 from search._accuracy._evaluator import evaluation_error
 from search._accuracy._side_by_side import run_at_once
 from search._accuracy._training_worker import EvaluationWorker, Hello, trained_accuracy, write_split
-from search._data._images import ImageData, seeded
+from search._data._images import ImageData, make_generator
 from search._training._recipe import Recipe
 
 __all__ = ["EarlyStopped", "hold_out", "rcas_recipe"]
@@ -77,7 +77,7 @@ def hold_out(data: ImageData, per_class: int, seed: int) -> ImageData:
     """
     if per_class < 1:
         raise UsageError(f"at least one image of each class must be held out, got {per_class}")
-    generator = seeded(seed, "hold out")
+    generator = make_generator(seed, "hold out")
     held = torch.zeros(len(data.train_labels), dtype=torch.bool)
     for label, name in enumerate(data.classes):
         places = (data.train_labels == label).nonzero().flatten()

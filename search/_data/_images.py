@@ -23,7 +23,7 @@ from search._data._cifar_archive import read_cifar
 from search._data._image_folder import SIDE, Decoded, open_pillow, read_images
 from search._training._checkpoint import read_tensors, write_tensors
 
-__all__ = ["ImageData", "check_data", "halves", "load_data", "seeded", "subset"]
+__all__ = ["ImageData", "bilevel_split", "check_data", "load_data", "make_generator", "subset"]
 
 FORMS = "digits, cifar10:PATH, cifar100:PATH, images:PATH"
 # Test share of data that comes in one piece.
@@ -172,7 +172,7 @@ def subset(data: ImageData, *, train: int | None = None, test: int | None = None
     return replace(data, **changes)
 
 
-def halves(data: ImageData, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def bilevel_split(data: ImageData, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return two halves of the training images, as rising indices (int64), with half of each class in each.
 
     TAS (Dong & Yang 2019) trains weights on one and the architecture on the other.
@@ -194,7 +194,7 @@ def halves(data: ImageData, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return _joined(first), _joined(second)
 
 
-def seeded(seed: int, *words: object) -> torch.Generator:
+def make_generator(seed: int, *words: object) -> torch.Generator:
     """Return a fresh CPU generator that depends on the seed and on the words, and on nothing else."""
     digest = hashlib.sha256("/".join(str(word) for word in (seed, *words)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
@@ -202,7 +202,7 @@ def seeded(seed: int, *words: object) -> torch.Generator:
 
 def _by_class(labels: torch.Tensor, seed: int, purpose: str) -> list[torch.Tensor]:
     """Return the indices of each class that occurs, shuffled."""
-    generator = seeded(seed, purpose)
+    generator = make_generator(seed, purpose)
     groups = [(labels == label).nonzero().flatten() for label in sorted(set(labels.tolist()))]
     return [group[torch.randperm(len(group), generator=generator)] for group in groups]
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from lut._option_names import RESTART
 from lut.errors import CheckpointError, SearchError, UsageError
-from search._data._images import ImageData, seeded
+from search._data._images import ImageData, make_generator
 from search._time_left import seconds_left
 from search._training._augment import augment, prepare
 from search._training._checkpoint import (
@@ -275,7 +275,7 @@ def distillation_loss(
 
 def epoch_generator(seed: int, phase: str, epoch: int) -> torch.Generator:
     """Return a fresh CPU generator that depends on these three alone, so that a resumed epoch draws what it drew."""
-    return seeded(seed, phase, epoch)
+    return make_generator(seed, phase, epoch)
 
 
 def autocast(recipe: Recipe, device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -16,7 +16,7 @@ from lut.errors import InterruptedRunError, UsageError
 from predictors import LatencyPredictor
 from predictors._widths import WidthSelection
 from profiler._session import Progress
-from search._data._images import ImageData, halves
+from search._data._images import ImageData, bilevel_split
 from search._problem._cost import CostKind, NetworkCost, check_budget, limits_nothing, unlike_layers
 from search._runs._parts import (
     BASE_WEIGHTS,
@@ -311,7 +311,7 @@ def check_plan(plan: RunPlan, cost: NetworkCost, data: ImageData, *, device: str
     check_classes(cost.space.classes, data)
     check_precision(plan.recipe, device)
     check_shared(plan.search.recipe)
-    halves(data, plan.seed)
+    bilevel_split(data, plan.seed)
     cost.predictor.latency_ms(cost.space.base_network())
     if plan.budget_ms is not None and not (isfinite(plan.budget_ms) and plan.budget_ms > 0):
         raise UsageError(f"a budget is a positive number of ms, got {plan.budget_ms:g}")

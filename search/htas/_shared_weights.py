@@ -20,7 +20,7 @@ from torch.nn import functional as f
 from lut import UsageError
 from lut._option_names import RESTART
 from lut.errors import CheckpointError, SearchError
-from search._data._images import ImageData, halves
+from search._data._images import ImageData, bilevel_split
 from search._problem._cost import NetworkCost
 from search._time_left import seconds_left
 from search._training._augment import augment, prepare
@@ -36,7 +36,7 @@ from search._training._recipe import Recipe, learning_rate
 from search._training._train import LARGEST, deterministic, epoch_generator
 from search.htas._architecture import Architecture, draw_uniform, fixed, temperature
 from search.htas._settings import SearchEpoch, SearchProgress, SearchSettings
-from search.htas._supernet import SuperResNet, own_statistics
+from search.htas._supernet import SuperResNet, recalibrated_batch_norm
 
 __all__ = [
     "GRADIENT_WORK",
@@ -105,7 +105,7 @@ class SharedWeights:
         self.net = SuperResNet(cost.space, seed=seed).to(self.device)
         if self.recipe.channels_last:
             self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.parts = halves(data, seed)
+        self.parts = bilevel_split(data, seed)
         # Data may lie class by class: those to judge networks by are drawn.
         order = torch.randperm(len(self.parts[1]), generator=epoch_generator(seed, "validated", 0))
         self.validation = self.parts[1][order[: settings.validated]]
@@ -192,7 +192,7 @@ class SharedWeights:
         """Return a network's share right of validation images, with the shared weights and its own norm statistics."""
         drawn = fixed(vector)
         generator = epoch_generator(self.seed, "statistics", 0)
-        with own_statistics(self.net):
+        with recalibrated_batch_norm(self.net):
             self.net.train()
             for part in batches(self.parts[0], self.recipe.batch_size, generator)[:STATISTICS_BATCHES]:
                 at = part.to(self.device)

@@ -15,7 +15,7 @@ from search.htas._architecture import Architecture, Mixture
 from search.spaces._resnet_cifar import ResNetCifar
 from search.spaces._resnet_network import STAGES
 
-__all__ = ["SuperResNet", "add_first_channels", "interpolate_channels", "own_statistics"]
+__all__ = ["SuperResNet", "add_first_channels", "interpolate_channels", "recalibrated_batch_norm"]
 
 IMAGE_CHANNELS = 3
 # Of the architecture's logits at the start: normal(0, 0.01), as in TAS's code.
@@ -206,7 +206,7 @@ class SuperResNet(nn.Module):
 
 
 @contextmanager
-def own_statistics(module: nn.Module) -> Iterator[None]:
+def recalibrated_batch_norm(module: nn.Module) -> Iterator[None]:
     """Have norms collect statistics afresh, and give the old ones back at the end.
 
     Shared weights see each network rarely: its norms' running statistics are those of others. Inside, run some training
