@@ -24,7 +24,15 @@ from search import ResNetCifar
 from search._data._images import ImageData, load_data, subset
 from search._training._checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from search._training._recipe import Recipe, learning_rate
-from search._training._train import TrainProgress, distillation_loss, epoch_generator, evaluate, train
+from search._training._train import (
+    Trained,
+    TrainProgress,
+    _identity,
+    distillation_loss,
+    epoch_generator,
+    evaluate,
+    train,
+)
 from search._training._weights import build_network, load_network_weights, load_weights, network_weights, save_weights
 
 SHORT = Recipe(epochs=3, warmup_epochs=1, batch_size=32, lr=0.05)
@@ -271,6 +279,28 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert not once_more.training
 
 
+def test_a_checkpoint_of_another_teacher_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    recipe = msgspec.structs.replace(SHORT, epochs=1, warmup_epochs=0)
+
+    def go(teacher: nn.Module) -> Trained:
+        return train(tiny(), digits(), recipe, seed=0, teacher=teacher, checkpoint=path)
+
+    done = go(tiny(5))
+    # The same one, wherever it lies in memory and whatever mode it was left in.
+    assert go(tiny(5).eval().to(memory_format=torch.channels_last)) == done  # type: ignore[call-overload]
+    others = [tiny(6), tiny(5)]
+    with torch.no_grad():
+        # Of a norm's statistics, which are no parameters.
+        others[1].get_buffer("1.running_var")[3] += 0.5
+    for other in others:
+        with pytest.raises(CheckpointError, match=r"belongs to another run.*--restart"):
+            go(other)
+
+
+IDENTITY = "28804d72a20a9d01e5c37bf813792767f5089b76bce724af9b3304dc0c64f13d"
+
+
 def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     data = digits()
@@ -280,6 +310,8 @@ def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
         given = {"data": data, "recipe": recipe, "seed": 0, "run": "a", **changed}
         train(module if module is not None else tiny(), checkpoint=path, **given)
 
+    # As it was in earlier versions, whose checkpoints go on.
+    assert _identity(tiny(), data, SHORT, 0, None, "a") == IDENTITY
     go()
     go()
     wider = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))

@@ -26,6 +26,7 @@ __all__ = [
     "restore_optimizer",
     "save_checkpoint",
     "saved_epoch",
+    "tensors_digest",
     "write_tensors",
 ]
 
@@ -122,7 +123,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: str) 
 
     # Copies: safetensors refuses tensors that share memory.
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    content = save(plain, metadata={"header": header, "sha256": _digest(plain, header)})
+    content = save(plain, metadata={"header": header, "sha256": tensors_digest(plain, header)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -148,7 +149,7 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], str]:
         metadata = msgspec.json.decode(content[8 : 8 + length], type=_Head).metadata
         tensors: dict[str, torch.Tensor] = load(content)
         odd = next((name for name, tensor in tensors.items() if tensor.dtype not in _TYPES), None)
-        whole = odd is None and _digest(tensors, metadata.header) == metadata.sha256
+        whole = odd is None and tensors_digest(tensors, metadata.header) == metadata.sha256
     except (
         SafetensorError,
         msgspec.DecodeError,
@@ -214,7 +215,7 @@ def content_digest(path: Path) -> str:
         CheckpointError: as :func:`read_tensors`.
         FileAccessError: it cannot be read.
     """
-    return _digest(*read_tensors(path))
+    return tensors_digest(*read_tensors(path))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, torch.Tensor]:
@@ -265,7 +266,8 @@ def _is_state(name: str, tensor: torch.Tensor, parameters: Sequence[torch.Tensor
     return name in ("momentum_buffer", "exp_avg") or (name == "exp_avg_sq" and bool((tensor >= 0).all()))
 
 
-def _digest(tensors: Mapping[str, torch.Tensor], header: str) -> str:
+def tensors_digest(tensors: Mapping[str, torch.Tensor], header: str = "") -> str:
+    """Return a SHA-256 of tensors on the CPU, by their names, types, shapes and bytes, and of a text beside them."""
     digest = hashlib.sha256(header.encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -26,6 +26,7 @@ from search._training._checkpoint import (
     optimizer_tensors,
     restore_optimizer,
     save_checkpoint,
+    tensors_digest,
 )
 from search._training._recipe import Recipe, epoch_text, learning_rate
 
@@ -133,7 +134,7 @@ def train(
         device: PyTorch's name of it.
         teacher: gives logits of the same shape, and is trained no further; see :func:`distillation_loss`.
         checkpoint: the file that is written before the first epoch and after each.
-        run: digest of the caller's own settings; a checkpoint of others is refused.
+        run: digest of the caller's own settings; a checkpoint of others is refused, as is one of another teacher.
         progress: is called a few times a second.
         evaluate_every: epochs from test to test; the last epoch is always followed by one.
 
@@ -161,9 +162,10 @@ def train(
         weight_decay=recipe.weight_decay,
     )
     scaler = torch.amp.GradScaler(place.type, enabled=recipe.precision == "float16")
-    identity = _identity(module, data, recipe, seed, teacher, run)
     epochs: list[Epoch] = []
+    identity = ""
     if checkpoint is not None:
+        identity = _identity(module, data, recipe, seed, teacher, run)
         epochs += _resumed(checkpoint, identity, recipe, module, optimizer, scaler)
     started = time.monotonic()
     first = len(epochs)
@@ -439,12 +441,16 @@ def _identity(
     module: nn.Module, data: ImageData, recipe: Recipe, seed: int, teacher: nn.Module | None, run: str
 ) -> str:
     """Return a digest of all that fixes how a run goes."""
-
-    def shapes(part: nn.Module | None) -> list[Any] | None:
-        return [(name, list(tensor.shape)) for name, tensor in part.state_dict().items()] if part is not None else None
-
-    described = ("train", run, recipe, seed, data.digest, data.mirrored, shapes(module), shapes(teacher))
+    shapes = [(name, list(tensor.shape)) for name, tensor in module.state_dict().items()]
+    # Without a teacher as it always was, so that older checkpoints go on.
+    taught_by = None if teacher is None else _weights_digest(teacher)
+    described = ("train", run, recipe, seed, data.digest, data.mirrored, shapes, taught_by)
     return hashlib.sha256(msgspec.json.encode(described)).hexdigest()
+
+
+def _weights_digest(module: nn.Module) -> str:
+    """Return a digest of a network's weights and statistics, the same on every device and in every layout."""
+    return tensors_digest({name: tensor.detach().cpu() for name, tensor in module.state_dict().items()})
 
 
 class _State(msgspec.Struct):
