@@ -36,7 +36,6 @@ from profiler import compare_networks, profile
 from search import (
     AccuracyCache,
     Budgets,
-    EarlyStopped,
     Evaluator,
     ImageData,
     NetworkResources,
@@ -45,6 +44,7 @@ from search import (
     RcasSettings,
     RCNet,
     Recipe,
+    ShortTraining,
     build_network,
     mobilenet_v2,
     rcas_recipe,
@@ -142,7 +142,7 @@ def searched(given: Given, arm: str, seed: int, data: ImageData, workers: int) -
     resources = NetworkResources(space, given.predictor, bound="predicted")
     early = rcas_recipe(SEARCH_EPOCHS, BATCH, lr=LR, crop=0, channels_last=True)
     with (
-        EarlyStopped(data, early, seed=seed, held_out=HELD_OUT, at_once=workers) as accuracy,
+        ShortTraining(data, early, seed=seed, held_out=HELD_OUT, at_once=workers) as accuracy,
         AccuracyCache.open(
             given.work / f"accuracies-{seed}.jsonl", space=f"rcnet-cifar x{WIDTH}", function=accuracy.digest
         ) as cache,

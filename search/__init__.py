@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from search._accuracy._evaluator import AccuracyCache, Evaluator
-    from search._accuracy._short_training import EarlyStopped, rcas_recipe
+    from search._accuracy._short_training import ShortTraining, rcas_recipe
     from search._data._images import ImageData, load_data, subset
     from search._problem._cost import NetworkCost, derive, make_cost
     from search._problem._resources import Budgets, NetworkResources
@@ -30,12 +30,14 @@ if TYPE_CHECKING:
         uniform_widths,
     )
 
+    EarlyStopped = ShortTraining
+
 # Resolved at first use (PEP 562): a command's --help should not wait for PyTorch.
 _HOMES = {
     "AccuracyCache": "search._accuracy._evaluator",
     "Budget": "search.rcas._greedy",
     "Budgets": "search._problem._resources",
-    "EarlyStopped": "search._accuracy._short_training",
+    "ShortTraining": "search._accuracy._short_training",
     "Evaluator": "search._accuracy._evaluator",
     "EvolutionSettings": "search.evolution._evolution",
     "GreedyPath": "search.rcas._greedy",
@@ -87,11 +89,13 @@ _HOMES = {
     "uniform_widths": "search.spaces._width_sets",
 }
 
+# What names of earlier versions are called now.
+_FORMER_NAMES = {"EarlyStopped": "ShortTraining"}
+
 __all__ = [
     "AccuracyCache",
     "Budget",
     "Budgets",
-    "EarlyStopped",
     "Evaluator",
     "EvolutionSettings",
     "GreedyPath",
@@ -112,6 +116,7 @@ __all__ = [
     "SearchResult",
     "SearchSettings",
     "SetProblem",
+    "ShortTraining",
     "Submodularity",
     "Trained",
     "build_network",
@@ -145,6 +150,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    name = _FORMER_NAMES.get(name, name)
     if name not in _HOMES:
         raise AttributeError(f"module 'search' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

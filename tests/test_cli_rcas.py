@@ -433,16 +433,16 @@ def test_networks_are_trained_measured_and_handed_on(
 def test_accuracies_at_chance_level_are_warned_of(
     accuracy: float, warned: bool, main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search._accuracy._short_training import EarlyStopped
+    from search._accuracy._short_training import ShortTraining
 
     asked: list[int] = []
 
-    def evaluate(_: EarlyStopped, networks: Sequence[Network]) -> Iterator[tuple[int, float, float]]:
+    def evaluate(_: ShortTraining, networks: Sequence[Network]) -> Iterator[tuple[int, float, float]]:
         asked.append(len(networks))
         for number in range(len(networks)):
             yield number, accuracy, 0.0
 
-    monkeypatch.setattr(EarlyStopped, "evaluate", evaluate)
+    monkeypatch.setattr(ShortTraining, "evaluate", evaluate)
     run = tmp_path / "run"
     words = ("rcas", *TINY, "--train-epochs", "0", "--budget-madds", "30e6", "--output", str(run))
     code, out, err = main(*words)

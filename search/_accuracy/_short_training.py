@@ -22,7 +22,7 @@ from search._accuracy._training_worker import EvaluationWorker, Hello, trained_a
 from search._data._images import ImageData, make_generator
 from search._training._recipe import Recipe
 
-__all__ = ["EarlyStopped", "hold_out", "rcas_recipe"]
+__all__ = ["ShortTraining", "hold_out", "rcas_recipe"]
 
 # Raised whenever the same network would get another accuracy.
 VERSION = 1
@@ -98,7 +98,7 @@ def hold_out(data: ImageData, per_class: int, seed: int) -> ImageData:
 
 @final
 @dataclass(frozen=True, eq=False)
-class EarlyStopped:
+class ShortTraining:
     """The accuracy on held-out images after a short training, of one network or of many at a time.
 
     RCAS (Xiong et al. 2019, section 4.1) trains for ten epochs: ``rcas_recipe()``. A network's accuracy is the same
@@ -114,7 +114,7 @@ class EarlyStopped:
         held_out: training images of each class that networks are judged by.
         at_once: how many networks are trained at a time; at least one on each device.
         devices: PyTorch's names, all of one type; processes are dealt out to them in turns.
-        threads: of PyTorch in each process.
+        threads: of PyTorch in each process; accuracies by other numbers of threads differ in their last digits.
 
     Raises:
         UsageError: a number is below 1, or a device is unknown, of another type, or not for the recipe.
@@ -159,6 +159,8 @@ class EarlyStopped:
             self.held_out,
             self.seed,
             kind,
+            # The last digits depend on it. One thread is not named, so that caches of earlier versions stay valid.
+            *([self.threads] if self.threads > 1 else []),
         )
         return hashlib.sha256(msgspec.json.encode(described)).hexdigest()
 
@@ -192,7 +194,7 @@ class EarlyStopped:
         while self._workers:
             self._workers.pop().close()
 
-    def __enter__(self) -> EarlyStopped:
+    def __enter__(self) -> ShortTraining:
         return self
 
     def __exit__(self, *_: object) -> None:

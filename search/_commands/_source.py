@@ -240,10 +240,10 @@ def open_accuracy(asked: SourceOptions, images: ImageData | None, space: SearchS
 
 def _trained_accuracy(asked: SourceOptions, images: ImageData, judged: Recipe, recipe: Recipe | None) -> Source:
     """Return accuracies by short trainings."""
-    from search._accuracy._short_training import EarlyStopped
+    from search._accuracy._short_training import ShortTraining
 
     held = HELD_OUT if asked.held_out is None else asked.held_out
-    function = EarlyStopped(
+    function = ShortTraining(
         images, judged, seed=asked.seed, held_out=held, at_once=asked.workers, devices=asked.devices
     )
     return Source("trainings of a few epochs", function, function.digest, held, judged, recipe)
