@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import pytest
@@ -238,6 +240,101 @@ def test_blocks_that_cost_nothing_or_less_count_as_the_floor() -> None:
     # A floor of nothing does not divide by it.
     unbounded, _ = simple(gains, costs, 100, floors={"cost": 0.0})
     assert added(cost_effective_greedy(unbounded, "cost"))[1:3] == ["cheaper", "free"]
+
+
+def test_of_equal_elements_the_cheapest_is_taken_first() -> None:
+    gains = {"dear": 4.0, "cheap": 4.0, "late": 4.0, "dear harm": -1.0, "harm": -1.0, "dear idle": 0.0, "idle": 0.0}
+    costs = {"dear": 8.0, "cheap": 2.0, "late": 2.0, "dear harm": 5.0, "harm": 1.0, "dear idle": 7.0, "idle": -1.0}
+    problem, _ = simple(gains, costs, 100)
+    # Of those that cost the same the earlier one.
+    expected = [None, "cheap", "late", "dear", "idle", "dear idle", "harm", "dear harm"]
+    for lazy in (True, False):
+        assert added(cost_effective_greedy(problem, lazy=lazy)) == expected
+    # Equal ratios: as before the smaller one.
+    ratios, _ = simple({"large": 6.0, "small": 2.0, "middle": 4.0}, {"large": 3.0, "small": 1.0, "middle": 2.0}, 100)
+    for lazy in (True, False):
+        assert added(cost_effective_greedy(ratios, "cost", lazy=lazy)) == [None, "small", "middle", "large"]
+    # It is the cheapest one that leaves room for the others.
+    tight, _ = simple(gains, costs, 8)
+    assert added(cost_effective_greedy(tight))[1:3] == ["cheap", "late"]
+
+
+def test_equal_elements_are_compared_by_their_largest_share_of_a_budget() -> None:
+    # "ms" takes half of the milliseconds, "parameters" a third of the parameters, which are far larger numbers.
+    costs = {"ms": (5.0, 1e3), "parameters": (1.0, 1e6 / 3), "both": (2.0, 2e5)}
+
+    def cost(which: int) -> Callable[[frozenset[str]], float]:
+        return lambda chosen: sum(costs[name][which] for name in chosen)
+
+    problem = SetProblem(
+        tuple(costs),
+        lambda sets: [float(len(chosen)) for chosen in sets],
+        {"ms": cost(0)},
+        {"ms": Budget(cost(0), 10.0), "parameters": Budget(cost(1), 1e6)},
+    )
+    assert added(cost_effective_greedy(problem)) == [None, "both", "parameters", "ms"]
+    # Without budgets there is nothing to compare.
+    free = dataclasses.replace(problem, budgets={})
+    assert added(cost_effective_greedy(free)) == [None, *costs]
+    # Limits of 0 and below, of costs that are.
+    lower = {"ms": Budget[str](lambda s: -len(s) - 2.0 * ("both" in s), 0.0)}
+    assert added(cost_effective_greedy(dataclasses.replace(problem, budgets=lower))) == [
+        None,
+        "both",
+        "ms",
+        "parameters",
+    ]
+
+
+def test_gains_that_differ_by_rounding_alone_are_equal() -> None:
+    # As shares of images are: one gains 0.3 − 0.1, the other (0.1 + 0.2) − 0.1.
+    gains = {"dear": (0.1 + 0.2) - 0.1, "cheap": 0.3 - 0.1}
+    assert gains["dear"] > gains["cheap"]
+    problem, _ = simple(gains, {"dear": 2.0, "cheap": 1.0}, 10)
+    assert added(cost_effective_greedy(problem)) == [None, "cheap", "dear"]
+    # However small they are, others differ.
+    small, _ = simple({"dear": 2e-15, "cheap": 1e-15}, {"dear": 2.0, "cheap": 1.0}, 10)
+    assert added(cost_effective_greedy(small)) == [None, "dear", "cheap"]
+
+
+@pytest.mark.parametrize("dear", ["stale", "fresh"])
+def test_a_bound_that_ties_is_taken_anew_where_its_element_would_win(dear: str) -> None:
+    # In the second step "fresh" falls to what "stale" gained in the first.
+    costs = {"first": 1.0, "fresh": 1.0, "stale": 1.0, dear: 5.0}
+
+    def value(chosen: frozenset[str]) -> float:
+        return sum({"first": 10, "fresh": 6, "stale": 4}[e] for e in chosen) - 2 * ({"first", "fresh"} <= chosen)
+
+    asked: list[frozenset[str]] = []
+
+    def cost(chosen: frozenset[str]) -> float:
+        return sum(costs[e] for e in chosen)
+
+    problem = SetProblem(
+        tuple(costs),
+        lambda sets: (asked.extend(sets), [value(s) for s in sets])[1],
+        {"cost": cost},
+        {"cost": Budget(cost, 100)},
+    )
+    path = cost_effective_greedy(problem)
+    cheap = "stale" if dear == "fresh" else "fresh"
+    assert added(path) == [None, "first", cheap, dear]
+    assert (frozenset(["first", "stale"]) in asked) == (cheap == "stale")
+    assert added(cost_effective_greedy(problem, lazy=False)) == added(path)
+
+
+@given(coverages(), st.sampled_from(["uniform", "cost"]))
+def test_each_step_takes_the_cheapest_of_the_best(coverage: Coverage, rule: str) -> None:
+    problem = coverage.problem()
+    path = cost_effective_greedy(problem, rule, lazy=False)
+    for before, step in itertools.pairwise(path.steps):
+        fitting = [e for e in problem.elements if e not in before.chosen and problem.fits(before.chosen | {e})]
+        gains = {e: coverage.value(before.chosen | {e}) - coverage.value(before.chosen) for e in fitting}
+        # Exact, where the search has floats.
+        by = {e: Fraction(gains[e], coverage.costs[e]) if rule == "cost" else Fraction(gains[e]) for e in fitting}
+        best = max(by.values())
+        equals = [e for e in fitting if by[e] == best]
+        assert step.element == min(equals, key=lambda e: (coverage.costs[e], e))
 
 
 def test_a_block_for_free_does_not_come_before_one_that_pays() -> None:

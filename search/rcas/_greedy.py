@@ -2,7 +2,8 @@
 
 Source: Xiong et al. (2019), "Resource Constrained Neural Network Architecture Search: Will a Submodularity Assumption
 Help?", section 3. The algorithm as printed adds an element without seeing whether it fits, compares with an element
-that it never defines, and lets a position be filled twice; here it is as its text means it.
+that it never defines, and lets a position be filled twice; here it is as its text means it. It does not say which of
+equally good elements to take; here it is the one that costs least.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ UNIFORM = "uniform"
 LEAST_COST = 1e-12
 # Differences of values that are rounding alone.
 ROUNDING = 1e-12
+# What is alike in so many digits is equal: sums and differences of the same numbers differ in the last of 16.
+TIE_DIGITS = 12
 
 SetCost: TypeAlias = Callable[[frozenset[E]], float]
 
@@ -44,7 +47,8 @@ class SetProblem(Generic[E]):
     """max F(S) subject to budgets: which elements to take. Final.
 
     Args:
-        elements: what may be taken; where two are equally good, the earlier one is.
+        elements: what may be taken; where two are equally good, the one is that adds the smaller share of a budget's
+            limit, of several budgets the largest share, and where these are equal too, the earlier one.
         value: F of several sets at once, since they may be evaluated side by side.
         costs: by name, what a set costs; a ratio divides by what an element adds to it.
         budgets: by name; all must hold.
@@ -150,6 +154,8 @@ def cost_effective_greedy(
     elements at their time is their gain, not its ratio: what they cost is always what they add to the set as it is.
 
     Elements without a gain come last, by gain alone: dividing a loss by a cost would make the dearest harm the best.
+    Of equals, by whichever order, the one comes first that takes the smallest share of the budgets, and then the one
+    that stands first in ``problem.elements``.
     An element that does not fit is never evaluated and never added, and may come back where costs have fallen.
 
     Args:
@@ -205,19 +211,15 @@ def _next_step(
     if rule != UNIFORM:
         cost, before = problem.costs[rule], problem.costs[rule](now.chosen)
         added = {element: cost(bigger) - before for element, bigger in candidates.items()}
-    floor = problem.floors.get(rule, LEAST_COST)
+    order = _order(problem, rule, now.chosen, candidates, added, bounds)
     fresh: dict[E, float] = {}
     values: dict[Hashable, float] = {}
     revisited = exceeded = evaluated = 0
     excess = 0.0
-
-    def order(element: E) -> tuple[bool, float]:
-        gain = bounds.get(element, inf)
-        return gain > 0, gain / max(added[element], floor, LEAST_COST) if rule != UNIFORM and gain > 0 else gain
-
     # Each round evaluates something, so there are no more of them than candidates.
     for _ in range(len(candidates) + 1):
-        # A stable sort: of equals the earlier one stands first.
+        # A stable sort: of equals the earlier one stands first. A bound that ties with a fresh gain stands before it
+        # where its element would win the tie, and is then taken anew.
         ranked = sorted(candidates, key=order, reverse=True)
         best = ranked[0]
         if best in fresh and (at_once is not None or len(fresh) == len(candidates)):
@@ -251,6 +253,51 @@ def _next_step(
         exceeded,
         excess,
     )
+
+
+def _order(
+    problem: SetProblem[E],
+    rule: str,
+    chosen: frozenset[E],
+    candidates: Mapping[E, frozenset[E]],
+    added: Mapping[E, float],
+    bounds: Mapping[E, float],
+) -> Callable[[E], tuple[bool, float, float]]:
+    """Return what candidates are sorted by, the best one last, as far as ``bounds`` know their gains by then."""
+    floor = max(problem.floors.get(rule, LEAST_COST), LEAST_COST)
+    shares = _budget_shares(problem, chosen, candidates)
+
+    def order(element: E) -> tuple[bool, float, float]:
+        if element not in bounds:
+            # All of these are evaluated together, in their own order.
+            return True, inf, 0.0
+        gain = bounds[element]
+        by_rule = gain / max(added[element], floor) if rule != UNIFORM and gain > 0 else gain
+        return gain > 0, _tied(by_rule), -_tied(shares[element])
+
+    return order
+
+
+def _budget_shares(
+    problem: SetProblem[E], chosen: frozenset[E], candidates: Mapping[E, frozenset[E]]
+) -> dict[E, float]:
+    """Return what each candidate adds to a set as a share of a budget's limit, the largest of all budgets; else 0.
+
+    Shares compare what milliseconds and parameters cannot.
+    """
+    shares = dict.fromkeys(candidates, -inf if problem.budgets else 0.0)
+    for cost, limit in problem.budgets.values():
+        before = cost(chosen)
+        # Of costs below 0 a limit may be so too, or 0.
+        scale = max(abs(limit), LEAST_COST)
+        for element, bigger in candidates.items():
+            shares[element] = max(shares[element], (cost(bigger) - before) / scale)
+    return shares
+
+
+def _tied(value: float) -> float:
+    """Return a number without the digits in which equals differ."""
+    return float(f"{value:.{TIE_DIGITS}g}")
 
 
 def _candidates(problem: SetProblem[E], chosen: frozenset[E]) -> dict[E, frozenset[E]]:
