@@ -194,8 +194,10 @@ def test_a_table_fits_a_predictor_on_the_way_and_evolution_searches_it(main: Mai
     assert json.loads((run / "result.json").read_text())["evaluated"] >= 4
 
 
-def test_a_winner_is_measured_beside_its_base(main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    predictor = LatencyPredictor.load(str(Path.cwd() / "predictor")) if Path("predictor").exists() else None
+def test_a_winner_is_measured_beside_its_base(
+    main: Main, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = LatencyPredictor.load(made / "predictor")
     calls: list[Any] = []
 
     def compared(networks: Any, **options: Any) -> NetworkComparison:
@@ -218,7 +220,9 @@ def test_a_winner_is_measured_beside_its_base(main: Main, tmp_path: Path, monkey
     words += ["--then", "onnx", "--calibrate", "0", "--output", str(run)]
     code, out, err = main(*words, "--budget-ms", budget_in(main, 0.7))
     assert code == 0, err
-    assert predictor is None or predictor.setting == calls[-1][1]["setting"]
+    networks, options = calls[-1]
+    assert networks == [ResNetCifar(depth=8, expand=0.5).base_network(), load_network(run / "network.json")]
+    assert (options["setting"], options["device"]) == (predictor.setting, predictor.device)
     assert "takes 2.00 times as long (2.00 … 2.00 at 95 %)" in out
     result = json.loads((run / "result.json").read_text())
     assert result["measured"]["speed_up"]["value"] == pytest.approx(2.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from _predictors import DEVICE, SETTING, layer_ms, network_ms, sampled
-from conftest import wait_until
 
 from lut import Decision, TableError, UsageError
 from lut.errors import BudgetError, CheckpointError, SearchError
@@ -37,7 +35,9 @@ from search import (
     subset,
 )
 from search._problem._cost import band_penalty, check_budget, smallest, unlike_layers
+from search._training._checkpoint import saved_epoch
 from search.htas._gradient import _Charge
+from search.htas._settings import SearchProgress
 from search.htas._shared_weights import SharedWeights
 from search.htas._supernet import SuperResNet
 
@@ -362,13 +362,24 @@ def test_networks_are_judged_on_images_of_all_classes_and_by_all_of_them() -> No
 
 
 CHILD = """
-import sys
+import sys, time
 from pathlib import Path
 sys.path[:0] = [{tests!r}, {root!r}]
 import torch
 torch.set_num_threads(1)
 import test_search as t
-t.search_htas(t.cost("law"), t.digits(), t.settings(recipe=t.RECIPE), seed=1, checkpoint=Path({path!r}))
+path, steps, step = Path({path!r}), 0, t.SharedWeights.weight_step
+
+def stop_in_the_middle(*arguments):
+    global steps
+    steps += t.saved_epoch(path) == 2
+    if steps == 3:
+        print("in the middle of the third epoch", flush=True)
+        time.sleep(600)
+    return step(*arguments)
+
+t.SharedWeights.weight_step = stop_in_the_middle
+t.search_htas(t.cost("law"), t.digits(), t.settings(recipe=t.RECIPE), seed=1, checkpoint=path)
 """
 RECIPE = Recipe(epochs=5, warmup_epochs=1, batch_size=12, lr=0.05)
 
@@ -377,17 +388,20 @@ def test_a_killed_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
     path = tmp_path / "search.safetensors"
     root = str(Path(__file__).parents[1])
     code = CHILD.format(tests=str(Path(__file__).parent), root=root, path=str(path))
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        wait_until(path.exists, child)
-        first = path.stat().st_mtime_ns
-        # Until a second epoch is written, so that the kill falls into the third, or later.
-        wait_until(lambda: path.stat().st_mtime_ns != first, child)
-    finally:
-        os.kill(child.pid, signal.SIGKILL)
-        child.communicate()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout is not None
+            assert "third epoch" in child.stdout.readline()
+        finally:
+            child.send_signal(signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL
+    assert saved_epoch(path) == 2 < RECIPE.total_epochs
     arguments: dict[str, Any] = {"seed": 1}
-    resumed = search_htas(cost("law"), digits(), settings(recipe=RECIPE), checkpoint=path, **arguments)
+    told: list[SearchProgress] = []
+    resumed = search_htas(
+        cost("law"), digits(), settings(recipe=RECIPE), checkpoint=path, progress=told.append, **arguments
+    )
+    assert told[0].epoch == 3
     whole = search_htas(cost("law"), digits(), settings(recipe=RECIPE), **arguments)
     assert resumed.vector == whole.vector
     plain = [[getattr(e, n) for n in ("weight_loss", "logits_loss", "expected", "accuracy")] for e in whole.history]
