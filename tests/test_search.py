@@ -36,6 +36,7 @@ from search import (
 )
 from search._problem._cost import band_penalty, check_budget, smallest, unlike_layers
 from search._training._checkpoint import saved_epoch
+from search._training._presets import preset
 from search.htas._gradient import _Charge
 from search.htas._settings import SearchProgress
 from search.htas._shared_weights import SharedWeights
@@ -411,6 +412,42 @@ def test_a_killed_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
     # Another run does not take it up.
     with pytest.raises(CheckpointError, match="another run"):
         search_htas(cost("law"), digits(), settings(recipe=RECIPE), seed=2, checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        # 48 images are 3 batches of 16: as many steps are there an epoch, in the half of 1000 epochs that is not for
+        # weights alone.
+        ((), 500 * 3),
+        (("search.epochs=2000",), 1001 * 3),
+        (("search.batch_size=8",), 500 * 6),
+        (("search.warmup_epochs=1000",), 999 * 3),
+        (("search.warmup-epochs=1000", "weights_first=0.25"), 1499 * 3),
+        (("weights_first=0",), 1000 * 3),
+        # Of the trainings they say nothing.
+        (("training.epochs=7", "training.batch_size=8"), 500 * 3),
+    ],
+)
+def test_logits_step_further_where_there_are_fewer_steps(changes: tuple[str, ...], steps: int) -> None:
+    def made(*changes: str) -> SearchSettings:
+        return preset(
+            digits(),
+            penalty="linear",
+            weight=None,
+            search_epochs=998,
+            train_epochs=None,
+            batch_size=16,
+            changes=changes,
+        )[0]
+
+    # The paper: 600 epochs over half of CIFAR's images, with 0.001.
+    assert made(*changes).logits_lr == pytest.approx(0.001 * 600 * 98 / steps, rel=1e-12)
+    # One that was asked for is left alone, wherever it stands.
+    assert made("logits-lr = 0.002", *changes).logits_lr == 0.002
+    assert made(*changes, "logits_lr=0.001").logits_lr == 0.001
+    assert made(*changes, "search.epochs=100000").logits_lr == 0.001
+    assert made(*changes, "search.epochs=1", "search.warmup_epochs=0").logits_lr == 0.1
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from search._runs._parts import (
     refuse_settings,
 )
 from search._runs._sittings import SITTINGS, RunClock, resumed_text
-from search._training._presets import check_settings, preset, with_settings
+from search._training._presets import check_settings, preset
 from search.evolution._evolution import EvolutionSettings, check_pymoo
 from search.htas._run import FILES, RunPlan, RunResult, check_plan, run_search, stages, summary, warnings_before
 from search.spaces._resnet_cifar import ResNetCifar
@@ -226,8 +226,8 @@ def _plan(asked: HtasOptions, cost: NetworkCost, images: ImageData) -> RunPlan:
         search_epochs=asked.search_epochs,
         train_epochs=asked.train_epochs,
         batch_size=asked.batch_size,
+        changes=asked.changes,
     )
-    search, recipe = with_settings(search, recipe, asked.changes)
     return RunPlan(
         depth=cost.space.depth,
         expand=cost.space.expand,

@@ -38,13 +38,24 @@ def preset(
     search_epochs: int | None,
     train_epochs: int | None,
     batch_size: int | None,
+    changes: Sequence[str] = (),
 ) -> tuple[SearchSettings, Recipe]:
     """Return the settings of a search and of the trainings for a data set; ``None`` leaves a number to it.
 
-    Logits' steps grow where there are fewer of them than in the paper (:meth:`SearchSettings.short`).
+    Logits' steps grow where there are fewer of them than in the paper (:meth:`SearchSettings.short`), unless
+    ``changes`` name ``logits_lr``.
+
+    Args:
+        data: the data set.
+        penalty: see :class:`SearchSettings`, as ``weight``.
+        weight: see there.
+        search_epochs: of the shared weights, after the warm-up.
+        train_epochs: of the trainings, likewise.
+        batch_size: of both.
+        changes: settings by name (:func:`with_settings`), which go before all others.
 
     Raises:
-        UsageError: a number is out of its range.
+        UsageError: a number is out of its range, there is no such name, or a value does not fit.
     """
     small = data.name == "digits"
     paper = SearchSettings()
@@ -67,8 +78,11 @@ def preset(
         penalty=penalty,  # type: ignore[arg-type]
         weight=weight,
     )
+    search, recipe = with_settings(search, recipe, changes)
+    if any(_setting_name(change) == "logits_lr" for change in changes):
+        return search, recipe
     # As many steps as there are batches in the smaller half, in the epochs that train logits.
-    batch_count = len(batches(torch.arange(len(data.train_labels) // 2), size))
+    batch_count = len(batches(torch.arange(len(data.train_labels) // 2), search.recipe.batch_size))
     trained = search.recipe.total_epochs - int(search.weights_first * search.recipe.total_epochs)
     return search.short(trained * batch_count), recipe
 
@@ -149,8 +163,8 @@ def changed_by_name(
     }
     changes: dict[str, dict[str, Any]] = {part: {} for part in parts}
     for setting in settings:
-        name, equals, text = setting.partition("=")
-        name = name.strip().replace("-", "_")
+        name = _setting_name(setting)
+        _, equals, text = setting.partition("=")
         if not equals:
             raise UsageError(f"--set is NAME=VALUE, such as --set {next(iter(known))}=…, got {setting!r}")
         if name not in known:
@@ -161,6 +175,11 @@ def changed_by_name(
         return {part: msgspec.structs.replace(struct, **changes[part]) for part, struct in parts.items()}
     except UsageError as error:
         raise UsageError(f"--set: {error}") from None
+
+
+def _setting_name(setting: str) -> str:
+    """Return the name that a ``NAME=VALUE`` sets."""
+    return setting.partition("=")[0].strip().replace("-", "_")
 
 
 def _meant(name: str, known: Sequence[str]) -> str:
