@@ -71,7 +71,7 @@ def _read_report(folder: Path) -> Any:
 
 
 def _make_network(folder: Path) -> None:
-    from search import ResNetCifar
+    from search.spaces import ResNetCifar
 
     space = ResNetCifar(depth=8)
     save_network(folder / "network.json", space.decode(space.sample(random.Random(0))), space=space.name)
@@ -256,7 +256,7 @@ def _read_predictor(folder: Path) -> Any:
     from math import isfinite
 
     from predictors import LatencyPredictor
-    from search import ResNetCifar
+    from search.spaces import ResNetCifar
 
     predictor = LatencyPredictor.load(folder / "predictor")
     space = ResNetCifar(depth=8)

@@ -32,7 +32,7 @@ def simulated_predictor(reference: Path) -> LatencyPredictor:
 
     from predictors import LatencyPredictor
     from profiler._sources import subject_of
-    from search import ResNetCifar
+    from search.spaces import ResNetCifar
 
     space = ResNetCifar(depth=8)
     rng = random.Random(0)

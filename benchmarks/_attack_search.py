@@ -21,7 +21,7 @@ OF = {"space": "a space", "function": "a function"}
 
 
 def _make_cache(folder: Path) -> None:
-    from search import AccuracyCache
+    from search._accuracy._evaluator import AccuracyCache
 
     with AccuracyCache.open(folder / "accuracies.jsonl", **OF) as cache:
         for i in range(10):
@@ -29,7 +29,7 @@ def _make_cache(folder: Path) -> None:
 
 
 def _read_cache(folder: Path) -> Any:
-    from search import AccuracyCache
+    from search._accuracy._evaluator import AccuracyCache
 
     with AccuracyCache.open(folder / "accuracies.jsonl", **OF) as cache:
         return len(cache)
@@ -94,7 +94,7 @@ def _alter_macro(valid: Path, folder: Path, rng: random.Random) -> None:
 
 
 def _read_macro(folder: Path) -> Any:
-    from search import load_accuracies
+    from search.spaces import load_accuracies
 
     return load_accuracies(folder / "macro.json")
 
@@ -123,17 +123,19 @@ def _whole_old_cache(folder: Path) -> None:
 
 
 def _plan() -> Any:
-    from search import EvolutionSettings, Recipe, SearchSettings
-    from search.htas._run import RunPlan
+    from search import Recipe, htas
+    from search._problem._budgets import Budgets
+    from search._runs._plan import RunPlan
 
+    settings = {"strategy": "gradient", "search": msgspec.to_builtins(htas.Settings())}
     return RunPlan(
-        *(8, 1.0, 8, "auto", "hardware", ((8, 16), (16, 32)), (1, 2), 6.5, "law", "upper", 0.9, "gradient"),
-        *(SearchSettings(), EvolutionSettings(), Recipe(), True, "digits", "0" * 16, ("1" * 16,), "2" * 16, 0, 0),
+        *("htas", "resnet-cifar", {"depth": 20, "widths": [[8, 16], [16, 32]]}, Budgets(ms=6.5), "upper", 0.9),
+        *("reference-speed", settings, Recipe(), True, "digits", "0" * 16, ("1" * 16,), "2" * 16, 0, 3, 0),
     )
 
 
 def _make_run(folder: Path) -> None:
-    from search._runs._parts import open_folder
+    from search._runs._folder import open_folder
 
     open_folder(_plan(), folder / "run", files=(), restart=False)
 
@@ -145,7 +147,7 @@ def _alter_run(valid: Path, folder: Path, rng: random.Random) -> None:
 
 
 def _read_run(folder: Path) -> Any:
-    from search._runs._parts import open_folder
+    from search._runs._folder import open_folder
 
     return open_folder(_plan(), folder / "run", files=(), restart=False)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from lut import Layer, Network, NetworkLayer
-from search import NasBenchMacro, ResNetCifar
+from search.spaces import NasBenchMacro, ResNetCifar
 from search.spaces._inverted_residuals import LayerStack
 
 __all__ = ["SPACES", "as_layer", "blocks_of", "distinct", "nas_bench_macro"]

@@ -15,25 +15,8 @@ import torch
 from lut import LatencyTable, Network
 from lut._files import read_bytes, write_atomically
 from predictors import LatencyPredictor, measured_curves
-from search import (
-    ImageData,
-    NetworkCost,
-    Recipe,
-    ResNetCifar,
-    SearchSettings,
-    build_network,
-    hardware_aware_sets,
-    load_data,
-    load_weights,
-    make_cost,
-    ratio_widths,
-    save_weights,
-    search_htas,
-    selected_widths,
-    subset,
-    train,
-    uniform_widths,
-)
+from search import ImageData, Problem, Recipe, build_network, htas, load_data, load_weights, save_weights, subset, train
+from search.spaces import ResNetCifar, hardware_aware_sets, ratio_widths, selected_widths, uniform_widths
 
 DATA = Path(os.environ.get("LATENCY_LUT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CIFAR = DATA / "cifar10" / "cifar10_jpeg.tar.gz"
@@ -81,7 +64,7 @@ def images_of(train_images: int, test_images: int, seed: int) -> ImageData:
     return subset(data, train=train_images, test=test_images, seed=seed)
 
 
-def settings(scale: Scale) -> tuple[SearchSettings, Recipe]:
+def settings(scale: Scale) -> tuple[htas.Settings, Recipe]:
     """Return the search's settings and the trainings' recipe: TAS's, shortened where the scale is short."""
     short = scale.search_epochs < FULL.search_epochs
     first = 0.5 if short else 0.0
@@ -92,7 +75,7 @@ def settings(scale: Scale) -> tuple[SearchSettings, Recipe]:
         batch_size=scale.batch_size,
         precision=scale.precision,  # type: ignore[arg-type]
     )
-    search = SearchSettings(recipe=shared, penalty="band", weights_first=first, validated=500)
+    search = htas.Settings(recipe=shared, penalty="band", weights_first=first, validated=500)
     recipe = Recipe(
         epochs=scale.train_epochs,
         warmup_epochs=2 if short else 5,
@@ -169,7 +152,7 @@ def teacher_of(folder: Path, data: ImageData, scale: Scale, seed: int, device: s
 def run_once(
     folder: Path,
     name: str,
-    cost: NetworkCost,
+    problem: Problem,
     data: ImageData,
     scale: Scale,
     *,
@@ -184,29 +167,29 @@ def run_once(
     search, recipe = settings(scale)
     weights, _, _ = teacher_of(folder, data, scale, seed, device)
     began = time.monotonic()
-    found = search_htas(
-        cost,
+    found = htas.search(
+        problem.replace(ms=budget_ms),
         data,
-        search,
+        settings=search,
         seed=seed,
-        budget_ms=budget_ms,
         device=device,
-        checkpoint=folder / f"{name}.search",
+        folder=folder / f"{name}-search",
     )
     searched = time.monotonic()
-    module = build_network(found.network, seed=seed)
+    network, prediction = found.networks[0], found.predictions[0]
+    module = build_network(network, seed=seed)
     teacher = load_weights(weights, ResNetCifar(depth=scale.depth).base_network())
     trained = train(
         module, data, recipe, seed=seed, device=device, teacher=teacher, checkpoint=folder / f"{name}.training"
     )
-    assert found.prediction.high_ms is not None
+    assert prediction.high_ms is not None
     run = Run(
         name=name,
-        network=Network(name, found.network.layers),
-        predicted_ms=found.prediction.ms,
-        high_ms=found.prediction.high_ms,
+        network=Network(name, network.layers),
+        predicted_ms=prediction.ms,
+        high_ms=prediction.high_ms,
         accuracy=trained.test_accuracy,
-        search_accuracy=found.history[-1].accuracy,
+        search_accuracy=found.course.history[-1].accuracy,
         search_s=searched - began,
         train_s=time.monotonic() - searched,
     )
@@ -226,9 +209,9 @@ def load(path: Path) -> tuple[LatencyTable, LatencyPredictor]:
     return table, LatencyPredictor.fit(table, sources=[path.name])
 
 
-def cost_of(arm: str, table: LatencyTable, predictor: LatencyPredictor, depth: int) -> NetworkCost:
-    """Return the cost of an arm's networks, with HTAS's expectation in the loss."""
-    return make_cost(space_of(arm, table, depth), predictor, kind="law")
+def problem_of(arm: str, table: LatencyTable, predictor: LatencyPredictor, depth: int) -> Problem:
+    """Return what an arm searches, without its budget."""
+    return Problem(space_of(arm, table, depth), predictor)
 
 
 def default_device() -> str:

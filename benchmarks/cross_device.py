@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from _common import parser, print_table, write_results
-from _search import Run, Scale, budget_of, claim, cost_of, default_device, images, load, run_once
+from _search import Run, Scale, budget_of, claim, default_device, images, load, problem_of, run_once
 
 from lut import Network
 from profiler import compare_networks
-from search import ResNetCifar
+from search.spaces import ResNetCifar
 
 
 def label(setting: Any) -> str:
@@ -39,14 +39,14 @@ def main() -> None:
     loaded = [load(path) for path in given.tables]
     runs: list[Run] = []
     for table, predictor in loaded:
-        cost = cost_of("hardware", table, predictor, scale.depth)
+        problem = problem_of("hardware", table, predictor, scale.depth)
         folder = given.work / label(predictor.setting).replace(" ", "-")
         claim(folder, scale, table, budget_of(predictor, scale.depth))
         runs.append(
             run_once(
                 folder,
                 f"for {label(predictor.setting)}",
-                cost,
+                problem,
                 data,
                 scale,
                 budget_ms=budget_of(predictor, scale.depth),

@@ -22,10 +22,10 @@ from _search import (
     Scale,
     budget_of,
     claim,
-    cost_of,
     default_device,
     images,
     load,
+    problem_of,
     run_once,
     space_of,
     teacher_of,
@@ -34,8 +34,8 @@ from scipy.stats import t
 
 from lut import Network
 from profiler import compare_networks
-from search import ResNetCifar
-from search._problem._calibrate import calibrated
+from search import Problem
+from search.spaces import ResNetCifar
 
 LEVEL = 0.95
 # Predictions of searched networks are to be as near as this.
@@ -72,9 +72,11 @@ def main() -> None:
         data = images(scale, seed)
         bases.append(teacher_of(given.work, data, scale, seed, device)[1])
         for arm in ARMS:
-            cost = cost_of(arm, table, predictor, scale.depth)
+            problem = problem_of(arm, table, predictor, scale.depth)
             name = f"{arm}-{seed}"
-            runs[arm].append(run_once(given.work, name, cost, data, scale, budget_ms=budget, seed=seed, device=device))
+            runs[arm].append(
+                run_once(given.work, name, problem, data, scale, budget_ms=budget, seed=seed, device=device)
+            )
     if given.only is not None:
         return
     base = ResNetCifar(depth=scale.depth).base_network()
@@ -89,14 +91,13 @@ def main() -> None:
     measured = {network.name: network for network in compared.networks}
     # What the command does before its search, and these searches did not: networks of the space calibrate.
     after = {
-        arm: calibrated(
-            space_of(arm, table, scale.depth),
-            predictor,
+        arm: Problem(space_of(arm, table, scale.depth), predictor)
+        .calibrated(
             count=given.calibrate,
             seconds=given.calibrate_seconds,
-            seed=0,
             path=given.work / f"calibration-{arm}.json",
         )
+        .predictor
         for arm in ARMS
     }
     rows, figures = [], {}

@@ -22,7 +22,7 @@ from _sessions import SESSIONS, read_sessions, table_of
 from lut import Decision, Layer, LayerSlot, Network, NetworkLayer, SearchSpace, conv_norm_act, global_pool, linear
 from predictors import CompiledLatency, LatencyPredictor
 from profiler import cpu_device
-from search import ResNetCifar
+from search.spaces import ResNetCifar
 
 BATCH = 1_000_000
 SINGLE = 20_000

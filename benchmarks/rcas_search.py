@@ -33,24 +33,9 @@ from lut import LatencyTable, Network
 from lut._files import read_bytes, write_atomically
 from predictors import LatencyPredictor
 from profiler import compare_networks, profile
-from search import (
-    AccuracyCache,
-    Budgets,
-    Evaluator,
-    ImageData,
-    NetworkResources,
-    RcasPath,
-    RcasResult,
-    RcasSettings,
-    RCNet,
-    Recipe,
-    ShortTraining,
-    build_network,
-    mobilenet_v2,
-    rcas_recipe,
-    search_rcas,
-    train,
-)
+from search import Found as Searched
+from search import ImageData, Problem, Recipe, ShortTraining, build_network, rcas, train
+from search.spaces import RCNet, mobilenet_v2
 
 WIDTH, POSITIONS = 0.35, 3
 # MobileNetV2's width, which sets the budgets.
@@ -82,7 +67,7 @@ class Found(msgspec.Struct, frozen=True):
     revisited: int
     exceeded: int
     excess: float
-    paths: tuple[RcasPath, ...]
+    paths: tuple[rcas.Path, ...]
     search_s: float
     train_s: float
 
@@ -132,28 +117,24 @@ def claim(work: Path, table: LatencyTable) -> None:
 
 def recipe() -> Recipe:
     """Return the recipe of the trainings at the end: the paper's steps of the learning rate, in fewer epochs."""
-    return rcas_recipe(EPOCHS, BATCH, lr=LR, milestones=(0.3, 0.6, 0.9), channels_last=True)
+    return rcas.recipe(EPOCHS, BATCH, lr=LR, channels_last=True)
 
 
-def searched(given: Given, arm: str, seed: int, data: ImageData, workers: int) -> RcasResult:
+def searched(given: Given, arm: str, seed: int, data: ImageData, workers: int) -> Searched:
     """Run an arm's search; the accuracies of a seed's networks are shared by its arms."""
     space = space_of((5,)) if arm == "one type" else space_of()
-    budgets = Budgets(madds=given.budget_madds) if arm == "madds" else Budgets(ms=given.budget_ms)
-    resources = NetworkResources(space, given.predictor, bound="predicted")
-    early = rcas_recipe(SEARCH_EPOCHS, BATCH, lr=LR, crop=0, channels_last=True)
-    with (
-        ShortTraining(data, early, seed=seed, held_out=HELD_OUT, at_once=workers) as accuracy,
-        AccuracyCache.open(
-            given.work / f"accuracies-{seed}.jsonl", space=f"rcnet-cifar x{WIDTH}", function=accuracy.digest
-        ) as cache,
-    ):
-        return search_rcas(resources, Evaluator(accuracy, cache=cache), budgets, RcasSettings(at_once=workers))
+    ms, madds = (None, given.budget_madds) if arm == "madds" else (given.budget_ms, None)
+    problem = Problem(space, given.predictor, ms=ms, madds=madds, bound="predicted")
+    early = rcas.short_recipe(SEARCH_EPOCHS, BATCH, lr=LR, crop=0, channels_last=True)
+    with ShortTraining(data, early, seed=seed, held_out=HELD_OUT, at_once=workers) as accuracy:
+        folder = given.work / f"{'one-type' if arm == 'one type' else 'all-types'}-{seed}"
+        return rcas.search(problem, accuracy, settings=rcas.Settings(at_once=workers), folder=folder)
 
 
 def random_tail(given: Given, latency: Found, seed: int, *, more: int) -> Network:
     """Return the network found with its last blocks replaced by random ones that fit, and ``more`` that need not."""
     space, rng = space_of(), random.Random(seed)
-    resources = NetworkResources(space, given.predictor, bound="predicted")
+    problem = Problem(space, given.predictor, ms=given.budget_ms, bound="predicted")
     path = next(path for path in latency.paths if path.rule == latency.rule)
     vector = list(path.steps[max(0, len(path.steps) - 1 - TAIL)].vector)
     for i in range(TAIL + more):
@@ -162,11 +143,11 @@ def random_tail(given: Given, latency: Found, seed: int, *, more: int) -> Networ
             if vector[d] == 0 and len(decision.options) > 1:
                 for option in range(1, len(decision.options)):
                     changed = [*vector[:d], option, *vector[d + 1 :]]
-                    if i >= TAIL or resources.fits(changed, Budgets(ms=given.budget_ms)):
+                    if i >= TAIL or problem.fits(changed):
                         bigger.append(changed)
         if bigger:
             vector = rng.choice(bigger)
-    return resources.network(vector)
+    return problem.network(vector)
 
 
 def run_arm(given: Given, arm: str, seed: int, data: ImageData, workers: int, before: dict[str, Found]) -> Found:
@@ -175,14 +156,14 @@ def run_arm(given: Given, arm: str, seed: int, data: ImageData, workers: int, be
     if record.exists():
         return msgspec.json.decode(read_bytes(record), type=Found)
     began = time.monotonic()
-    result: RcasResult | None = None
+    result: Any = None
     if arm == "mobilenet":
         network = given.reference
     elif arm.startswith("random tail"):
         network = random_tail(given, before["latency"], seed, more=int(arm.endswith("1")))
     else:
-        result = searched(given, arm, seed, data, workers)
-        network = result.network
+        what = searched(given, arm, seed, data, workers)
+        result, network = what.course, what.networks[0]
     done = time.monotonic()
     module = build_network(network, seed=seed)
     trained = train(module, data, recipe(), seed=seed, evaluate_every=EPOCHS)

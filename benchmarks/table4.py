@@ -25,7 +25,7 @@ from lut import Network
 from predictors import CompiledLatency, compile_madds
 from predictors._compiled import CompiledSpace
 from profiler import compare_networks
-from search import ResNetCifar
+from search.spaces import ResNetCifar
 
 DEPTHS = (110, 56, 32)
 CLASSES = 100

@@ -25,7 +25,7 @@ import json, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 kind, value, seed, reference = sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5])
-from search import ResNetCifar
+from search.spaces import ResNetCifar
 layers = [layer for curve in ResNetCifar().curves() for layer in curve.layers]
 if kind == "ours":
     from _rules import measure

@@ -12,7 +12,8 @@ import optuna
 
 from lut import LatencyTable, Network
 from predictors import LatencyPredictor
-from search import ResNetCifar
+from search._problem._problem import Problem
+from search.spaces._resnet_cifar import ResNetCifar
 
 TRIALS = 200
 
@@ -26,30 +27,17 @@ def main() -> None:
     """Search, and print the best network within the budget."""
     predictor = LatencyPredictor.fit(LatencyTable.load(sys.argv[1]))
     budget_ms = float(sys.argv[2])
-    space = ResNetCifar(expand=0.5, depth=20)
-
-    def objective(trial: optuna.Trial) -> float:
-        vector = [trial.suggest_int(d.name, 0, len(d.options) - 1) for d in space.choices]
-        network = space.decode(vector)
-        found = predictor.predict(network)
-        # The upper end of the interval, where there is one: a budget is for what will be measured.
-        over_ms = (found.high_ms or found.ms) - budget_ms
-        trial.set_user_attr("over_ms", over_ms)
-        trial.set_constraint("over_ms", over_ms)
-        return quality(network)
-
+    problem = Problem(ResNetCifar(expand=0.5, depth=20), predictor, ms=budget_ms)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=0)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.optimize(objective, n_trials=TRIALS)
-    within = [trial for trial in study.trials if trial.user_attrs["over_ms"] <= 0]
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
+    study.optimize(problem.optuna_objective(quality), n_trials=TRIALS)
+    # A network over the budget is pruned before it is judged.
+    within = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
     if not within:
-        nearest = min(trial.user_attrs["over_ms"] for trial in study.trials)
-        raise SystemExit(f"none of {TRIALS} networks keeps {budget_ms:g} ms; the nearest is {nearest:.3g} ms over it")
-    best = max(within, key=lambda trial: trial.value or 0.0)
-    network = space.decode([best.params[d.name] for d in space.choices])
+        nearest = min(trial.constraints["ms"] for trial in study.trials)
+        raise SystemExit(f"none of {TRIALS} networks keeps {budget_ms:g} ms; the nearest is {nearest:.1%} over it")
     print(f"{len(within)} of {TRIALS} networks keep {budget_ms:g} ms; the best:")
-    print(predictor.predict(network))
+    print(problem.predict(study.best_trial.user_attrs["vector"]))
 
 
 if __name__ == "__main__":

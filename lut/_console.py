@@ -48,6 +48,9 @@ HELP = ("-h", "--help")
 # What a command's help shows together: titles, with the names of parameters.
 Panels: TypeAlias = Mapping[str, Sequence[str]]
 
+# What a console prints as a line.
+Line: TypeAlias = "Text | str"
+
 # What stands behind an option in its help, for the names of types.
 METAVARS = {
     "<str>": "TEXT",

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,7 +16,16 @@ from lut import Decision, Layer, LayerSlot, Network, SearchSpace, UsageError
 if TYPE_CHECKING:
     from predictors._torch_latency import TorchLatency, TorchSpace
 
-__all__ = ["CompiledLatency", "CompiledSpace", "Term", "compile_madds", "compile_space", "layers_of", "places_of"]
+__all__ = [
+    "CompiledLatency",
+    "CompiledSpace",
+    "Term",
+    "compile_madds",
+    "compile_parameters",
+    "compile_space",
+    "layers_of",
+    "places_of",
+]
 
 Floats = NDArray[np.float64]
 
@@ -405,15 +414,28 @@ def compile_madds(space: SearchSpace) -> CompiledSpace:
     Raises:
         UsageError: as :meth:`LatencyPredictor.compile`.
     """
+    return _compile_count(space, "madds", "million multiply-adds")
+
+
+def compile_parameters(space: SearchSpace) -> CompiledSpace:
+    """Return a space's trainable parameters, in millions, as arrays.
+
+    Raises:
+        UsageError: as :meth:`LatencyPredictor.compile`.
+    """
+    return _compile_count(space, "parameters", "million parameters")
+
+
+def _compile_count(space: SearchSpace, name: Literal["madds", "parameters"], unit: str) -> CompiledSpace:
     return compile_space(
         space.name,
         space.choices,
         places_of(space),
-        lambda layers: np.array([layer.madds / 1e6 for layer in layers], dtype=np.float64),
+        lambda layers: np.array([getattr(layer, name) / 1e6 for layer in layers], dtype=np.float64),
         decode=space.decode,
         sample=space.sample,
-        network_cost=lambda network: network.madds / 1e6,
-        unit="million multiply-adds",
+        network_cost=lambda network: float(getattr(network, name)) / 1e6,
+        unit=unit,
     )
 
 

@@ -97,10 +97,10 @@ class TorchSpace:
 
         ``of="table"`` is the expectation itself, Σ p·m over the arrays' entries with the joint probability of both
         decisions: their product, as they are drawn independently, unless ``joint`` says otherwise. ``of="law"`` is
-        what HTAS writes (eq. 6 and 8): f(E[x]), with the law f(x) = k·x^α + b fitted to each array over its widths,
-        and E[x] the mean width; of two widths f(x, y) = k·(x·y)^α + c·x + d·y + b. Over operators, whose mean means
-        nothing, both are expectations. Conditions, such as a depth, weigh a term with the probability that they hold
-        (TAS).
+        f(E[x]) after HTAS (eq. 6 and 8), but of every array and not of each curve: a law f(x) = k·x^α + b of its own is
+        fitted to each array over its widths, E[x] is the mean width; of two widths f(x, y) = k·(x·y)^α + c·x + d·y + b.
+        Over operators, whose mean means nothing, both are expectations. Conditions, such as a depth, weigh a term with
+        the probability that they hold (TAS).
 
         Args:
             probabilities: one tensor per decision, of shape ``(…, options)``; they are not normalised here.

@@ -57,7 +57,8 @@ class ComparedNetwork(NamedTuple):
     """What a network takes: the median of its corrected visits in ms, and its interval within this session (95 %).
 
     ``repeat_error``: how far the medians of every other visit lie from those of the rest, as a share; ``None`` of fewer
-    than four visits.
+    than four visits. ``raw_ms``: the median of the visits as the clock gave them, at the machine's speed of this
+    session. ``day_low_ms`` … ``day_high_ms``: where another day's measurement will lie (95 %).
     """
 
     name: str
@@ -66,6 +67,9 @@ class ComparedNetwork(NamedTuple):
     high_ms: float
     visits: int
     repeat_error: float | None
+    raw_ms: float | None = None
+    day_low_ms: float | None = None
+    day_high_ms: float | None = None
 
 
 class ComparedVisits(NamedTuple):
@@ -285,6 +289,9 @@ def _comparison(table: LatencyTable, seed: int, *, keep_table: bool) -> NetworkC
             high_ms=whole.within_run.high_ms,
             visits=len(whole.visits.raw_ms),
             repeat_error=whole.repeat_error,
+            raw_ms=whole.raw_median_ms,
+            day_low_ms=whole.across_runs.low_ms,
+            day_high_ms=whole.across_runs.high_ms,
         )
         for name, whole in wholes
     )

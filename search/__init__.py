@@ -1,159 +1,125 @@
-"""Search spaces, searches over them, and the training of what they find."""
+"""Searches within budgets that hold when measured, search spaces, and the training of what is found.
+
+A search is a package of its own: ``search.htas``, ``search.rcas``, ``search.evolution``; the spaces are
+``search.spaces``.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from search._accuracy._evaluator import AccuracyCache, Evaluator
-    from search._accuracy._short_training import ShortTraining, rcas_recipe
+    from search import evolution, htas, rcas, spaces
+    from search._accuracy._short_training import ShortTraining
     from search._data._images import ImageData, load_data, subset
-    from search._problem._cost import NetworkCost, derive, make_cost
-    from search._problem._resources import Budgets, NetworkResources
+    from search._problem._problem import Problem
+    from search._runs._found import Found
+    from search._runs._measurement import measure
+    from search._runs._python import verify
     from search._training._recipe import Recipe
-    from search._training._train import Trained, evaluate, train
+    from search._training._train import evaluate, train
     from search._training._weights import build_network, load_weights, save_weights
-    from search.evolution._evolution import EvolutionSettings, search_evolution
-    from search.htas._gradient import search_htas
-    from search.htas._settings import SearchEpoch, SearchProgress, SearchResult, SearchSettings
-    from search.rcas._greedy import Budget, GreedyPath, GreedyStep, SetProblem, cost_effective_greedy
-    from search.rcas._search import RcasPath, RcasResult, RcasSettings, RcasStep, search_rcas
-    from search.rcas._submodularity import Submodularity, measure_submodularity
-    from search.spaces._mobilenet_v2 import mobilenet_v2
-    from search.spaces._nas_bench_macro import NasBenchMacro, load_accuracies, nas_bench_macro
-    from search.spaces._rcnet import RCNet, rcnet_cifar, rcnet_imagenet
-    from search.spaces._resnet_cifar import ResNetCifar, resnet_cifar, resnet_cifar_bottleneck
-    from search.spaces._width_sets import (
-        hardware_aware_sets,
-        predicted_curves,
-        ratio_widths,
-        selected_widths,
-        uniform_widths,
-    )
-
-    EarlyStopped = ShortTraining
 
 # Resolved at first use (PEP 562): a command's --help should not wait for PyTorch.
 _HOMES = {
-    "AccuracyCache": "search._accuracy._evaluator",
-    "Budget": "search.rcas._greedy",
-    "Budgets": "search._problem._resources",
-    "ShortTraining": "search._accuracy._short_training",
-    "Evaluator": "search._accuracy._evaluator",
-    "EvolutionSettings": "search.evolution._evolution",
-    "GreedyPath": "search.rcas._greedy",
-    "GreedyStep": "search.rcas._greedy",
+    "Found": "search._runs._found",
     "ImageData": "search._data._images",
-    "NasBenchMacro": "search.spaces._nas_bench_macro",
-    "NetworkCost": "search._problem._cost",
-    "NetworkResources": "search._problem._resources",
-    "RCNet": "search.spaces._rcnet",
-    "RcasPath": "search.rcas._search",
-    "RcasResult": "search.rcas._search",
-    "RcasSettings": "search.rcas._search",
-    "RcasStep": "search.rcas._search",
+    "Problem": "search._problem._problem",
     "Recipe": "search._training._recipe",
-    "ResNetCifar": "search.spaces._resnet_cifar",
-    "SearchEpoch": "search.htas._settings",
-    "SearchProgress": "search.htas._settings",
-    "SearchResult": "search.htas._settings",
-    "SearchSettings": "search.htas._settings",
-    "SetProblem": "search.rcas._greedy",
-    "Submodularity": "search.rcas._submodularity",
-    "Trained": "search._training._train",
+    "ShortTraining": "search._accuracy._short_training",
     "build_network": "search._training._weights",
-    "cost_effective_greedy": "search.rcas._greedy",
-    "derive": "search._problem._cost",
     "evaluate": "search._training._train",
-    "hardware_aware_sets": "search.spaces._width_sets",
-    "load_accuracies": "search.spaces._nas_bench_macro",
     "load_data": "search._data._images",
     "load_weights": "search._training._weights",
-    "make_cost": "search._problem._cost",
-    "measure_submodularity": "search.rcas._submodularity",
-    "mobilenet_v2": "search.spaces._mobilenet_v2",
-    "nas_bench_macro": "search.spaces._nas_bench_macro",
-    "predicted_curves": "search.spaces._width_sets",
-    "ratio_widths": "search.spaces._width_sets",
-    "rcas_recipe": "search._accuracy._short_training",
-    "rcnet_cifar": "search.spaces._rcnet",
-    "rcnet_imagenet": "search.spaces._rcnet",
-    "resnet_cifar": "search.spaces._resnet_cifar",
-    "resnet_cifar_bottleneck": "search.spaces._resnet_cifar",
+    "measure": "search._runs._measurement",
     "save_weights": "search._training._weights",
-    "search_evolution": "search.evolution._evolution",
-    "search_htas": "search.htas._gradient",
-    "search_rcas": "search.rcas._search",
-    "selected_widths": "search.spaces._width_sets",
     "subset": "search._data._images",
     "train": "search._training._train",
-    "uniform_widths": "search.spaces._width_sets",
+    "verify": "search._runs._python",
+}
+_SUBPACKAGES = ("evolution", "htas", "rcas", "spaces")
+# Names of earlier versions, and where what they meant is now.
+_FORMER = {
+    "AccuracyCache": "search._accuracy._evaluator:AccuracyCache",
+    "Budget": "search.rcas:Budget",
+    "EarlyStopped": "search._accuracy._short_training:ShortTraining",
+    "Evaluator": "search._accuracy._evaluator:Evaluator",
+    "EvolutionSettings": "search.evolution:Settings",
+    "GreedyPath": "search.rcas:GreedyPath",
+    "GreedyStep": "search.rcas:GreedyStep",
+    "NasBenchMacro": "search.spaces:NasBenchMacro",
+    "RCNet": "search.spaces:RCNet",
+    "RcasPath": "search.rcas:Path",
+    "RcasSettings": "search.rcas:Settings",
+    "RcasStep": "search.rcas:Step",
+    "ResNetCifar": "search.spaces:ResNetCifar",
+    "SearchEpoch": "search.htas:Epoch",
+    "SearchSettings": "search.htas:Settings",
+    "SetProblem": "search.rcas:SetProblem",
+    "Submodularity": "search.rcas:Submodularity",
+    "Trained": "search._training._train:Trained",
+    "cost_effective_greedy": "search.rcas:cost_effective_greedy",
+    "hardware_aware_sets": "search.spaces:hardware_aware_sets",
+    "load_accuracies": "search.spaces:load_accuracies",
+    "measure_submodularity": "search.rcas:measure_submodularity",
+    "mobilenet_v2": "search.spaces:mobilenet_v2",
+    "nas_bench_macro": "search.spaces:nas_bench_macro",
+    "predicted_curves": "search.spaces:predicted_curves",
+    "ratio_widths": "search.spaces:ratio_widths",
+    "rcas_recipe": "search.rcas:short_recipe",
+    "rcnet_cifar": "search.spaces:rcnet_cifar",
+    "rcnet_imagenet": "search.spaces:rcnet_imagenet",
+    "resnet_cifar": "search.spaces:resnet_cifar",
+    "resnet_cifar_bottleneck": "search.spaces:resnet_cifar_bottleneck",
+    "selected_widths": "search.spaces:selected_widths",
+    "uniform_widths": "search.spaces:uniform_widths",
+}
+# What is no more, and what to write in its place.
+_GONE = {
+    "Budgets": "Problem(space, predictor, ms=…, parameters=…, madds=…)",
+    "NetworkCost": "Problem(space, predictor, ms=…)",
+    "NetworkResources": "Problem(space, predictor)",
+    "RcasResult": "Found, of rcas.search",
+    "SearchProgress": "htas.search(…, tell=…)",
+    "SearchResult": "Found, of htas.search",
+    "derive": "Problem(space, predictor, ms=…).discretise(probabilities)",
+    "make_cost": "Problem(space, predictor, ms=…)",
+    "search_evolution": 'htas.search(problem, data, strategy="evolution"), or evolution.search for any space',
+    "search_htas": "htas.search(problem, data)",
+    "search_rcas": "rcas.search(problem, accuracy)",
 }
 
-# What names of earlier versions are called now.
-_FORMER_NAMES = {"EarlyStopped": "ShortTraining"}
-
 __all__ = [
-    "AccuracyCache",
-    "Budget",
-    "Budgets",
-    "Evaluator",
-    "EvolutionSettings",
-    "GreedyPath",
-    "GreedyStep",
+    "Found",
     "ImageData",
-    "NasBenchMacro",
-    "NetworkCost",
-    "NetworkResources",
-    "RCNet",
-    "RcasPath",
-    "RcasResult",
-    "RcasSettings",
-    "RcasStep",
+    "Problem",
     "Recipe",
-    "ResNetCifar",
-    "SearchEpoch",
-    "SearchProgress",
-    "SearchResult",
-    "SearchSettings",
-    "SetProblem",
     "ShortTraining",
-    "Submodularity",
-    "Trained",
     "build_network",
-    "cost_effective_greedy",
-    "derive",
     "evaluate",
-    "hardware_aware_sets",
-    "load_accuracies",
+    "evolution",
+    "htas",
     "load_data",
     "load_weights",
-    "make_cost",
-    "measure_submodularity",
-    "mobilenet_v2",
-    "nas_bench_macro",
-    "predicted_curves",
-    "ratio_widths",
-    "rcas_recipe",
-    "rcnet_cifar",
-    "rcnet_imagenet",
-    "resnet_cifar",
-    "resnet_cifar_bottleneck",
+    "measure",
+    "rcas",
     "save_weights",
-    "search_evolution",
-    "search_htas",
-    "search_rcas",
-    "selected_widths",
+    "spaces",
     "subset",
     "train",
-    "uniform_widths",
+    "verify",
 ]
 
 
 def __getattr__(name: str) -> object:
-    name = _FORMER_NAMES.get(name, name)
-    if name not in _HOMES:
+    if name in _GONE:
+        # No AttributeError: of that `from search import` would tell nothing.
+        raise ImportError(f"search has no {name} any more; write {_GONE[name]}")
+    place = f"search.{name}:" if name in _SUBPACKAGES else _FORMER.get(name) or f"{_HOMES.get(name, '')}:{name}"
+    module, _, own = place.partition(":")
+    if not module:
         raise AttributeError(f"module 'search' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    found = import_module(module)
+    return getattr(found, own) if own else found
 
 
 def __dir__() -> list[str]:

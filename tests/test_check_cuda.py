@@ -209,7 +209,7 @@ def test_the_packages_are_found_as_if_they_were_installed(tmp_path: Path) -> Non
     installed = {(p.group, p.name, p.value) for group in groups for p in entry_points(group=group)}
     assert {point for point in declared if point[0] in groups} <= installed
     assert ("latency_lut.targets", "cuda", "profiler:CudaTarget") in declared
-    assert ("latency_lut.spaces", "resnet-cifar", "search:resnet_cifar") in declared
+    assert ("latency_lut.spaces", "resnet-cifar", "search.spaces:resnet_cifar") in declared
 
 
 def test_the_path_of_children_holds_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:

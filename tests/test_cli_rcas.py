@@ -27,11 +27,14 @@ from profiler._compare import ComparedNetwork, ComparedVisits, NetworkComparison
 from profiler._sources import subject_of
 from search import NasBenchMacro, RCNet, load_weights
 from search._accuracy._evaluator import AccuracyCache
-from search.rcas._run import RCAS_FILES
+from search._runs._run import SHARED_FILES
+from search.rcas._method import RcasMethod
+from search.rcas._run_command import RcasCommand, RcasOptions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 Main = Callable[..., tuple[int, str, str]]
+FILES = (*SHARED_FILES, *RcasMethod.files)
 MACRO = (
     Path(os.environ.get("LATENCY_LUT_DATA", Path(__file__).parents[2] / "shared" / "data"))
     / "nas-bench-macro"
@@ -254,8 +257,9 @@ def test_a_search_stays_within_all_budgets_and_writes_what_others_can_load(main:
     assert "evaluating rcnet-cifar" in err
     printed = json.loads(out)
     assert printed["output"] == str(run)
-    for name in RCAS_FILES:
-        assert (run / name).exists() == ("safetensors" not in name), name
+    for name in FILES:
+        # Nothing was trained, and nothing measured.
+        assert (run / name).exists() == ("safetensors" not in name and name != "verification.json"), name
     assert "<html" in (run / "report.html").read_text()[:200]
     result = result_of(run)
     assert {**result, "search_seconds": printed["search_seconds"], "output": str(run), "exported": {}} == printed
@@ -392,7 +396,9 @@ def test_networks_are_trained_measured_and_handed_on(
     pytest.importorskip("onnxruntime", reason="needs onnxruntime: the extra onnx")
     seen: list[list[Network]] = []
     times = {"MobileNetV2": 10.0}
-    monkeypatch.setattr("search._runs._parts.compare_networks", compared_by(lambda n: times.get(n.name, 5.0), seen))
+    monkeypatch.setattr(
+        "search._commands._run_command.compare_networks", compared_by(lambda n: times.get(n.name, 5.0), seen)
+    )
     run = tmp_path / "run"
     words = ["rcas", *TINY, "--train-epochs", "1", "--predictor", "rcnet", "--budget-madds", "23.8e6"]
     # With Core ML, where it is installed, in the same run: trainings take their time.
@@ -400,9 +406,9 @@ def test_networks_are_trained_measured_and_handed_on(
     words += ["--then", "onnx", *(("--then", "export-coreml") if both else ()), "--calibrate", "0"]
     code, out, err = main(*words, "--output", str(run))
     assert code == 0, err
-    assert "accuracy: trainings of a few epochs, 1 epoch on digits, 2 images per class held out" in out
+    assert "accuracy: trainings of a few epochs, 1 epoch on digits (10 classes), 2 images per class held out" in out
     assert "MobileNetV2 takes 2.00 times as long (2.00 … 2.00 at 95 %)" in out
-    for name in RCAS_FILES:
+    for name in set(FILES) - {"verification.json"}:
         assert (run / name).stat().st_size > 0, name
     result = result_of(run)
     assert result["measured"]["speed_up"]["value"] == pytest.approx(2.0)
@@ -486,15 +492,15 @@ def test_a_predictor_is_calibrated_on_networks_within_the_budgets(
             predictor.append(LatencyPredictor.load("bare"))
         return 1.3 * predictor[0].latency_ms(network)
 
-    for place in ("search._problem._calibrate.compare_networks", "search._runs._parts.compare_networks"):
-        monkeypatch.setattr(place, compared_by(slower, seen))
+    monkeypatch.setattr("search._commands._run_command.compare_networks", compared_by(slower, seen))
     run = tmp_path / "run"
     # Without a network measured whole this predictor has no intervals; with those measured now it has.
     words = ["rcas", "--space", "nas-bench-macro", "--predictor", "bare", "--budget-ms", "2", "--train-epochs", "0"]
     words += ["--data", "none", "--accuracy", "my.py:accuracy", "--calibrate", "12", "--output", str(run)]
     code, out, err = main(*words)
     assert code == 0, err
-    assert [len(networks) for networks in seen] == [12, 1, 2]
+    # The calibration, a trial, and what was found with others as good beside the base network.
+    assert [len(networks) for networks in seen] == [12, 1, 4]
     # Each counts once, so each is another one.
     assert len({network.layers for network in seen[0]}) == 12
     assert json.loads((run / "run.json").read_text())["calibrated"] == 12
@@ -515,7 +521,7 @@ def test_a_predictor_is_calibrated_on_networks_within_the_budgets(
     assert (run / "calibration.json").read_bytes() == kept
     # The same one is gone on with.
     assert main(*words)[0] == 0
-    assert [len(networks) for networks in seen] == [1, 2]
+    assert [len(networks) for networks in seen] == [1]
 
     seen.clear()
     code, _, err = main(*words, "--restart", "--level", "0.95")
@@ -540,7 +546,7 @@ def test_a_network_that_could_not_be_measured_is_told_and_the_run_can_be_repeate
             raise IncompleteError("too much noise")
         return works(networks, **options)
 
-    monkeypatch.setattr("search._runs._parts.compare_networks", compared)
+    monkeypatch.setattr("search._commands._run_command.compare_networks", compared)
     run = tmp_path / "run"
     words = [word for word in RCNET if word not in ("--measure-seconds", "0")]
     words.insert(words.index("--train-epochs") + 1, "0")
@@ -549,7 +555,7 @@ def test_a_network_that_could_not_be_measured_is_told_and_the_run_can_be_repeate
     assert code == 3
     assert "the network found could not be measured: too much noise" in err
     assert not (run / "result.json").exists()
-    monkeypatch.setattr("search._runs._parts.compare_networks", works)
+    monkeypatch.setattr("search._commands._run_command.compare_networks", works)
     assert main(*words)[0] == 0
     assert result_of(run)["measured"]["winner_ms"] == 2.0
 
@@ -860,8 +866,82 @@ def test_mistakes_about_submodularity_are_one_line(words: tuple[str, ...], code:
 
 
 def test_a_run_does_not_land_in_a_package_of_ours() -> None:
-    import inspect
+    from search._commands._options import AccuracyOptions, RunOptions
 
-    from search._commands.rcas import rcas
+    command = RcasCommand(RunOptions(), AccuracyOptions(), RcasOptions(None, True, False, None, False))
+    assert command.output == Path("rcas-run")
 
-    assert inspect.signature(rcas).parameters["output"].default == Path("rcas-run")
+
+def test_a_network_that_does_not_keep_its_budget_is_no_result(
+    main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[Network]] = []
+    # Whatever is measured takes a little more than it may.
+    compared = compared_by(lambda _: 2.05, seen)
+    monkeypatch.setattr("search._commands._run_command.compare_networks", compared)
+    run = tmp_path / "run"
+    words = ["rcas", *MACRO_SPACE, "--budget-ms", "2", "--train-epochs", "0", "--data", "none", "--calibrate", "0"]
+    words += ["--accuracy", "my.py:accuracy", "--output", str(run)]
+    code, out, err = main(*words, "--repairs", "1", "--json")
+    assert code == 3
+    one_line(err)
+    assert "no network was measured within the budget of 2 ms in 2 sessions" in err
+    found = json.loads(out)
+    assert found["kept"] is False
+    assert found["verification"]["excess"] == pytest.approx(1.01 * 2.05 / 2 - 1)
+    verdicts = {one["verdict"] for session in found["verification"]["sessions"] for one in session}
+    assert verdicts == {"beyond"}
+    assert {one["verdict_any_day"] for session in found["verification"]["sessions"] for one in session} == {"beyond"}
+    assert not (run / "network.json").exists()
+    assert "No network measured keeps the budget of 2 ms" in (run / "report.html").read_text()
+    # It is not finished: the same command with more repairs measures further ones, and none again.
+    before = len(seen)
+    code, _, err = main(*words, "--repairs", "2")
+    assert code == 3
+    assert "in 3 sessions" in err
+    assert len(seen) == before + 2  # a trial, and a session
+    # Where networks keep their budget, the same folder comes to an end.
+    code, out, err = main(*words, "--restart", "--budget-ms", "2.1")
+    assert code == 0, err
+    assert "budget 2.1 ms kept" in out
+    assert (run / "network.json").exists()
+
+
+@pytest.mark.parametrize("holds", ["reference-speed", "any-day"])
+def test_a_budget_holds_in_the_sense_that_was_asked_for(
+    holds: str, main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = LatencyPredictor.fit(macro_table(tmp_path))
+    compared = compared_by(predictor.latency_ms, [])
+
+    def with_days(networks: Sequence[Network], **options: Any) -> NetworkComparison:
+        found = compared(networks, **options)
+        days = tuple(n._replace(day_low_ms=0.9 * n.ms, day_high_ms=1.1 * n.ms) for n in found.networks)
+        return found._replace(networks=days, at_reference=True)
+
+    monkeypatch.setattr("search._commands._run_command.compare_networks", with_days)
+    predictor.save(tmp_path / "predictor")
+    run = tmp_path / "run"
+    words = ("rcas", "--space", "nas-bench-macro", "--predictor", str(tmp_path / "predictor"), "--budget-ms", "2")
+    words += ("--train-epochs", "0", "--data", "none", "--calibrate", "0", "--bound", "predicted")
+    words += ("--accuracy", "my.py:accuracy", "--budget-holds", holds, "--output", str(run))
+    code, out, err = main(*words)
+    assert code == 0, err
+    found = result_of(run)
+    limit = 1.1 if holds == "any-day" else 1.01
+    assert limit * found["measured"]["winner_ms"] <= 2
+    assert ("on any day" in out) == (holds == "any-day")
+    assert found["verification"]["holds"] == holds
+
+
+def test_a_function_that_takes_too_long_is_told(main: Main, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time\n\n\ndef accuracy(network):\n    time.sleep(60)\n")
+    words = [*RCNET[:-2], "--budget-params", "0.5e6", "--output", str(tmp_path / "run"), "--accuracy-timeout", "0.2"]
+    words[words.index("my.py:accuracy")] = f"{tmp_path / 'slow.py'}:accuracy"
+    code, _, err = main(*words)
+    assert code == 1
+    one_line(err)
+    assert "0.2 s" in err
+    code, _, err = main("rcas", "--budget-params", "0.5e6", "--accuracy-timeout", "3")
+    assert code == 2
+    assert "--accuracy-timeout is for a function of yours" in err

@@ -18,7 +18,7 @@ import torch
 
 from lut.errors import DataError, FileAccessError, UsageError
 from search._data import _images as _data
-from search._data._images import ImageData, bilevel_split, load_data, make_generator, subset
+from search._data._images import ImageData, bilevel_split, check_data, data_name, load_data, make_generator, subset
 from search._training._augment import augment, prepare
 from search._training._recipe import Recipe
 
@@ -108,9 +108,12 @@ def test_digits_need_no_file() -> None:
     torch.testing.assert_close(data.std, values.std((0, 2, 3), correction=0).float())
 
 
-@pytest.mark.parametrize("text", ["", "mnist", "digits:", "digits:/x", "cifar10", "cifar10:", "images", "cifar1:/x"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "mnist", "digits:", "digits:/x", "digits:load", "cifar10", "cifar10:", "images", "cifar1:/x", "x:1", ":x"],
+)
 def test_unknown_data_are_refused_with_the_forms(text: str) -> None:
-    with pytest.raises(UsageError, match="digits, cifar10:PATH, cifar100:PATH, images:PATH"):
+    with pytest.raises(UsageError, match=r"digits, cifar10:PATH, cifar100:PATH, images:PATH, FILE\.py:FUNCTION"):
         load_data(text)
 
 
@@ -353,6 +356,239 @@ def test_an_archive_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     load_data(f"images:{folder_of(tmp_path / 'folder', image_files(''))}")
     assert len(list(kept[0].parent.iterdir())) == 2
     assert same(load_data(f"images:{path}"), load_data(f"images:{path}", cache=path / "no folder"))
+
+
+# What a user's function is written with.
+PRELUDE = """
+import numpy as np, torch
+from search import ImageData
+
+rng = np.random.default_rng(0)
+grey = rng.integers(0, 256, (30, 32, 32), dtype=np.uint8)
+first = np.stack([grey, grey // 2, grey // 3], 1)
+last = first.transpose(0, 2, 3, 1)
+labels = np.arange(30) % 3
+
+class Pairs(torch.utils.data.Dataset):
+    def __init__(self, images, labels, classes=None):
+        self.images, self.labels = images, labels
+        if classes is not None:
+            self.classes = classes
+    def __len__(self):
+        return len(self.labels)
+    def __getitem__(self, i):
+        return self.images[i], self.labels[i]
+
+def load():
+"""
+
+
+def loader(folder: Path, *lines: str) -> str:
+    """Return what names a function with these lines."""
+    (folder / "my.py").write_text(PRELUDE + "".join(f"    {line}\n" for line in lines))
+    return f"{folder / 'my.py'}:load"
+
+
+@pytest.mark.parametrize(
+    ("made", "classes"),
+    [
+        ("first, labels, first[:6], labels[:6]", "012"),
+        ("last, labels.tolist(), last[:6], tuple(labels[:6].tolist())", "012"),
+        ("torch.from_numpy(first), torch.from_numpy(labels), last[:6], labels[:6].astype(np.uint8)", "012"),
+        ("first / 255, labels, torch.from_numpy(last[:6]).float() / 255, labels[:6]", "012"),
+        ("(first / 255).astype(np.float32), labels, torch.tensor(last[:6], requires_grad=False), labels[:6]", "012"),
+        ("Pairs(first, labels), Pairs(last[:6], torch.from_numpy(labels[:6]))", "012"),
+        (
+            "Pairs(torch.from_numpy(first), labels, ['cat', 'dog', 'emu']), Pairs(first / 255, labels[:6])",
+            "cat dog emu",
+        ),
+        ("Pairs([Image.fromarray(i) for i in last], labels, 'abc'), list(zip(first[:6], labels[:6]))", "012"),
+        (
+            "ImageData('digits', tuple('abc'), *map(torch.from_numpy, (first, labels, first[:6], labels[:6])), True)",
+            "abc",
+        ),
+    ],
+)
+def test_a_function_returns_data_in_any_of_its_forms(made: str, classes: str, tmp_path: Path) -> None:
+    data = load_data(loader(tmp_path, "from PIL import Image", f"return {made}"))
+    grey = np.random.default_rng(0).integers(0, 256, (30, 32, 32), dtype=np.uint8)
+    assert np.array_equal(data.train_images.numpy(), np.stack([grey, grey // 2, grey // 3], 1))
+    assert torch.equal(data.test_images, data.train_images[:6])
+    assert data.train_labels.tolist() == [i % 3 for i in range(30)]
+    assert data.test_labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert data.classes == tuple(classes.split() if " " in classes else classes)
+    # Not "digits", which would be trained by the digits' settings.
+    assert (data.name, data.mirrored) == ("my.py", "ImageData" in made)
+    assert data.train_images.is_contiguous()
+    assert len(data.digest) == 16
+
+
+@pytest.mark.parametrize(
+    "made", ["grey, labels", "grey[:, None], labels", "grey[..., None], labels", "Pairs(grey, labels)"]
+)
+def test_grey_images_become_rgb_and_a_fifth_is_kept_apart(made: str, tmp_path: Path) -> None:
+    data = load_data(loader(tmp_path, f"return {made}"))
+    assert data.train_images.shape == (24, 3, 32, 32)
+    assert torch.equal(data.train_images[:, 0], data.train_images[:, 2])
+    assert Counter(data.test_labels.tolist()) == {0: 2, 1: 2, 2: 2}
+    assert same(data, load_data(loader(tmp_path, f"return {made}")))
+
+
+def test_torchs_own_datasets_and_a_package_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "some_images").mkdir()
+    (tmp_path / "some_images" / "sets.py").write_text(
+        PRELUDE
+        + "    from torch.utils.data import Subset, TensorDataset\n"
+        + "    whole = TensorDataset(torch.from_numpy(first), torch.from_numpy(labels))\n"
+        + "    print('loading')\n"
+        + "    return Subset(whole, range(24)), Subset(whole, range(24, 30))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    data = load_data("some_images.sets:load")
+    assert data.name == "some_images.sets" == data_name("some_images.sets:load")
+    assert (len(data.train_labels), len(data.test_labels)) == (24, 6)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("return None", r"my\.py:load: the function must return \(train_images, .* or a search.ImageData, got None"),
+        ("return first", "must return .*, got a ndarray"),
+        ("return first, labels, first", "must return .*, got a tuple of 3"),
+        ("return 5", "must return .*, got 5"),
+        ("return {}", "the data set holds no images"),
+        ("return first, labels, first, None", "the test labels must be a numpy array or a torch tensor, got None"),
+        (
+            "return [[1]], labels, first, labels",
+            "the training images must be a numpy array or a torch tensor, got a list",
+        ),
+        ("return grey[:, :28, :28], labels", r"must be 32×32 pixels, of shape .*, got \(30, 28, 28\); resize them in"),
+        ("return first[:, :2], labels", r"must be 32×32 pixels, .*, got \(30, 2, 32, 32\)"),
+        ("return first[0], labels", r"images must be 32×32 .*|there are 3 training images and 30 labels"),
+        ("return first[:0], labels[:0]", "the training images: there are none"),
+        ("return first, labels[:0]", "the training labels: there are none"),
+        ("return first, labels, first[:0], labels[:0]", "the test images: there are none"),
+        ("return first.astype(int), labels", "the training images must be uint8, or floats from 0 to 1, got int64"),
+        ("return first > 9, labels", "must be uint8, or floats from 0 to 1, got bool"),
+        ("return first.astype(object), labels", "must be uint8, or floats from 0 to 1, got object"),
+        ("return first.astype(float), labels", "floats must go from 0 to 1, without NaN, got 0 … 255"),
+        ("return first / 255 - 0.5, labels", "floats must go from 0 to 1, without NaN, got -0.5 … 0.5"),
+        ("return np.where(first > 9, np.nan, 0.5), labels", "without NaN, got nan … nan"),
+        ("return np.where(first > 9, np.inf, 0.5), labels", "got 0.5 … inf"),
+        ("return first, labels[1:]", "there are 30 training images and 29 labels"),
+        ("return first, labels, first, labels[1:]", "there are 30 test images and 29 labels"),
+        ("return first, labels.astype(float)", "the training labels must be whole numbers .*, got float64"),
+        ("return first, labels > 1", "must be whole numbers .*, got bool"),
+        ("return first, np.eye(3)[labels]", r"of shape \(N,\), got float64 of shape \(30, 3\)"),
+        ("return first, [[1], [2, 3]]", "the training labels must be whole numbers: ValueError"),
+        ("return first, list('abc') * 10", "must be whole numbers .*, got <U1"),
+        ("return first, labels + 1", "must go from 0 to 2, as there are 3 classes, got 1 … 3"),
+        ("return first, labels - 1", "must go from 0 to 2, as there are 3 classes, got -1 … 1"),
+        ("return first, labels.astype(np.uint64) + 2**63", "must go from 0 to 2"),
+        ("return first, labels, first, labels + 1", "the test labels must go from 0 to 2, .*, got 1 … 3"),
+        ("return first, labels * 0", "one class only"),
+        ("return first[:3], labels[:3]", "'0' has a single image"),
+        ("return Pairs(first, labels, ['a', 'b'])", "the training labels must go from 0 to 1, as there are 2 classes"),
+        ("return Pairs(first, labels, list('abcd'))", "class 'd' has no training image"),
+        ("return Pairs(first, labels, list('aba'))", "classes name one of them twice"),
+        ("return Pairs(first, labels, ['a', 'b', '\\udc80'])", r"class name \\udc80 is not valid Unicode"),
+        ("return Pairs(first, labels, list('abc')), Pairs(first, labels, list('cba'))", "name other classes"),
+        ("return Pairs(first, labels), first", "the test set must be a Dataset .*, got a ndarray"),
+        ("return Pairs(first, labels), iter([])", "the test set must be a Dataset .*, got a list_iterator"),
+        ("return Pairs(first, labels), []", "the test set holds no images"),
+        ("return Pairs(first, 3)", "the data set has no length: TypeError"),
+        ("return iter([(first[0], 0)])", "the function must return .*, got a list_iterator"),
+        ("return torch.utils.data.Dataset()", "the data set must be a Dataset with a length"),
+        ("return Pairs(first[:9], labels)", "image 9 of the data set cannot be read: IndexError"),
+        ("return [first[0]] * 9", "image 0 of the data set must be a pair of an image and its label, got a ndarray"),
+        ("return [(first[0], 0), (first[1], 1.0)]", "image 1 of the data set must have a label .*, got 1.0"),
+        ("return [(first[0], 0), (first[1], True)]", "image 1 of the data set must have a label .*, got True"),
+        ("return [(first[0], 0), (first[1], -1)]", "image 1 of the data set must have a label .*, got -1"),
+        (
+            "return [(first[0], 0), (grey[1, :31], 1)]",
+            r"image 1 of the data set must be 32×32 .* \(32, 32\), got \(31, 32\); resize it",
+        ),
+        ("return [(first[0], 0), (first[1] / 2, 1)]", "image 1 of the data set: floats must go from 0 to 1"),
+        ("return [('cat.png', 0)]", "image 0 of the data set must be a numpy array or a torch tensor, got a str"),
+        (
+            "return ImageData('x', 'ab', *map(torch.from_numpy, (first, labels, first, labels)), True)",
+            "a tuple of texts",
+        ),
+        (
+            "return ImageData('x', ('a', 'b'), *map(torch.from_numpy, (first, labels, first, labels)), True)",
+            "from 0 to 1",
+        ),
+        ("return ImageData('x', ('a', 'b', 'c'), first, labels, None, None, True)", "the test images must be a numpy"),
+    ],
+)
+def test_what_a_function_must_not_return(lines: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        load_data(loader(tmp_path, lines))
+    assert "my.py:load" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("raise RuntimeError('no\\nnetwork')", r"data .*my\.py:load: the function failed: RuntimeError: no network"),
+        ("raise SystemExit(3)", "the function failed: SystemExit: 3"),
+        ("return 1 +", "it cannot be imported: SyntaxError"),
+    ],
+)
+def test_a_function_that_fails_is_one_line(lines: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        load_data(loader(tmp_path, lines))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_function_that_is_not_there_is_said_and_none_is_run_to_see(tmp_path: Path) -> None:
+    text = loader(tmp_path, "return first, labels")
+    (tmp_path / "bad.py").write_text("def load(seed):\n    pass\nload_all = 5\nprint(1 / 0)")
+    for missing, message in (
+        (f"{tmp_path}/missing.py:load", "there is no file .*missing.py"),
+        (f"{tmp_path}/my.py", r"name a function in it too, .*my\.py:FUNCTION"),
+        (f"{tmp_path}/my.py:", "unknown data|file.py:function"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            check_data(missing)
+    check_data(f"{tmp_path}/bad.py:load")
+    check_data("no_such_module:load")
+    for wrong, message in (
+        (f"{tmp_path}/bad.py:load", "cannot be imported: ZeroDivisionError"),
+        (f"{text}_it", "there is no function load_it in it"),
+        (text.replace(":load", ":labels"), "there is no function labels in it"),
+        (text.replace(":load", ":Pairs"), "the function failed: TypeError"),
+        ("no_such_module:load", "cannot be imported: ModuleNotFoundError"),
+        ("image:load", "ModuleNotFoundError.*; did you mean 'images'?"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            load_data(wrong)
+
+
+def test_what_a_function_prints_is_no_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    talking = (
+        "print('loading')",
+        "class Talking(Pairs):",
+        "    def __len__(self):",
+        "        return print('counting') or 30",
+        "return Talking(first, labels)",
+    )
+    load_data(loader(tmp_path, *talking))
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert {"loading", "counting"} <= set(found.err.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        *(("digits", "digits"), ("cifar10:/data/x.tar.gz", "cifar10"), ("images:my.py:load", "images")),
+        *(("my.py:load", "my.py"), ("/some/where/my.py:load", "my.py"), ("package.module:load", "package.module")),
+    ],
+)
+def test_data_have_a_name_before_they_are_loaded(text: str, name: str) -> None:
+    assert data_name(text) == name
 
 
 @pytest.mark.skipif(not CIFAR.is_file(), reason=f"no {CIFAR}")

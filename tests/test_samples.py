@@ -36,7 +36,7 @@ NUMBER = re.compile(r"[+−-]?\d+(?:[.,]\d+)*")
 LAYER = re.compile(r"(conv|add|linear|avgpool|maxpool|globalpool)#?\S*( \S+)*")
 NAME = re.compile(r"#\S*( #\??)?|#( #)+|–")
 # What is said on some machines, or of some measurements: lines, and parts of lines.
-SOMETIMES = re.compile(r"~ in more than a tenth|undecided: |(?!.*; that is taken out below$)warning: ")
+SOMETIMES = re.compile(r"~ in more than a tenth|undecided: |\d+ finalists? |(?!.*; that is taken out below$)warning: ")
 ASIDE = re.compile(
     r"^warning: |; \d+ have fewer than \d+ visits.*?--time-budget|; half-width of .*?95 %\)|\. Do not add layers up .*"
     r"|; (the |wholes |too few visits to say how well )[^;]*repeats? within [^;]*|; not (conv|add|linear).*?(?=; |$)"
@@ -116,6 +116,9 @@ def masked(line: str) -> str:
     line = re.sub(r"^.+, (\d+ of \d+ cores), .*", r"DEVICE, \1, SYSTEM", line)
     line = re.sub(r"^[^:]+, Linux \S+$", "DEVICE, SYSTEM", line)
     line = re.sub(r"^.+, (cpu, batch \d+.*)", r"DEVICE, \1", line)
+    # Of networks measured against a budget: how many there are, and how each does, is a run's own.
+    line = re.sub(r"^\d+( \w+)* +(within|may exceed|exceeds) .*", "CHECKED", line)
+    line = re.sub(r"^\d+ networks? that the search selected .*", "SELECTED", line)
     cells = re.split(r" {2,}", NUMBER.sub("#", line).replace("~", ""))
     if len(cells) > 2 and any(LAYER.fullmatch(cell) or NAME.fullmatch(cell) for cell in cells):
         cells = [cell for cell in cells if cell not in FLAGS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -15,32 +16,25 @@ import numpy as np
 import pytest
 import torch
 from _predictors import DEVICE, SETTING, layer_ms, network_ms, sampled
+from conftest import wait_until
 
-from lut import Decision, TableError, UsageError
+from lut import Decision, UsageError
 from lut.errors import BudgetError, CheckpointError, SearchError
 from predictors import LatencyPredictor, compile_madds
 from predictors._compiled import layers_of
-from search import (
-    EvolutionSettings,
-    ImageData,
-    NetworkCost,
-    Recipe,
-    ResNetCifar,
-    SearchSettings,
-    derive,
-    load_data,
-    make_cost,
-    search_evolution,
-    search_htas,
-    subset,
-)
-from search._problem._cost import band_penalty, check_budget, smallest, unlike_layers
+from search._data._images import ImageData, load_data, subset
+from search._problem._problem import Problem
 from search._training._checkpoint import saved_epoch
 from search._training._presets import preset
-from search.htas._gradient import _Charge
-from search.htas._settings import SearchProgress
+from search._training._recipe import Recipe
+from search.evolution._settings import EvolutionSettings
+from search.htas._charge import Charge, band_penalty, make_charge
+from search.htas._evolved import search_evolution
+from search.htas._gradient import search_htas
+from search.htas._settings import SearchProgress, SearchResult, SearchSettings
 from search.htas._shared_weights import SharedWeights
 from search.htas._supernet import SuperResNet
+from search.spaces._resnet_cifar import ResNetCifar
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,15 +57,29 @@ def predictor(networks: int = 20) -> LatencyPredictor:
 
 
 @cache
-def cost(kind: Any = "table", bound: Any = "upper") -> NetworkCost:
-    return make_cost(space(), predictor(), kind=kind, bound=bound)
+def problem(ms: float | None = None, bound: Any = "upper") -> Problem:
+    return Problem(space(), predictor(), ms=ms, bound=bound)
+
+
+@cache
+def charge(kind: Any = "table", ms: float | None = None) -> Charge:
+    return make_charge(problem(ms), kind)
+
+
+def widest() -> list[int]:
+    return [len(d.options) - 1 for d in space().choices]
+
+
+def upper_ms(vector: Any) -> float:
+    """Return the upper end of a network's interval."""
+    return problem(1e6).bound_ms(vector)
 
 
 @cache
 def all_networks() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return all vectors of the space, and their predicted latencies in ms."""
     vectors = np.array(list(itertools.product(*[range(len(d.options)) for d in space().choices])))
-    return vectors, cost().latency.latency(vectors)
+    return vectors, problem().latency.latency(vectors)
 
 
 @cache
@@ -97,16 +105,16 @@ def test_the_exact_expectation_is_that_over_all_networks(seed: int) -> None:
     p = [torch.softmax(torch.randn(len(d.options), generator=generator).double(), 0) for d in space().choices]
     vectors, ms = all_networks()
     weights = np.prod([own.numpy()[vectors[:, d]] for d, own in enumerate(p)], axis=0)
-    assert float(cost().expected(p)) == pytest.approx(float(weights @ ms), rel=1e-6)
+    assert float(charge().expected(p)) == pytest.approx(float(weights @ ms), rel=1e-6)
 
 
 def test_of_one_network_every_expectation_is_its_own_cost() -> None:
     vectors, ms = all_networks()
     for index in (0, 1234, len(vectors) - 1):
-        assert float(cost().expected(one_hot(vectors[index]))) == pytest.approx(ms[index], rel=1e-5)
+        assert float(charge().expected(one_hot(vectors[index]))) == pytest.approx(ms[index], rel=1e-5)
         madds = space().decode(vectors[index].tolist()).madds / 1e6
-        assert float(cost("madds").expected(one_hot(vectors[index]))) == pytest.approx(madds, rel=1e-5)
-        assert cost("madds").current(vectors[index]) == pytest.approx(madds)
+        assert float(charge("madds").expected(one_hot(vectors[index]))) == pytest.approx(madds, rel=1e-5)
+        assert charge("madds").current(vectors[index]) == pytest.approx(madds)
 
 
 def test_expected_costs_by_hand() -> None:
@@ -149,7 +157,7 @@ def test_gradients_of_the_expected_cost_are_those_of_finite_differences(kind: st
     logits = [torch.randn(len(d.options), generator=generator, dtype=torch.float64) for d in space().choices]
 
     def expected(values: list[torch.Tensor]) -> torch.Tensor:
-        return cost(kind).expected([torch.softmax(own, 0) for own in values])
+        return charge(kind).expected([torch.softmax(own, 0) for own in values])
 
     leaves = [own.clone().requires_grad_() for own in logits]
     gradients = torch.autograd.grad(expected(leaves), leaves)
@@ -181,142 +189,81 @@ def test_the_most_probable_network_decides_the_sign() -> None:
         for logits in net.logits:
             logits.zero_()
             logits[0] = 0.01
-    budget = 0.9 * float(cost().expected(net.probabilities()).detach())
-    assert cost().bound_ms(narrow) < budget < cost().bound_ms(wide)
-    charge = _Charge(cost(), settings(penalty="band", tolerance=0.0), budget)
-    expected = float(cost().expected(net.probabilities()).detach())
-    assert float(charge.of(net).detach()) == pytest.approx(-2 * np.log(expected), rel=1e-5)
+    budget = 0.9 * float(charge().expected(net.probabilities()).detach())
+    assert upper_ms(narrow) < budget < upper_ms(wide)
+    limited = charge("table", budget)
+
+    def penalty() -> float:
+        found = limited.penalty(net.probabilities(), net.argmax(), settings(penalty="band", tolerance=0.0))
+        return float(found.detach())
+
+    expected = float(charge().expected(net.probabilities()).detach())
+    assert penalty() == pytest.approx(-2 * np.log(expected), rel=1e-5)
     with torch.no_grad():
         for logits in net.logits:
             logits[0] = -0.01
-    expected = float(cost().expected(net.probabilities()).detach())
-    assert float(charge.of(net).detach()) == pytest.approx(2 * np.log(expected), rel=1e-5)
+    expected = float(charge().expected(net.probabilities()).detach())
+    assert penalty() == pytest.approx(2 * np.log(expected), rel=1e-5)
 
 
 def test_the_linear_cost_is_eq_6() -> None:
     net = SuperResNet(space(), seed=0)
-    expected = float(cost("law").expected(net.probabilities()).detach())
-    assert float(_Charge(cost("law"), settings(weight=0.25), None).of(net).detach()) == pytest.approx(0.25 * expected)
+    expected = float(charge("law").expected(net.probabilities()).detach())
+
+    def penalty(**changes: Any) -> float:
+        return float(charge("law").penalty(net.probabilities(), net.argmax(), settings(**changes)).detach())
+
+    assert penalty(weight=0.25) == pytest.approx(0.25 * expected)
     default = 2 / predictor().latency_ms(space().base_network())
-    assert float(_Charge(cost("law"), settings(), None).of(net).detach()) == pytest.approx(default * expected)
-
-
-# --- budgets ---
-
-
-def test_the_fastest_network_is_found() -> None:
-    _, ms = all_networks()
-    assert cost().latency.latency(smallest(cost()))[0] == pytest.approx(ms.min())
-
-
-def test_a_budget_below_the_fastest_network_says_how_fast_that_is() -> None:
-    fastest = cost().bound_ms(smallest(cost()))
-    with pytest.raises(BudgetError, match=rf"the fastest takes .* up to {fastest:.4g} ms at 90%"):
-        check_budget(cost(), fastest * 0.99)
-    assert check_budget(cost(), fastest * 1.0001)
-    with pytest.raises(UsageError, match="positive number"):
-        check_budget(cost(), float("nan"))
-
-
-def test_what_is_derived_is_within_the_budget_and_mostly_the_most_probable() -> None:
-    vectors, ms = all_networks()
-    rng = np.random.default_rng(0)
-    gaps = []
-    for _ in range(25):
-        p = [rng.dirichlet(np.ones(len(d.options)) * 0.5) for d in space().choices]
-        budget = float(np.quantile(ms, rng.uniform(0.02, 0.7))) * 1.05
-        found = derive(cost(), p, budget)
-        assert cost().bound_ms(found) <= budget
-        scores = sum(np.log(np.maximum(own, 1e-30))[vectors[:, d]] for d, own in enumerate(p))
-        order = np.argsort(-scores)
-        best = next(i for i in order if cost().bound_ms(vectors[i]) <= budget)
-        mine = sum(np.log(max(own[i], 1e-30)) for own, i in zip(p, found, strict=True))
-        gaps.append(scores[best] - mine)
-    assert min(gaps) > -1e-9
-    assert np.mean(np.array(gaps) < 1e-9) >= 0.8
-
-
-def test_the_most_probable_network_is_kept_where_it_is_within() -> None:
-    p = [np.eye(len(d.options))[0] for d in space().choices]
-    assert derive(cost(), p, 1e6) == (0,) * len(p)
-
-
-def test_a_budget_is_for_the_upper_end_unless_asked() -> None:
-    vector = [0] * len(space().choices)
-    found = predictor().predict(space().decode(vector))
-    assert found.high_ms is not None
-    assert cost().bound_ms(vector) == pytest.approx(found.high_ms)
-    assert cost("table", "predicted").bound_ms(vector) == pytest.approx(found.ms)
-
-
-def test_without_an_interval_there_is_no_upper_end() -> None:
-    bare = predictor().recalibrated([])
-    with pytest.raises(UsageError, match="--bound predicted"):
-        make_cost(space(), bare)
-    assert make_cost(space(), bare, bound="predicted").bound_ms([0] * len(space().choices)) > 0
-
-
-def test_layers_that_no_table_holds_are_named_with_the_command() -> None:
-    thin = LatencyPredictor.from_latencies(
-        DEVICE, SETTING, {layer: layer_ms(layer) for layer in layers_of(space()) if "avgpool" not in str(layer)}
-    )
-    with pytest.raises(TableError, match=r"avg_pool2d.*Measure them: profile-device --target cpu --batch 4"):
-        make_cost(space(), thin, bound="predicted")
-    strided = {
-        layer: layer_ms(layer) for layer in layers_of(space()) if "conv3×3" not in str(layer) or "/2" in str(layer)
-    }
-    lacking = LatencyPredictor.from_latencies(DEVICE, SETTING, strided)
-    with pytest.raises(TableError, match=r"lack \d+ of the space's .*profile-device --target cpu --batch 4"):
-        unlike_layers(space(), lacking)
-    assert unlike_layers(space(), predictor()) == ()
+    assert penalty() == pytest.approx(default * expected)
 
 
 # --- searches ---
 
 
 def test_a_search_ends_within_its_budget_and_seeds_reproduce_it() -> None:
-    budget = 0.7 * cost().bound_ms([len(d.options) - 1 for d in space().choices])
+    budget = 0.7 * upper_ms(widest())
     told: list[Any] = []
-    found = search_htas(cost("law"), digits(), settings(penalty="band"), seed=1, budget_ms=budget, progress=told.append)
+    found = search_htas(charge("law", budget), digits(), settings(penalty="band"), seed=1, progress=told.append)
     assert found.prediction.high_ms is not None
     assert found.prediction.high_ms <= budget
     assert found.network.layers == space().decode(found.vector).layers
     assert [epoch.epoch for epoch in found.history] == [1, 2]
     assert [epoch.tau for epoch in found.history] == pytest.approx([10.0, 0.1])
     assert told[-1].share == 1.0
-    again = search_htas(cost("law"), digits(), settings(penalty="band"), seed=1, budget_ms=budget)
+    again = search_htas(charge("law", budget), digits(), settings(penalty="band"), seed=1)
     assert again.vector == found.vector
     assert [e.weight_loss for e in again.history] == [e.weight_loss for e in found.history]
-    other = search_htas(cost("law"), digits(), settings(penalty="band"), seed=2, budget_ms=budget)
+    other = search_htas(charge("law", budget), digits(), settings(penalty="band"), seed=2)
     assert [e.weight_loss for e in other.history] != [e.weight_loss for e in found.history]
 
 
 def test_a_heavy_cost_ends_at_the_fastest_network() -> None:
     recipe = Recipe(epochs=6, warmup_epochs=0, batch_size=8, lr=0.01)
-    found = search_htas(cost("table"), digits(40), settings(recipe=recipe, weight=1e4, logits_lr=0.5), seed=0)
+    found = search_htas(charge("table"), digits(40), settings(recipe=recipe, weight=1e4, logits_lr=0.5), seed=0)
     _, ms = all_networks()
     assert found.prediction.ms == pytest.approx(ms.min(), rel=0.1)
     assert found.history[-1].expected < found.history[0].expected
 
 
 def test_an_argmax_beyond_the_budget_says_how_close_it_came() -> None:
-    budget = 1.02 * cost().bound_ms(smallest(cost()))
+    budget = 1.02 * upper_ms(problem().smallest())
     # Nothing pulls at the architecture.
     still = settings(weight=0.0, logits_lr=1e-6, derivation="argmax")
-    with pytest.raises(BudgetError, match=r"% above the budget"):
-        search_htas(cost(), digits(), still, seed=0, budget_ms=budget)
+    with pytest.raises(BudgetError, match=r"%\) beyond the budget"):
+        search_htas(charge("table", budget), digits(), still, seed=0)
 
 
 def test_weights_first_leave_the_architecture_alone() -> None:
-    found = search_htas(cost(), digits(), settings(weights_first=0.5), seed=0)
+    found = search_htas(charge(), digits(), settings(weights_first=0.5), seed=0)
     assert [epoch.logits_loss is None for epoch in found.history] == [True, False]
     probabilities = SuperResNet(space(), seed=0).probabilities()
     with torch.no_grad():
-        assert found.history[0].expected == pytest.approx(float(cost().expected(probabilities)), rel=1e-6)
+        assert found.history[0].expected == pytest.approx(float(charge().expected(probabilities)), rel=1e-6)
 
 
 def test_the_best_epoch_is_the_most_accurate_within_the_budget() -> None:
-    found = search_htas(cost(), digits(), settings(selection="best"), seed=0, budget_ms=1e6)
+    found = search_htas(charge("table", 1e6), digits(), settings(selection="best"), seed=0)
     best = max(found.history, key=lambda epoch: (epoch.accuracy, epoch.epoch))
     assert found.from_epoch == best.epoch
     assert found.vector == best.vector
@@ -324,16 +271,18 @@ def test_the_best_epoch_is_the_most_accurate_within_the_budget() -> None:
 
 def test_evolution_stays_within_the_budget() -> None:
     pytest.importorskip("pymoo")
-    budget = 0.6 * cost().bound_ms([len(d.options) - 1 for d in space().choices])
+    budget = 0.6 * upper_ms(widest())
     told: list[Any] = []
     breeding = EvolutionSettings(population=6, generations=2)
+    limited = charge("table", budget)
     found = search_evolution(
-        cost(), digits(), settings(), breeding, seed=0, budget_ms=budget, bred=lambda *now: told.append(now)
+        limited, digits(), settings(), breeding, seed=0, on_generation=lambda *now: told.append(now)
     )
-    assert cost().bound_ms(found.vector) <= budget
+    assert upper_ms(found.vector) <= budget
     assert found.evaluated >= 6
+    assert found.optimism is not None
     assert [generation for generation, _, _ in told] == [0, 1, 2]
-    again = search_evolution(cost(), digits(), settings(), breeding, seed=0, budget_ms=budget)
+    again = search_evolution(limited, digits(), settings(), breeding, seed=0)
     assert again.vector == found.vector
 
 
@@ -341,7 +290,7 @@ def test_networks_are_judged_on_images_of_all_classes_and_by_all_of_them() -> No
     data = digits()
     order = torch.argsort(data.train_labels)
     by_class = replace(data, train_images=data.train_images[order], train_labels=data.train_labels[order])
-    shared = SharedWeights(cost(), by_class, settings(validated=24), seed=0, device="cpu")
+    shared = SharedWeights(charge(), by_class, settings(validated=24), seed=0, device="cpu")
     assert len(shared.validation) == 24
     assert len(set(by_class.train_labels[shared.validation].tolist())) >= 7
     # More images than fit into a batch that is looked at: none is dropped.
@@ -354,7 +303,7 @@ def test_networks_are_judged_on_images_of_all_classes_and_by_all_of_them() -> No
         data.test_labels,
         False,
     )
-    shared = SharedWeights(cost(), many, settings(validated=600), seed=0, device="cpu")
+    shared = SharedWeights(charge(), many, settings(validated=600), seed=0, device="cpu")
     with torch.no_grad():
         shared.net.classifier.weight.zero_()
         shared.net.classifier.bias.copy_(torch.eye(10)[3])
@@ -380,7 +329,7 @@ def stop_in_the_middle(*arguments):
     return step(*arguments)
 
 t.SharedWeights.weight_step = stop_in_the_middle
-t.search_htas(t.cost("law"), t.digits(), t.settings(recipe=t.RECIPE), seed=1, checkpoint=path)
+t.search_htas(t.charge("law"), t.digits(), t.settings(recipe=t.RECIPE), seed=1, checkpoint=path)
 """
 RECIPE = Recipe(epochs=5, warmup_epochs=1, batch_size=12, lr=0.05)
 
@@ -400,10 +349,10 @@ def test_a_killed_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"seed": 1}
     told: list[SearchProgress] = []
     resumed = search_htas(
-        cost("law"), digits(), settings(recipe=RECIPE), checkpoint=path, progress=told.append, **arguments
+        charge("law"), digits(), settings(recipe=RECIPE), checkpoint=path, progress=told.append, **arguments
     )
     assert told[0].epoch == 3
-    whole = search_htas(cost("law"), digits(), settings(recipe=RECIPE), **arguments)
+    whole = search_htas(charge("law"), digits(), settings(recipe=RECIPE), **arguments)
     assert resumed.vector == whole.vector
     plain = [[getattr(e, n) for n in ("weight_loss", "logits_loss", "expected", "accuracy")] for e in whole.history]
     assert plain == [
@@ -411,7 +360,97 @@ def test_a_killed_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
     ]
     # Another run does not take it up.
     with pytest.raises(CheckpointError, match="another run"):
-        search_htas(cost("law"), digits(), settings(recipe=RECIPE), seed=2, checkpoint=path)
+        search_htas(charge("law"), digits(), settings(recipe=RECIPE), seed=2, checkpoint=path)
+
+
+BREEDING = """
+import sys, time
+from pathlib import Path
+sys.path[:0] = [{tests!r}, {root!r}]
+import torch
+torch.set_num_threads(1)
+import test_search as t
+judged = t.SharedWeights.accuracy
+def slowly(self, vector, seed=None):
+    # Only once the weights are trained.
+    time.sleep(0.2 if Path({cache!r}).exists() else 0.0)
+    return judged(self, vector, seed)
+t.SharedWeights.accuracy = slowly
+t.bred(Path({folder!r}))
+"""
+
+
+def bred(folder: Path | None) -> SearchResult:
+    """Return what an evolution of a few dozen networks finds, by weights that are trained for two epochs."""
+    paths = {} if folder is None else {"checkpoint": folder / "search.safetensors", "cache": folder / "bred.jsonl"}
+    breeding = EvolutionSettings(population=6, generations=4)
+    return search_evolution(charge("table", 0.7 * upper_ms(widest())), digits(), settings(), breeding, seed=1, **paths)
+
+
+def test_a_search_that_is_killed_while_breeding_evaluates_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pymoo")
+    cache = tmp_path / "bred.jsonl"
+    tests = Path(__file__).parent
+    code = BREEDING.format(tests=str(tests), root=str(tests.parent), cache=str(cache), folder=str(tmp_path))
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        # Its first line says whose accuracies these are.
+        wait_until(lambda: cache.exists() and cache.read_bytes().count(b"\n") > 3, child)
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    kept = cache.read_bytes().count(b"\n") - 1
+    whole = bred(None)
+    asked: list[tuple[tuple[int, ...], int | None]] = []
+    judged = SharedWeights.accuracy
+
+    def counted(self: SharedWeights, vector: Any, seed: int | None = None) -> float:
+        asked.append((tuple(vector), seed))
+        return judged(self, vector, seed)
+
+    monkeypatch.setattr(SharedWeights, "accuracy", counted)
+    resumed = bred(tmp_path)
+    fields = ("vector", "evaluated", "optimism")
+    assert [getattr(resumed, name) for name in fields] == [getattr(whole, name) for name in fields]
+    assert 3 <= kept < whole.evaluated
+    assert len([seed for _, seed in asked if seed is None]) == whole.evaluated - kept
+    # Nor is a finalist, once it is done.
+    asked.clear()
+    assert bred(tmp_path).vector == whole.vector
+    assert asked == []
+    # Another budget is searched with the same weights, and what they made of a network is known.
+    wider = search_evolution(
+        charge("table", 0.75 * upper_ms(widest())),
+        digits(),
+        settings(),
+        EvolutionSettings(population=6, generations=4),
+        seed=1,
+        checkpoint=tmp_path / "search.safetensors",
+        cache=cache,
+    )
+    assert wider.history == resumed.history
+    assert len([seed for _, seed in asked if seed is None]) < wider.evaluated
+    # By other weights the accuracies are others.
+    with pytest.raises(CheckpointError, match="computed otherwise"):
+        search_evolution(
+            charge("table", 0.7 * upper_ms(widest())), digits(), settings(), EvolutionSettings(), seed=2, cache=cache
+        )
+
+
+def test_a_fresh_seed_judges_on_other_images() -> None:
+    shared = SharedWeights(charge(), digits(), settings(validated=24), seed=0, device="cpu")
+    # A network that says 3 of everything is right as often as there is a 3.
+    with torch.no_grad():
+        shared.net.classifier.weight.zero_()
+        shared.net.classifier.bias.copy_(torch.eye(10)[3])
+    vector = [0] * len(space().choices)
+    found = [shared.accuracy(vector, seed) for seed in range(8)]
+    assert len(set(found)) > 1
+    assert found == [shared.accuracy(vector, seed) for seed in range(8)]
+    assert shared.accuracy(vector) == shared.accuracy(vector, None)
 
 
 @pytest.mark.parametrize(
@@ -470,21 +509,21 @@ def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], proble
 
 def test_impossible_searches_are_refused() -> None:
     with pytest.raises(UsageError, match="around a budget"):
-        search_htas(cost(), digits(), settings(penalty="band"), seed=0)
+        search_htas(charge(), digits(), settings(penalty="band"), seed=0)
     with pytest.raises(UsageError, match="cost is multiply-adds"):
-        search_htas(cost("madds"), digits(), settings(penalty="band"), seed=0, budget_ms=1e6)
+        search_htas(charge("madds", 1e6), digits(), settings(penalty="band"), seed=0)
     with pytest.raises(UsageError, match="samples must be at least 2"):
-        search_htas(cost(), digits(), settings(samples=1), seed=0)
-    with pytest.raises(UsageError, match="law, table or madds"):
-        make_cost(space(), predictor(), kind="flops")  # type: ignore[arg-type]
-    wide = make_cost(ResNetCifar(depth=14, expand=0.75, widths=WIDTHS, classes=7), predictor(), bound="predicted")
+        search_htas(charge(), digits(), settings(samples=1), seed=0)
+    with pytest.raises(UsageError, match="law-per-array, eq8, table or madds"):
+        make_charge(problem(), "flops")
+    wide = make_charge(Problem(ResNetCifar(depth=14, expand=0.75, widths=WIDTHS, classes=7), predictor()))
     with pytest.raises(UsageError, match="predict 7 classes, and digits has 10"):
         search_htas(wide, digits(), settings(), seed=0)
     with pytest.raises(UsageError, match="at least 2 networks"):
         EvolutionSettings(population=1)
     hot = Recipe(epochs=2, warmup_epochs=0, batch_size=24, lr=100.0, weight_decay=1.0)
     with pytest.raises(SearchError, match="NaN or infinite"):
-        search_htas(cost(), digits(), settings(recipe=hot), seed=0)
+        search_htas(charge(), digits(), settings(recipe=hot), seed=0)
 
 
 def test_decisions_have_the_papers_names() -> None:

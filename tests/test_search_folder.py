@@ -16,8 +16,8 @@ from test_cli_search import QUICK, SMALL, budget_in, made, main  # noqa: F401 - 
 from lut._files import write_atomically
 from lut._folder_lock import LOCK_NAME, folder_lock
 from lut.errors import DeviceBusyError, FileAccessError, FolderInUseError, InterruptedRunError
-from search._runs._parts import hold_folder
-from search.htas._run import FILES
+from search._runs._folder import hold_folder
+from search._runs._run import SHARED_FILES as FILES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -52,10 +52,9 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         "lut.LatencyTable.load",
         "predictors.LatencyPredictor.load",
         "search._data._images.load_data",
-        "search._problem._calibrate.compare_networks",
-        "search._runs._parts.compare_networks",
-        "search.htas._run.search_htas",
-        "search.rcas._run.search_rcas",
+        "search._commands._run_command.compare_networks",
+        "search.htas._method.search_htas",
+        "search.rcas._method.search_rcas",
     ):
         monkeypatch.setattr(name, work)
 
@@ -150,7 +149,7 @@ def test_what_cannot_be_written_in_the_end_is_told_in_the_beginning(
         (("--strategy", "evolution"), 2, "an evolution searches under a budget: give --budget-ms"),
         (("--widths", "hardwre"), 2, "got 'hardwre'; did you mean 'hardware'?"),
         (("--depths", "al"), 2, "--depths is tas, all or base, got 'al'; did you mean 'all'?"),
-        (("--cost", "lw"), 2, "--cost is law, table or madds, got 'lw'; did you mean 'law'?"),
+        (("--cost", "tabel"), 2, "--cost is law-per-array, eq8, table or madds, got 'tabel'; did you mean 'table'?"),
         (("--penalty", "bnd"), 2, "--penalty is linear or band, got 'bnd'; did you mean 'band'?"),
         (("--alpha", "steep"), 2, "alpha (--alpha) is a positive number or 'auto'"),
         (("--depth", "33"), 2, "6n+2 layers"),
@@ -161,7 +160,7 @@ def test_what_cannot_be_written_in_the_end_is_told_in_the_beginning(
         (("--set", "lr=3"), 2, "did you mean 'search.lr' or 'training.lr'?"),
         (("--set", "samples=many"), 2, "--set samples=many: expected a whole number, got 'many'"),
         (("--set", "search.lr=-1"), 2, "lr must be between"),
-        (("--budget-ms", "-1"), 2, "a budget is a positive number of ms, got -1"),
+        (("--budget-ms", "-1"), 2, "a budget of ms is a positive number, got -1"),
         (("--data", "digts"), 2, "unknown data 'digts'; give one of digits, cifar10:PATH"),
         (("--data", "cifar10:nowhere"), 1, "cannot read nowhere: no such file or directory"),
         (("--data", "images:nowhere"), 2, "reading images needs Pillow: pip install"),
@@ -195,8 +194,8 @@ def test_mistakes_are_told_before_anything_is_read(
         (("--set", "samples=1"), "samples must be at least 2"),
         (("--penalty", "band"), "around a budget"),
         (("--strategy", "evolution"), "give --budget-ms"),
-        (("--budget-ms", "-1"), "a budget is a positive number"),
-        (("--budget-ms", "nan"), "a budget is a positive number"),
+        (("--budget-ms", "-1"), "a budget of ms is a positive number"),
+        (("--budget-ms", "nan"), "a budget of ms is a positive number"),
         (("--set", "training.precision=float16"), "float16 is for CUDA, not for cpu"),
         (("--set", "search.precision=float16"), "float32 or bfloat16"),
         (("--population", "1000000000"), "at most 10000 networks and generations"),
@@ -218,8 +217,8 @@ def test_mistakes_are_told_before_a_minute_is_measured(
     def measured(*_: Any, **__: Any) -> Any:
         raise AssertionError("it was measured")
 
-    monkeypatch.setattr("search._problem._calibrate.compare_networks", measured)
-    monkeypatch.setattr("search._runs._parts.compare_networks", measured)
+    monkeypatch.setattr("search._commands._run_command.compare_networks", measured)
+    monkeypatch.setattr("search._commands._run_command.compare_networks", measured)
     code, _, err = main(*MEASURED, *words, "--output", str(run))
     assert problem in err
     assert code == 2
@@ -273,8 +272,8 @@ def test_another_run_is_refused_before_anything_is_read(
     no_work(monkeypatch)
     for words, changes, name in (
         (QUICK, ("--seed", "7"), "seed"),
-        (QUICK, ("--budget-ms", "5", "--bound", "predicted"), "budget ms"),
-        (mine, ("--budget-params", "0.5e6"), "budgets"),
+        (QUICK, ("--budget-ms", "5", "--bound", "predicted"), "budget of ms"),
+        (mine, ("--budget-params", "0.5e6"), "budget of parameters"),
         (mine, ("--no-lazy",), "search"),
     ):
         code, out, err = main(*words, *changes, "--output", str(tmp_path / words[0]))
@@ -307,10 +306,10 @@ def test_a_hopeless_budget_is_refused_before_a_minute_is_measured(
     def measured(*_: Any, **__: Any) -> Any:
         raise AssertionError("it was measured")
 
-    monkeypatch.setattr("search._problem._calibrate.compare_networks", measured)
+    monkeypatch.setattr("search._commands._run_command.compare_networks", measured)
     code, _, err = main(*MEASURED, "--budget-ms", "1e-6", "--output", str(tmp_path / "run"))
     assert code == 3
-    assert "within 1e-06 ms was found: the fastest takes" in err
+    assert "within 1e-06 ms was found: the smallest, of first options alone, takes" in err
     assert not (tmp_path / "run").exists()
 
 
@@ -327,7 +326,7 @@ def test_a_budget_that_limits_nothing_is_told(
 ) -> None:
     code, out, err = main(*QUICK, "--budget-ms", "1000", "--output", str(tmp_path / "htas"))
     assert code == 0, err
-    assert "the budget of 1000 ms limits nothing: the widest and deepest network takes up to" in out
+    assert "the budget of 1000 ms limits nothing: the largest network of resnet-cifar takes up to" in out
     # Before the search, and beside its result.
     unlike, warning = warnings_in(tmp_path / "htas")
     assert [out.count(f"warning: {text}\n") for text in (unlike, warning)] == [2, 2]
@@ -378,13 +377,13 @@ def test_ctrl_c_of_a_restarted_run_does_not_send_it_to_its_beginning(
     assert main(*words)[0] == 0
     with monkeypatch.context() as patched:
         patched.setattr(
-            f"search.{'_data._images.load_data' if command == 'htas' else '_commands._rcas_command.open_images'}",
+            "search._commands._run_command.open_images",
             stopped,
         )
         code, _, err = main(*words, "--restart")
         assert (code, err) == (130, "stopped: nothing of the new run is kept; run the same command again\n")
     assert (tmp_path / "run" / "result.json").exists()
-    monkeypatch.setattr(f"search.{command}._run.search_{command}", stopped)
+    monkeypatch.setattr(f"search.{command}._method.search_{command}", stopped)
     code, _, err = main(*words, "--restart")
     how = "run the same command again without restart=True (--restart) to go on from there"
     assert (code, err) == (130, f"stopped: what is done is kept in {tmp_path / 'run'}; {how}\n")
@@ -438,9 +437,10 @@ def test_a_space_goes_on_under_whatever_name_it_is_installed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from profiler import load_space
+    from profiler._spaces import space_factory
 
-    monkeypatch.setattr("profiler.load_space", lambda name: load_space("rcnet-cifar" if name == "alias" else name))
+    factory = space_factory("rcnet-cifar")
+    monkeypatch.setattr("profiler._spaces.space_factory", lambda _: factory)
     words = (*mine, "--space", "alias", "--output", str(tmp_path / "run"))
     assert main(*words)[0] == 0
     (tmp_path / "run" / "result.json").unlink()
@@ -472,10 +472,10 @@ def test_a_winner_that_could_not_be_measured_is_no_success(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def busy(networks: Any, **_: Any) -> Any:
-        if len(networks) == 2:
+        if len(networks) > 1:
             raise DeviceBusyError("another profile is running (process 1)")
 
-    monkeypatch.setattr("search._runs._parts.compare_networks", busy)
+    monkeypatch.setattr("search._commands._run_command.compare_networks", busy)
     run = tmp_path / "run"
     code, out, err = main(
         *MEASURED, "--calibrate", "0", "--budget-ms", budget_in(main, 0.7), "--output", str(run), "--json"

@@ -6,7 +6,6 @@ import io
 import time
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,20 +13,21 @@ import pytest
 from lut._console import duration
 from lut._terminal import DataConsole
 from profiler._cli._progress import Standing
-from search import NasBenchMacro, Recipe
+from search import Problem, Recipe
 from search._accuracy._chance import FirstRound, chance_warning
 from search._accuracy._evaluator import EvaluationProgress
 from search._commands._common import closing_line
 from search._commands._phases import Phases
-from search._commands._rcas_show import RcasPhases
-from search._problem._resources import Budgets, NetworkResources
 from search._runs._sittings import RunClock, Stage, resumed_text
 from search._time_left import TimeLeft, seconds_left
 from search._training._checkpoint import save_checkpoint, saved_epoch
 from search._training._recipe import epoch_text, epochs_text
 from search._training._train import TrainProgress
+from search.htas._method import tell_progress
 from search.htas._settings import SearchProgress
+from search.rcas._progress import RcasProgress
 from search.rcas._search import RcasSettings
+from search.spaces import NasBenchMacro
 
 
 class Clock:
@@ -54,10 +54,9 @@ def test_progress_names_the_warm_up_too() -> None:
     phases = Phases(console)
     phases.phase("Training")
     phases._show = lambda standing: shown.append(f"{standing.text}, {standing.left}")
-    tell = phases.reporter()
-    tell.train("a network", TrainProgress(1, 3, 0.1, 1.0, 65.0, None, 1))
-    tell.train("a network", TrainProgress(3, 3, 0.9, 9.0, None, 0.5, 1))
-    tell.search(SearchProgress(2, 26, 0.1, 9.0, None, 2.5, 0.125, 2))
+    phases.training(TrainProgress(1, 3, 0.1, 1.0, 65.0, None, 1))
+    phases.training(TrainProgress(3, 3, 0.9, 9.0, None, 0.5, 1))
+    tell_progress(phases, SearchProgress(2, 26, 0.1, 9.0, None, 2.5, 0.125, 2))
     assert shown[0] == "Training: warm-up epoch 1 of 1, 1 min left"
     assert shown[1].startswith("Training: epoch 2 of 2, test accuracy 50.0%, 1 min left")
     assert "warm-up epoch 2 of 2, most probable network: accuracy 12.5%, up to 2.5 ms" in shown[2]
@@ -65,18 +64,17 @@ def test_progress_names_the_warm_up_too() -> None:
 
 def test_the_first_round_of_rcas_says_what_is_left_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr("search._commands._rcas_show.TimeLeft", partial(TimeLeft, clock))
+    monkeypatch.setattr("search.rcas._progress.TimeLeft", partial(TimeLeft, clock))
     console = DataConsole(stderr=False, soft_wrap=True)
     console.file = io.StringIO()
-    space = NasBenchMacro()
-    plan = SimpleNamespace(search=RcasSettings(rules=("uniform",)), budgets=Budgets(madds=1e9))
-    phases = RcasPhases(console, plan, NetworkResources(space, None))  # type: ignore[arg-type]
-    phases.bars.phase("Searching")
+    phases = Phases(console)
+    progress = RcasProgress(Problem(NasBenchMacro(), madds=1e9), RcasSettings(rules=("uniform",)), phases)
+    phases.phase("Searching")
     shown: list[Standing] = []
-    phases.bars._show = shown.append
+    phases._show = shown.append
 
     def told(done: int, wanted: int, left_s: float | None, cached: int = 0) -> Standing:
-        phases.reporter().evaluated(EvaluationProgress(done, wanted, cached, clock.now, left_s, None))
+        progress.evaluated(EvaluationProgress(done, wanted, cached, clock.now, left_s, None))
         return shown[-1]
 
     # The first network, and then all that have a block.
@@ -88,7 +86,7 @@ def test_the_first_round_of_rcas_says_what_is_left_of_it(monkeypatch: pytest.Mon
     assert found.text == "Searching: first round, 3 of 109 networks evaluated, 12 min left in it"
     assert found.left == ""
     # Of the rest there is an estimate once a block was chosen: it is no continuation of the first round's.
-    phases._first, phases._share = (time.monotonic() - 60, 0.0), 0.5
+    progress._first, progress._share = (time.monotonic() - 60, 0.0), 0.5
     assert told(1, 2, 5.0).left == "1 min left"
 
 

@@ -256,10 +256,19 @@ class Evaluator:
         cache: AccuracyCache | None = None,
         at_once: int = 1,
         progress: Callable[[EvaluationProgress], None] = lambda _: None,
+        timeout_s: float | None = None,
+        key: Callable[[Network], str] = network_key,
     ) -> None:
         if at_once < 1:
             raise UsageError(f"at_once: at least one network at a time, got {at_once}")
-        self._accuracy = accuracy if isinstance(accuracy, BatchAccuracy) else _Called(accuracy, at_once)
+        if timeout_s is not None and not 0 < timeout_s < math.inf:
+            raise UsageError(f"timeout_s is a positive number of seconds, got {timeout_s}")
+        if timeout_s is not None and isinstance(accuracy, BatchAccuracy):
+            raise UsageError(
+                f"timeout_s is for a plain function, and {type(accuracy).__name__} evaluates in its own way"
+            )
+        self._accuracy = accuracy if isinstance(accuracy, BatchAccuracy) else _Called(accuracy, at_once, timeout_s)
+        self._key = key
         self._cache = cache
         self._progress = progress
         self._known: dict[str, float] = {}
@@ -293,7 +302,7 @@ class Evaluator:
             LayerError: a network's layers do not fit together.
         """
         began = time.monotonic()
-        keys = [network_key(network) for network in networks]
+        keys = [self._key(network) for network in networks]
         self._asked += len(keys)
         wanted: dict[str, Network] = {}
         for key, network in zip(keys, networks, strict=True):
@@ -367,6 +376,7 @@ class _Called(NamedTuple):
 
     accuracy: Accuracy
     at_once: int
+    timeout_s: float | None = None
 
     def evaluate(self, networks: Sequence[Network]) -> Iterator[tuple[int, float, float]]:
         if self.at_once == 1:
@@ -381,13 +391,19 @@ class _Called(NamedTuple):
     def _timed(self, network: Network) -> tuple[float, float]:
         began = time.monotonic()
         try:
-            given = self.accuracy(network)
+            given = self.accuracy(network) if self.timeout_s is None else self._limited(network, self.timeout_s)
         except InterruptedRunError:
             raise
         except (Exception, SystemExit) as error:
             raise evaluation_error(network.name, f"{type(error).__name__}: {error}") from error
         # Looked at here, so that what is under way beside a value that is none is waited for, as after an error.
         return _finite(network, given), time.monotonic() - began
+
+    def _limited(self, network: Network, timeout_s: float) -> Any:
+        with contextlib.closing(run_at_once([network], [self.accuracy], timeout_s=timeout_s)) as found:
+            for _, given in found:
+                return given
+        raise TimeoutError(f"it took longer than {timeout_s:g} s (timeout_s)")
 
 
 def _finite(network: Network, given: Any) -> float:

@@ -164,6 +164,10 @@ class ShortTraining:
         )
         return hashlib.sha256(msgspec.json.encode(described)).hexdigest()
 
+    def reseeded(self, seed: int) -> Any:
+        """Return the same trainings with another seed: of other held-out images, too. It has processes of its own."""
+        return replace(self, seed=seed)
+
     def evaluate(self, networks: Sequence[Network]) -> Iterator[tuple[int, float, float]]:
         """Yield each network's number, its accuracy (0 … 1) and its seconds, in the order in which they get done.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Sequence
+from math import inf
 from typing import NamedTuple, TypeVar
 
 __all__ = ["run_at_once"]
@@ -23,7 +25,7 @@ class _Failed(NamedTuple):
 
 
 def run_at_once(
-    jobs: Sequence[Job], slots: Sequence[Callable[[Job], Found]]
+    jobs: Sequence[Job], slots: Sequence[Callable[[Job], Found]], *, timeout_s: float = inf
 ) -> Generator[tuple[int, Found], None, None]:
     """Yield each job's number and result, in the order in which they get done.
 
@@ -34,6 +36,7 @@ def run_at_once(
     Args:
         jobs: in the order in which they are begun.
         slots: what does a job, one thread each; the same function twice must bear to be called twice at a time.
+        timeout_s: seconds after which nobody waits any more: the generator ends, as if the caller had stopped.
     """
     waiting: queue.SimpleQueue[tuple[int, Job]] = queue.SimpleQueue()
     for pair in enumerate(jobs):
@@ -57,14 +60,18 @@ def run_at_once(
         done.put(None)
 
     failure: BaseException | None = None
+    until = time.monotonic() + timeout_s
     try:
         for slot in slots:
             threading.Thread(target=serve, args=(slot,), daemon=True).start()
         working = len(slots)
         while working:
+            left = until - time.monotonic()
             try:
-                found = done.get(timeout=POLL_INTERVAL_S)
+                found = done.get(timeout=max(0.0, min(POLL_INTERVAL_S, left)))
             except queue.Empty:
+                if left <= 0:
+                    break
                 continue
             if found is None:
                 working -= 1

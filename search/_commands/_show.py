@@ -1,102 +1,144 @@
-"""What a search prints of what it is going to do, and of what came of it."""
+"""What every search prints of what came of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lut._console import format_ms, styled
 from lut._grid import Column, Grid, print_grid
+from search._runs._compared import (
+    SPEEDS,
+    VERDICTS,
+    checked_points,
+    compared_networks,
+    predicted_before,
+    predicted_text,
+    selection_text,
+    value_texts,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
 
-    from search._problem._cost import NetworkCost
-    from search.htas._run import RunPlan, RunResult
+    from search._runs._result import RunResult
+    from search._runs._verify import Verification
 
-__all__ = ["print_plan", "print_result"]
-
-
-def print_plan(console: Console, plan: RunPlan, cost: NetworkCost, classes: int, warnings: Sequence[str]) -> None:
-    """Print what is searched, and how, and what is to be known before."""
-    from search._training._recipe import epochs_text
-
-    predictor = cost.predictor
-    console.print(styled((predictor.device.model, "bold"), f", {predictor.setting}"))
-    base = cost.space.base_network()
-    found = predictor.predict(base, level=plan.level)
-    bound = f", up to {format_ms(found.high_ms)} at {found.level:.0%}" if found.high_ms is not None else ""
-    console.print(f"base network {base.name}: {format_ms(found.ms)} ms{bound}, {base.madds / 1e6:.1f} M multiply-adds")
-    for line in warnings:
-        console.print(f"warning: {line}", style="yellow")
-    kinds = {
-        "hardware": "hardware-aware widths",
-        "uniform": "a uniform grid of widths",
-        "ratios": "TAS's width ratios",
-        "base": "depths only",
-    }
-    console.print(f"searching {kinds[plan.widths]}:")
-    for group, options in zip(cost.space.groups, plan.options, strict=True):
-        console.print(f"  {group.name}, {group.size}×{group.size}: {', '.join(map(str, options))}")
-    budget = "without a budget" if plan.budget_ms is None else f"within {plan.budget_ms:g} ms"
-    console.print(f"{plan.strategy}, {budget}, {epochs_text(plan.search.recipe)} on {plan.data} ({classes} classes)")
-    console.print(
-        f"then the base network and the network found are each trained on {plan.data} for {epochs_text(plan.recipe)}"
-    )
+__all__ = ["print_result"]
 
 
 def print_result(console: Console, result: RunResult, report: Path) -> None:
     """Print the network found beside the base network; the report, a file, has what does not fit."""
-    found, measured = result.search.prediction, result.measured
-    columns = (
-        *(Column("", left=True), Column("predicted ms"), Column("measured ms"), Column("accuracy")),
-        *(Column("M madds", 2), Column("M params", 1), Column("layers", 3)),
-    )
-    bound = "" if found.high_ms is None else f" (≤ {format_ms(found.high_ms)})"
-    rows: list[tuple[str, str, float | None, Any, Any]] = [
-        (
-            "found",
-            f"{format_ms(found.ms)}{bound}",
-            measured and measured.winner_ms,
-            result.trained,
-            result.search.network,
-        ),
-        (
-            result.base.name,
-            format_ms(result.base_predicted_ms),
-            measured and measured.base_ms,
-            result.base_trained,
-            result.base,
-        ),
-    ]
-    cells = tuple(
-        (
-            name,
-            predicted,
-            "–" if ms is None else format_ms(ms),
-            f"{trained.test_accuracy:.2%}",
-            f"{network.madds / 1e6:.1f}",
-            f"{network.parameters / 1e6:.3f}",
-            str(len(network.layers)),
-        )
-        for name, predicted, ms, trained, network in rows
-    )
     console.print()
-    print_grid(console, Grid(columns, cells), elsewhere=str(report))
-    if measured is not None:
-        up = measured.speed_up
-        console.print()
+    print_grid(console, _compared(result), elsewhere=str(report))
+    console.print()
+    for line in result.method.result_lines(result.found):
+        console.print(line)
+    if result.verification is not None:
+        _print_budget(console, result, result.verification, report)
+    _print_finalist(console, result)
+    _print_latency(console, result)
+    for warning in result.warnings:
+        console.print(f"warning: {warning}", style="yellow")
+
+
+def _compared(result: RunResult) -> Grid:
+    """Return a table of the network found and the base network; columns of which nothing is known are left out."""
+    depth = result.method.depth_name
+    titles = ("", "predicted ms", "measured ms", "accuracy", "M madds", "M params", depth)
+    rows = [
+        (
+            row.name,
+            predicted_text(row.predicted_ms, row.bound_ms, up_to="≤"),
+            "" if row.measured is None else format_ms(row.measured[0]),
+            "" if row.trained is None else f"{row.trained.test_accuracy:.2%}",
+            f"{row.madds / 1e6:.1f}",
+            f"{row.parameters / 1e6:.3f}",
+            str(row.depth),
+        )
+        for row in compared_networks(result)[:2]
+    ]
+    known = [number for number in range(len(titles)) if any(row[number] for row in rows)]
+    dropped = {"M madds": 2, "M params": 1, depth: 3}
+    return Grid(
+        tuple(Column(titles[number], dropped.get(titles[number], 0), left=not titles[number]) for number in known),
+        tuple(tuple(row[number] for number in known) for row in rows),
+    )
+
+
+def _print_budget(console: Console, result: RunResult, verification: Verification, report: Path) -> None:
+    """Print what measuring said of the budget, and of each network measured."""
+    found = verification.checked(result.problem.canonical(result.found.vectors[0]))
+    if found is None:
+        return
+    timed = found[0].timed
+    low, high = timed.interval(verification.holds)
+    speed = SPEEDS[verification.holds]
+    if not found[1].at_reference and verification.holds == "reference-speed":
+        speed = "at this session's speed"
+    measured = f"{format_ms(timed.ms)} ms ({format_ms(low)} … {format_ms(high)}) {speed}"
+    budget = f"budget {format_ms(verification.budget_ms)} ms "
+    if result.kept:
+        share = f"{1 - high / verification.budget_ms:.1%} to spare"
+        console.print(styled(budget, ("kept", "bold"), f": measured {measured}, {share}"))
+    else:
+        over = f"{high / verification.budget_ms - 1:.1%} over it at its upper end"
         console.print(
-            styled(
-                "the base network takes ",
-                (f"{up.value:.2f}", "bold"),
-                f" times as long ({up.low:.2f} … {up.high:.2f} at 95 %); prediction error "
-                f"{found.ms / measured.winner_ms - 1:+.1%}",
+            styled(budget, ("not kept", "bold"), f" by any network measured: the nearest takes {measured}, {over}")
+        )
+        console.print("nothing was trained or exported")
+    console.print(selection_text(result).removesuffix("."))
+    print_grid(console, _checked(result), elsewhere=str(report))
+
+
+def _checked(result: RunResult) -> Grid:
+    """Return a table of the networks measured against the budget."""
+    points = checked_points(result)
+    rows = []
+    for point in points:
+        error = point.prediction_error
+        rows.append(
+            (
+                f"{point.number}{f' {point.role}' if point.role else ''}",
+                VERDICTS[point.verdict],
+                format_ms(point.measured_ms),
+                f"{format_ms(point.low_ms)} … {format_ms(point.high_ms)}",
+                "–" if point.predicted_ms is None else format_ms(point.predicted_ms),
+                "–" if error is None else f"{error:+.1%}",
             )
         )
-    for warning in (*result.warnings, *(() if measured is None else measured.warnings)):
-        console.print(f"warning: {warning}", style="yellow")
-    for text in found.outside:
-        console.print(f"warning: unlike the networks measured end to end: {text}", style="yellow")
+    columns = (
+        *(Column("network", left=True), Column("budget", left=True), Column("measured ms"), Column("interval", 3)),
+        *(Column("predicted ms", 1), Column("error", 2)),
+    )
+    return Grid(columns, tuple(rows))
+
+
+def _print_finalist(console: Console, result: RunResult) -> None:
+    for one in result.finalists[:1]:
+        was, now = value_texts([one.value, one.fresh])
+        console.print(
+            f"{len(result.finalists)} finalists evaluated again with another seed: the best has {now}, and had {was} "
+            "when it was selected"
+        )
+
+
+def _print_latency(console: Console, result: RunResult) -> None:
+    """Print how much faster the network found is, and what is to be said of its prediction."""
+    measured = result.measured
+    if measured is not None:
+        up, predicted = measured.speed_up, predicted_before(result)[0]
+        error = "" if predicted is None else f"; prediction error {predicted / measured.winner_ms - 1:+.1%}"
+        console.print(
+            styled(
+                f"{result.base.name} takes ",
+                (f"{up.value:.2f}", "bold"),
+                f" times as long ({up.low:.2f} … {up.high:.2f} at 95 %){error}",
+            )
+        )
+        for warning in measured.warnings:
+            console.print(f"warning: {warning}", style="yellow")
+    for prediction in result.found.predictions[:1]:
+        for text in prediction.outside:
+            console.print(f"warning: unlike the networks measured end to end: {text}", style="yellow")

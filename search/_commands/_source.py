@@ -1,29 +1,29 @@
-"""What the commands that evaluate networks share: images, a space for them, and where accuracies come from."""
+"""What the commands that evaluate networks of any space share: images, a space for them, and the trainings."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from lut import SearchSpace
-    from search._accuracy._evaluator import Accuracy, BatchAccuracy
+    from search._accuracy._source import Source
+    from search._commands._options import AccuracyOptions, RunOptions
     from search._data._images import ImageData
     from search._training._recipe import Recipe
 
 __all__ = [
     "AT_ONCE",
-    "Source",
-    "SourceOptions",
+    "OpenedSource",
     "check_accuracy",
     "check_images",
     "check_source",
-    "open_accuracy",
+    "images_taken",
     "open_images",
+    "open_source",
     "open_space",
+    "split_changes",
     "trained_parts",
     "workers_for",
 ]
@@ -32,50 +32,20 @@ __all__ = [
 HELD_OUT = 10
 # Trainings of a lazy search that are asked for together: fixed, since what is found depends on it.
 AT_ONCE = 2
+SPACE = "space."
 
 
-class SourceOptions(NamedTuple):
-    """What is asked for of accuracies and trainings.
-
-    Args:
-        accuracy: where accuracies come from.
-        data: images to train on, or ``none``; ``train_images`` and ``test_images``: at most so many of them.
-        held_out: images of each class that networks are judged by; ``None``: RCAS's.
-        search_epochs: of the trainings that judge networks; ``train_epochs`` of those at the end; ``None``: the data's.
-        batch_size: of both; ``None``: the data's.
-        changes: of their recipes, by name.
-        devices: PyTorch's names of where to train.
-        workers: networks to train side by side.
-        seed: of everything.
-    """
-
-    accuracy: str
-    data: str
-    train_images: int | None
-    test_images: int | None
-    held_out: int | None
-    search_epochs: int | None
-    train_epochs: int | None
-    batch_size: int | None
-    changes: tuple[str, ...]
-    devices: tuple[str, ...]
-    workers: int
-    seed: int
-
-
-class Source(NamedTuple):
+class OpenedSource(NamedTuple):
     """Where accuracies come from, and how what is found is trained."""
 
-    text: str
-    function: Accuracy | BatchAccuracy
-    digest: str
-    held_out: int | None
-    judged: Recipe | None
+    source: Source
     recipe: Recipe | None
 
 
 def check_accuracy(text: str) -> None:
     """See that a text names where accuracies come from, and that a file that it names is there."""
+    from pathlib import Path
+
     from lut import UsageError
     from lut._files import file_error
     from lut._suggest import did_you_mean
@@ -111,37 +81,51 @@ def open_images(text: str, train_images: int | None, test_images: int | None, se
     return images
 
 
-def open_space(name: str, types: str | None, images: ImageData | None) -> SearchSpace:
-    """Return the space, with as many classes as the data has where the space can."""
+def split_changes(changes: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the settings of the space, ``space.NAME=VALUE`` by name, and the others."""
+    from lut import UsageError
+
+    space: dict[str, str] = {}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if name.startswith(SPACE):
+            if not equals:
+                raise UsageError(f"--set is NAME=VALUE, got {change!r}")
+            space[name.removeprefix(SPACE)] = text
+    return space, tuple(change for change in changes if not change.startswith(SPACE))
+
+
+def open_space(name: str, types: str | None, images: ImageData | None, options: dict[str, str]) -> SearchSpace:
+    """Return the space, with as many classes as the data has where the space can be made with any number.
+
+    Raises:
+        UsageError: there is no such space, or its options do not fit.
+    """
     from lut import UsageError
     from profiler import load_space
-    from search.spaces._rcnet import RCNet
+    from profiler._options import converted, option_names
+    from profiler._spaces import space_factory
 
-    opened = load_space(name)
-    if not isinstance(opened, RCNet):
-        if types is not None:
+    make = space_factory(name)
+    known = option_names(make)
+    given: dict[str, Any] = converted(f"space {name}", make, options)
+    if types is not None:
+        if "types" not in known:
             raise UsageError(f"--types are RCNet's, and {name} is another space")
-        return opened
+        try:
+            given["types"] = tuple(sorted({int(word) for word in types.split(",")}))
+        except ValueError:
+            raise UsageError(f"--types are numbers such as 1,5,6, got {types!r}") from None
     try:
-        chosen = opened.types if types is None else tuple(sorted({int(word) for word in types.split(",")}))
-    except ValueError:
-        raise UsageError(f"--types are numbers such as 1,5,6, got {types!r}") from None
-    fitting = images is not None and opened.image_size == 32
-    classes = len(images.classes) if images is not None and fitting else opened.classes
-    try:
-        return RCNet(
-            opened.skeleton,
-            positions=opened.positions,
-            types=chosen,
-            initial=opened.initial,
-            width=opened.width,
-            classes=classes,
-        )
+        blank = load_space(name, **given)
     except UsageError as error:
-        raise UsageError(f"--types {types}: {error}") from None
+        raise UsageError(f"--types {types}: {error}" if types is not None else str(error)) from None
+    if images is not None and images_taken(blank) and "classes" in known and "classes" not in given:
+        return load_space(name, **given, classes=len(images.classes))
+    return blank
 
 
-def _takes_small_images(space: SearchSpace) -> bool:
+def images_taken(space: SearchSpace) -> bool:
     """Return whether a space's networks take 32×32 images, which are all that can be trained here."""
     first = space.decode((0,) * len(space.choices)).layers[0].layer
     return first.inputs[0][1:] == (32, 32)
@@ -149,26 +133,26 @@ def _takes_small_images(space: SearchSpace) -> bool:
 
 def workers_for(devices: tuple[str, ...], at_once: int) -> int:
     """Return how many networks to train side by side: one a core, or one a GPU, and as many as are asked together."""
-    import os
-
     if devices[0].startswith("cpu"):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(cores, at_once)
     return max(len(devices), at_once)
 
 
-def trained_parts(asked: SourceOptions, space: SearchSpace) -> tuple[Literal["search", "training"], ...]:
+def trained_parts(asked: RunOptions, accuracy: str, space: SearchSpace) -> tuple[Literal["search", "training"], ...]:
     """Return which trainings there are: ``search``, those that judge networks, and ``training``, those at the end."""
-    at_the_end = asked.data != "none" and _takes_small_images(space) and asked.train_epochs != 0
-    return (*(("search",) if asked.accuracy == "train" else ()), *(("training",) if at_the_end else ()))
+    at_the_end = asked.data != "none" and images_taken(space) and asked.train_epochs != 0
+    return (*(("search",) if accuracy == "train" else ()), *(("training",) if at_the_end else ()))
 
 
-def check_source(asked: SourceOptions, space: SearchSpace) -> None:
+def check_source(asked: RunOptions, own: AccuracyOptions, space: SearchSpace, changes: Sequence[str]) -> None:
     """Raise what can be known of accuracies and trainings to be wrong before anything is loaded.
 
     Args:
-        asked: the options.
+        asked: the options that all searches have.
+        own: those about accuracies.
         space: with any number of classes.
+        changes: of the recipes, by name.
 
     Raises:
         UsageError: options that do not go together, or a change that cannot be made.
@@ -178,10 +162,10 @@ def check_source(asked: SourceOptions, space: SearchSpace) -> None:
     from search._training._presets import check_recipes
     from search.spaces._nas_bench_macro import NasBenchMacro
 
-    text, train_epochs = asked.accuracy, asked.train_epochs
+    text, train_epochs = own.accuracy, asked.train_epochs
     check_accuracy(text)
     check_images(asked.data)
-    if not _takes_small_images(space) and (text == "train" or train_epochs):
+    if not images_taken(space) and (text == "train" or train_epochs):
         raise UsageError(
             f"{space.name} takes other images than the 32×32 that can be trained here: give --accuracy FILE.py:NAME, a "
             "function of yours, and --train-epochs 0"
@@ -190,31 +174,42 @@ def check_source(asked: SourceOptions, space: SearchSpace) -> None:
         for option, given in (
             ("--accuracy train", text == "train"),
             (f"--train-epochs {train_epochs}", train_epochs),
-            ("--set", asked.changes),
+            ("--set", changes),
         ):
             if given:
                 raise UsageError(f"{option} needs images to train on: give --data")
     if text != "train":
-        for option, number in (("--held-out", asked.held_out), ("--search-epochs", asked.search_epochs)):
+        for option, number in (("--held-out", own.held_out), ("--search-epochs", asked.search_epochs)):
             if number is not None:
                 raise UsageError(f"{option} is for --accuracy train, and accuracies are from {text}")
-    parts = trained_parts(asked, space)
-    if asked.changes and not parts:
+    elif own.accuracy_timeout is not None:
+        raise UsageError("--accuracy-timeout is for a function of yours: give --accuracy FILE.py:NAME")
+    parts = trained_parts(asked, text, space)
+    if changes and not parts:
         raise UsageError("--set is for trainings, and nothing is trained")
-    check_recipes(parts, asked.changes)
+    check_recipes(parts, changes)
     if text.startswith("table:") and not isinstance(space, NasBenchMacro):
         raise UsageError(f"--accuracy table:FILE is for nas-bench-macro, not for {space.name}: give FILE.py:NAME")
 
 
-@contextlib.contextmanager
-def open_accuracy(asked: SourceOptions, images: ImageData | None, space: SearchSpace) -> Iterator[Source]:
-    """Give the set function, with the digest of what it depends on, and the recipe of the trainings at the end.
+def open_source(
+    asked: RunOptions,
+    own: AccuracyOptions,
+    images: ImageData | None,
+    space: SearchSpace,
+    changes: Sequence[str],
+    *,
+    devices: tuple[str, ...],
+    workers: int,
+) -> OpenedSource:
+    """Return where accuracies come from, and the recipe of the trainings at the end.
 
-    What :func:`check_source` refuses is taken to be refused. Processes that train end with the block.
+    What :func:`check_source` refuses is taken to be refused.
     """
+    from search._accuracy._source import read_source, trained_source
     from search._training._presets import changed_by_name, rcas_preset
 
-    parts = trained_parts(asked, space)
+    parts = trained_parts(asked, own.accuracy, space)
     recipes: dict[str, Recipe] = {}
     if images is not None and parts:
         both = rcas_preset(
@@ -224,52 +219,14 @@ def open_accuracy(asked: SourceOptions, images: ImageData | None, space: SearchS
             batch_size=asked.batch_size,
         )
         preset = dict(zip(("search", "training"), both, strict=True))
-        recipes = changed_by_name({part: preset[part] for part in parts}, asked.changes)
-        _check_classes(space, images, may_do_without=asked.accuracy != "train")
+        recipes = changed_by_name({part: preset[part] for part in parts}, changes)
+        _check_classes(space, images, may_do_without=own.accuracy != "train")
     judged, recipe = recipes.get("search"), recipes.get("training")
     if judged is None or images is None:
-        source = _read_accuracy(asked.accuracy, recipe)
-    else:
-        source = _trained_accuracy(asked, images, judged, recipe)
-    try:
-        yield source
-    finally:
-        if (close := getattr(source.function, "close", None)) is not None:
-            close()
-
-
-def _trained_accuracy(asked: SourceOptions, images: ImageData, judged: Recipe, recipe: Recipe | None) -> Source:
-    """Return accuracies by short trainings."""
-    from search._accuracy._short_training import ShortTraining
-
-    held = HELD_OUT if asked.held_out is None else asked.held_out
-    function = ShortTraining(
-        images, judged, seed=asked.seed, held_out=held, at_once=asked.workers, devices=asked.devices
-    )
-    return Source("trainings of a few epochs", function, function.digest, held, judged, recipe)
-
-
-def _read_accuracy(text: str, recipe: Recipe | None) -> Source:
-    """Return a table's accuracies, or a function's."""
-    from hashlib import sha256
-
-    from lut._files import read_bytes
-    from search._accuracy._evaluator import load_accuracy
-    from search.spaces._nas_bench_macro import load_accuracies
-
-    kind, _, file = text.partition(":")
-    if kind == "table":
-        known = load_accuracies(file)
-        digest = sha256(read_bytes(file)).hexdigest()
-        return Source(f"the table {Path(file).name}", lambda network: known[network.name], digest, None, None, recipe)
-    function = load_accuracy(text)
-    place, _, name = text.rpartition(":")
-    # A module's file, where it was not given as one.
-    written = Path(place if place.endswith(".py") else getattr(sys.modules.get(place), "__file__", None) or "")
-    content = read_bytes(written) if written.is_file() else b""
-    # By content: the same function is the same by whatever path it was named.
-    digest = sha256(name.encode() + b"\0" + (content or place.encode())).hexdigest()
-    return Source(f"the function {name} of {Path(place).name}", function, digest, None, None, recipe)
+        return OpenedSource(read_source(own.accuracy)._replace(timeout_s=own.accuracy_timeout), recipe)
+    held = HELD_OUT if own.held_out is None else own.held_out
+    source = trained_source(images, judged, held_out=held, seed=asked.seed, workers=workers, devices=devices)
+    return OpenedSource(source, recipe)
 
 
 def _check_classes(space: SearchSpace, images: ImageData, *, may_do_without: bool) -> None:

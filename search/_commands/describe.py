@@ -11,7 +11,7 @@ from lut._console import format_ms, make_console, print_json, styled
 from lut._grid import Column, Grid, print_grid
 from predictors._commands._inputs import check_files
 from profiler._cli._workloads import ExpandOption, SetOption
-from search._commands._common import LARGEST_SEED
+from search._commands._options import LARGEST_SEED
 
 if TYPE_CHECKING:
     from lut import Network, SearchSpace

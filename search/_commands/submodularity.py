@@ -9,15 +9,14 @@ import typer
 
 from lut._console import make_console, print_json, styled
 from lut._grid import Column, Grid, print_grid
-from search._commands._common import LARGEST_SEED
+from search._commands._options import LARGEST_SEED
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from lut import SearchSpace
     from search._accuracy._evaluator import AccuracyCache
-    from search._commands._source import Source, SourceOptions
-    from search._data._images import ImageData
+    from search._accuracy._source import Source
     from search.rcas._submodularity import Submodularity
 
 __all__ = ["submodularity"]
@@ -52,7 +51,7 @@ def submodularity(
         str,
         typer.Option(
             "--data",
-            metavar="digits|cifar10:PATH|cifar100:PATH|images:PATH|none",
+            metavar="digits|cifar10:PATH|cifar100:PATH|images:PATH|FILE.py:NAME|none",
             help="Training data, 32×32 images.",
         ),
     ] = "digits",
@@ -109,39 +108,48 @@ def submodularity(
     Example: search-architecture submodularity --space nas-bench-macro --accuracy table:nas-bench-macro_cifar10.json
     --data none
     """
-    from contextlib import redirect_stdout
+    from contextlib import closing, redirect_stdout
     from sys import stderr, stdout
 
     from search._commands._common import training_devices
-    from search._commands._source import SourceOptions, check_source, open_images, open_space, workers_for
-    from search._problem._resources import check_blocks
+    from search._commands._options import AccuracyOptions, RunOptions
+    from search._commands._source import check_source, open_images, open_source, open_space, split_changes, workers_for
+    from search._problem._blocks import check_blocks
     from search.rcas._submodularity import check_growth
 
-    blank = open_space(space, types, None)
+    space_options, changes = split_changes(set_ or ())
+    blank = open_space(space, types, None, space_options)
     check_blocks(blank, "submodularity")
     devices = training_devices(device)
-    asked = SourceOptions(
-        accuracy=accuracy,
+    asked = RunOptions(
         data=data,
         train_images=train_images,
-        test_images=None,
-        held_out=held_out,
         search_epochs=search_epochs,
         train_epochs=0,
         batch_size=batch_size,
-        changes=tuple(set_ or ()),
-        devices=devices,
-        workers=workers_for(devices, at_once or 1) if accuracy == "train" else at_once or 1,
         seed=seed,
     )
-    check_source(asked, blank)
+    own = AccuracyOptions(space=space, types=types, accuracy=accuracy, held_out=held_out, at_once=at_once)
+    workers = workers_for(devices, at_once or 1) if accuracy == "train" else at_once or 1
+    check_source(asked, own, blank, changes)
     wanted = networks or (TRAINED if accuracy == "train" else READ)
     check_growth(blank, wanted, blocks)
     console = make_console(stderr=json)
     images = open_images(data, train_images, None, seed)
     with redirect_stdout(stderr if json else stdout):
-        opened = open_space(space, types, images)
-        found = _measured(asked, images, opened, networks=wanted, blocks=blocks, output=output, console=console)
+        opened = open_space(space, types, images, space_options)
+        source = open_source(asked, own, images, opened, changes, devices=devices, workers=workers).source
+        with closing(source):
+            found = _measured(
+                source,
+                opened,
+                workers=workers,
+                networks=wanted,
+                blocks=blocks,
+                seed=seed,
+                output=output,
+                console=console,
+            )
     if json:
         print_json(found)
         return
@@ -149,12 +157,13 @@ def submodularity(
 
 
 def _measured(
-    asked: SourceOptions,
-    images: ImageData | None,
+    source: Source,
     space: SearchSpace,
     *,
+    workers: int,
     networks: int,
     blocks: int,
+    seed: int,
     output: Path | None,
     console: Console,
 ) -> Submodularity:
@@ -169,27 +178,23 @@ def _measured(
     from lut.errors import InterruptedRunError
     from search._accuracy._evaluator import Evaluator
     from search._commands._phases import Phases
-    from search._commands._source import open_accuracy
-    from search._problem._resources import NetworkResources
+    from search._problem._problem import Problem
     from search.rcas._submodularity import measure_submodularity
 
     with ExitStack() as stack:
-        source = stack.enter_context(open_accuracy(asked, images, space))
         cache = None if output is None else stack.enter_context(_opened_cache(output, space, source))
         phases = stack.enter_context(Phases(console))
         phases.phase("Evaluating")
         evaluate = Evaluator(
             source.function,
             cache=cache,
-            at_once=asked.workers,
+            at_once=workers,
             progress=lambda now: phases.say(
                 now.done / max(now.wanted, 1), f"{now.done} of {now.wanted} networks", now.left_s
             ),
         )
         try:
-            return measure_submodularity(
-                NetworkResources(space, None), evaluate, networks=networks, blocks=blocks, seed=asked.seed
-            )
+            return measure_submodularity(Problem(space), evaluate, networks=networks, blocks=blocks, seed=seed)
         except KeyboardInterrupt:
             if output is None:
                 raise InterruptedRunError(
@@ -199,15 +204,13 @@ def _measured(
 
 
 def _opened_cache(output: Path, space: SearchSpace, source: Source) -> AccuracyCache:
-    import msgspec
-
     from lut._option_names import ELSEWHERE_OR_RESTART
     from lut.errors import CheckpointError
     from search._accuracy._evaluator import AccuracyCache
+    from search._accuracy._open import space_text
 
-    options = msgspec.json.encode(getattr(space, "options", {})).decode()
     try:
-        return AccuracyCache.open(output, space=f"{space.name} {options}", function=source.digest)
+        return AccuracyCache.open(output, space=space_text(space), function=source.digest)
     except CheckpointError as error:
         # There is no --restart here.
         raise CheckpointError(str(error).replace(ELSEWHERE_OR_RESTART, "give another --output")) from None
@@ -215,7 +218,7 @@ def _opened_cache(output: Path, space: SearchSpace, source: Source) -> AccuracyC
 
 def _print(console: Console, found: Submodularity, *, kept: bool) -> None:
     """Print the steps; with kept accuracies the same command is over at once."""
-    from search._commands._rcas_show import show_value
+    from search.rcas._text import show_value
 
     def share(value: float | None) -> str:
         return "" if value is None else f"{value:.0%}"

@@ -5,7 +5,9 @@ The Python archives hold pickles, and unpickling can run anything. Here nothing 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -18,7 +20,7 @@ from lut._printable import printable, shortened
 from lut.errors import DataError
 from search._data._image_folder import SIDE, Decoded, is_image
 from search._data._pickled import PickledError, byte_array, read_pickled
-from search._data._tar import first_file, tar_files
+from search._data._tar import tar_files
 
 __all__ = ["read_cifar"]
 
@@ -43,18 +45,11 @@ class _Layout(NamedTuple):
         return (*self.train, self.test, self.names)
 
 
+_TEN = tuple(f"data_batch_{i}" for i in range(1, 6))
 _LAYOUTS = {
     10: (
-        _Layout(
-            "cifar-10-batches-py", tuple(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta", False
-        ),
-        _Layout(
-            "cifar-10-batches-bin",
-            tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-            "test_batch.bin",
-            "batches.meta.txt",
-            True,
-        ),
+        _Layout("cifar-10-batches-py", _TEN, "test_batch", "batches.meta", False),
+        _Layout("cifar-10-batches-bin", tuple(f"{n}.bin" for n in _TEN), "test_batch.bin", "batches.meta.txt", True),
     ),
     100: (
         _Layout("cifar-100-python", ("train",), "test", "meta", False),
@@ -90,12 +85,12 @@ def read_cifar(path: Path, classes: int) -> Decoded | None:
 def _from_tar(path: Path, layouts: Sequence[_Layout]) -> tuple[_Layout, dict[str, bytes]] | None:
     """Return the layout of an archive and its files by name; ``None`` where an image or nothing known is first."""
     known = {name: layout for layout in layouts for name in layout.files}
-    first = first_file(path, lambda name: is_image(name) or _base(name) in known)
-    if first is None or is_image(first):
-        return None
-    layout = known[_base(first)]
-    files = tar_files(path, lambda name: _base(name) in layout.files, LARGEST_FILE)
-    return layout, _together(path, files)
+    with contextlib.closing(tar_files(path, lambda n: is_image(n) or _base(n) in known, LARGEST_FILE)) as files:
+        first = next(files, None)
+        if first is None or is_image(first[0]):
+            return None
+        layout = known[_base(first[0])]
+        return layout, _together(path, (f for f in chain((first,), files) if _base(f[0]) in layout.files))
 
 
 def _together(path: Path, files: Iterable[tuple[str, bytes]]) -> dict[str, bytes]:
@@ -123,14 +118,9 @@ def _decoded(path: Path, layout: _Layout, contents: Mapping[str, bytes], classes
         raise DataError(f"{path} lacks {', '.join(missing)} of {layout.folder}; fetch it again")
     names = _class_names(path, layout, contents[layout.names], classes)
     read = _binary_batch if layout.binary else _python_batch
-    parts = [read(path, name, contents[name], classes) for name in (*layout.train, layout.test)]
-    *train, test = parts
-    return Decoded(
-        names,
-        torch.cat([images for images, _ in train]),
-        torch.cat([labels for _, labels in train]),
-        *test,
-    )
+    *train, test = (read(path, name, contents[name], classes) for name in (*layout.train, layout.test))
+    images, labels = zip(*train, strict=True)
+    return Decoded(names, torch.cat(images), torch.cat(labels), *test)
 
 
 def _class_names(path: Path, layout: _Layout, content: bytes, classes: int) -> tuple[str, ...]:

@@ -26,8 +26,8 @@ SIDE = 32
 LARGEST_IMAGE = 1 << 24
 # They are held as bytes, twice for a moment: 1.6 GB.
 MOST_IMAGES = 1 << 18
-# Of a name: one would do with four. What lies deeper would cost more in memory than the image.
-MOST_PARTS = 16
+# Of a name: what all else lies in, train, a class, and the image.
+MOST_PARTS = 4
 _SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"))
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 _TESTS = ("test", "val")
@@ -173,10 +173,11 @@ def _image_files(path: Path) -> Iterator[tuple[_Parts, bytes]]:
     files = _folder_files(path) if path.is_dir() else tar_files(path, is_image, LARGEST_IMAGE)
     for name, content in files:
         parts = tuple(part for part in PurePosixPath(name).parts if part not in (".", "/"))
+        if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+            continue
         if len(parts) > MOST_PARTS:
-            raise DataError(f"{path}: {_shown(parts)} does not lie in a class's folder, but {len(parts)} folders deep")
-        if not any(part.startswith(".") or part == "__MACOSX" for part in parts):
-            yield parts, content
+            raise DataError(f"{path}: {_shown(parts)} does not lie in a class's folder, as CLASS/IMAGE does")
+        yield parts, content
 
 
 def _folder_files(path: Path) -> Iterator[tuple[str, bytes]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,16 +17,22 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from lut._files import file_error
+from lut._printable import printable, shortened
 from lut._suggest import did_you_mean
 from lut.errors import CheckpointError, DataError, FileAccessError, UsageError
+from profiler._model import parse_place
 from profiler._reference import reference_path
 from search._data._cifar_archive import read_cifar
 from search._data._image_folder import SIDE, Decoded, open_pillow, read_images
+from search._data._user_data import call_loader, class_names, read_arrays, read_returned
 from search._training._checkpoint import read_tensors, write_tensors
 
-__all__ = ["ImageData", "bilevel_split", "check_data", "load_data", "make_generator", "subset"]
+__all__ = ["ImageData", "bilevel_split", "check_data", "data_name", "load_data", "make_generator", "subset"]
 
-FORMS = "digits, cifar10:PATH, cifar100:PATH, images:PATH"
+FORMS = "digits, cifar10:PATH, cifar100:PATH, images:PATH, FILE.py:FUNCTION"
+_KINDS = ("digits", "cifar10", "cifar100", "images")
+# What is neither of these by its first word is a module's function.
+_FUNCTION = re.compile(r"(?P<place>.+\.py|[^\W\d]\w*(\.[^\W\d]\w*)*):[^\W\d]\w*")
 # Test share of data that comes in one piece.
 HELD_OUT = 0.2
 # Raised whenever the same file would be decoded otherwise.
@@ -37,13 +44,14 @@ class ImageData:
     """A data set of 32×32 RGB images.
 
     Args:
-        name: ``digits``, ``cifar10``, ``cifar100`` or ``images``.
+        name: ``digits``, ``cifar10``, ``cifar100``, ``images``, or the file or module of a user's function: ``my.py``.
         classes: their names; a label is a place in it.
         train_images: uint8 (N, 3, 32, 32).
         train_labels: int64 (N,).
         test_images: as ``train_images``, of other images.
         test_labels: as ``train_labels``.
-        mirrored: whether a mirrored image is still one of its class.
+        mirrored: whether a mirrored image is still one of its class, as a photograph is and a digit is not; otherwise
+            no training flips images.
     """
 
     name: str
@@ -83,19 +91,30 @@ class ImageData:
         return digest.hexdigest()[:16]
 
 
+def data_name(text: str) -> str:
+    """Return the name that data will have (:attr:`ImageData.name`), without loading them."""
+    place = text.rpartition(":")[0] if _is_function(text) else text.partition(":")[0]
+    return Path(place).name
+
+
 def check_data(text: str) -> tuple[str, Path | None, os.stat_result | None]:
-    """Return the kind of data that a text names and where it lies, without reading it; digits lie nowhere.
+    """Return the kind of data that a text names and where it lies, without reading it or running a function.
+
+    Digits lie nowhere, and a function's kind is ``function``.
 
     Raises:
-        UsageError: the text names no data.
+        UsageError: the text names no data, or a function's file is missing.
         FileAccessError: the path is missing.
         DataError: what decodes images is not installed.
     """
     kind, colon, place = text.partition(":")
     if kind == "digits" and not colon:
         return kind, None, None
+    if _is_function(text):
+        parse_place(text, "--data", "function")
+        return "function", None, None
     if kind not in ("cifar10", "cifar100", "images") or not place:
-        meant = did_you_mean(kind, ["digits", "cifar10", "cifar100", "images"])
+        meant = did_you_mean(kind, _KINDS)
         raise UsageError(f"unknown data {text!r}; give one of {FORMS}{meant if meant and not place else ''}")
     if kind == "images":
         open_pillow()
@@ -106,6 +125,13 @@ def check_data(text: str) -> tuple[str, Path | None, os.stat_result | None]:
         raise file_error(path, "read", error) from None
 
 
+def _is_function(text: str) -> bool:
+    """Whether a text names a function, or a Python file without one."""
+    if text.partition(":")[0] in _KINDS:
+        return False
+    return text.endswith(".py") or _FUNCTION.fullmatch(text) is not None
+
+
 def load_data(text: str, *, cache: Path | None = None) -> ImageData:
     """Return the data set that a text names.
 
@@ -114,17 +140,31 @@ def load_data(text: str, *, cache: Path | None = None) -> ImageData:
       folder that one was extracted into, or the same images as for ``images:``.
     - ``images:PATH``: a folder or tar archive with ``train/CLASS/…`` and ``test/CLASS/…`` (or ``val``), or ``CLASS/…``
       alone, of which a fifth of each class is then the test set, always the same.
+    - ``my.py:load``, ``package.module:load``: what a function of yours returns that takes no arguments, which is run:
+
+      - ``(train_images, train_labels, test_images, test_labels)`` or ``(images, labels)``, as numpy arrays or torch
+        tensors. Images are uint8, or floats from 0 to 1, of shape (N, 3, 32, 32), (N, 32, 32, 3) or, grey, (N, 32, 32);
+        labels whole numbers (N,) from 0, a training image for each;
+      - ``(train, test)`` or one alone: ``torch.utils.data.Dataset`` or whatever has a length and gives pairs of an
+        image (as above without N, or Pillow's) and its label; ``.classes``, if a list of texts, names the classes;
+      - an :class:`ImageData`.
+
+      Where nothing is kept apart, a fifth of each class is the test set, as above. Arrays do not tell whether images
+      may be mirrored, so none are; an :class:`ImageData` says it with ``mirrored``. The function should return the same
+      every time: a run is not resumed with other data.
 
     Args:
         text: one of these.
         cache: the folder where a decoded archive is kept; by default ``latency-lut/data`` in the user's cache folder.
 
     Raises:
-        UsageError: the text is none of these.
-        DataError: what lies there cannot be used.
+        UsageError: the text is none of these, or the function is missing or fails.
+        DataError: what lies there, or the function returned, cannot be used.
         FileAccessError: the path is missing or cannot be read.
     """
     kind, path, status = check_data(text)
+    if kind == "function":
+        return _returned(text)
     if path is None or status is None:
         return _finished("digits", _digits(), mirrored=False)
     if path.is_dir():
@@ -228,7 +268,7 @@ def _decoded(kind: str, path: Path) -> ImageData:
         found = read_cifar(path, count)
     if found is None:
         found = _images(kind, path, count)
-    return _finished(kind, found, mirrored=True, path=path)
+    return _finished(kind, found, mirrored=True, where=path)
 
 
 def _images(kind: str, path: Path, count: int | None) -> Decoded:
@@ -238,8 +278,31 @@ def _images(kind: str, path: Path, count: int | None) -> Decoded:
     return found
 
 
-def _finished(name: str, found: Decoded, *, mirrored: bool, path: Path | None = None) -> ImageData:
-    where = str(path) if path is not None else name
+def _returned(text: str) -> ImageData:
+    """Return what a user's function gives."""
+    try:
+        made = call_loader(text)
+    except UsageError as error:
+        kind = text.partition(":")[0]
+        # A module of that name is seldom meant.
+        raise UsageError(f"{error}{did_you_mean(kind, _KINDS) if '.' not in kind else ''}") from None
+    mirrored = False
+    if isinstance(made, ImageData):
+        parts = (made.train_images, made.train_labels, made.test_images, made.test_labels)
+        found, mirrored = read_arrays(text, parts, class_names(text, made.classes)), made.mirrored
+    else:
+        found = read_returned(text, made)
+    return _finished(data_name(text), found, mirrored=bool(mirrored), where=text)
+
+
+def _finished(name: str, found: Decoded, *, mirrored: bool, where: object = "") -> ImageData:
+    where = where or name
+    for known in found.classes:
+        # Such names are a file system's bytes in another encoding, and stand in no JSON.
+        if known.encode("utf-8", "replace").decode() != known:
+            raise DataError(
+                f"{where}: the class name {shortened(printable(known), 80)} is not valid Unicode; rename it"
+            )
     if len(found.classes) < 2:
         raise DataError(f"{where} holds one class only ({found.classes[0]!r}): there is nothing to tell apart")
     images, labels = found.train_images, found.train_labels

@@ -1,14 +1,16 @@
 """What a pickle of plain values and arrays of bytes holds, read as data: nothing is unpickled, looked up or called.
 
-A pickle is a program for a machine with a stack. Here the instructions that numbers, texts, lists, dictionaries and
-numpy's arrays are written with are followed; what would look up a function notes its name, and what would call it notes
-its arguments. The few names that an array of bytes is written with are known, and any other ends the reading.
+A pickle is a program for a machine with a stack, and ``pickletools`` knows its instructions. Those that numbers, texts,
+lists, dictionaries and numpy's arrays are written with since protocol 2 are followed; what would look up a function
+notes its name, and what would call it its arguments. Any other name or instruction ends the reading.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+import io
+import pickletools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -20,22 +22,16 @@ __all__ = ["Call", "PickledError", "byte_array", "read_pickled"]
 
 # A file of CIFAR-100 has 250,000 instructions; memory and time grow with their number.
 MOST_INSTRUCTIONS = 1_000_000
-# Digits of a decimal number, bytes of a binary one.
-LONGEST_NUMBER = 20
 # Longer texts are an array's bytes, one character each; others would take up to four times their bytes.
 LONGEST_TEXT = 1 << 16
+# What stands in UTF-8 for characters that are no byte.
+WIDE = 0xC4
 
 # What arrays of bytes are pickled with, by numpy of all versions; ``encode`` makes bytes of texts for Python 2.
 _RECONSTRUCT, _FROM_BUFFER = "numpy.core.multiarray._reconstruct", "numpy.core.numeric._frombuffer"
 _ARRAY, _DTYPE, _ENCODE = "numpy.ndarray", "numpy.dtype", "_codecs.encode"
 _NAMES = frozenset((_RECONSTRUCT, _FROM_BUFFER, _ARRAY, _DTYPE, _ENCODE))
-# What stands in UTF-8, and in Python 2's escapes, for characters that are no byte.
-_WIDE = 0xC4
-_WIDE_ESCAPE = re.compile(rb"\\U|\\u(?!00)")
-# A piece of a text as Python 2 writes it in quotes. For each repetition a match keeps a note of more than a hundred
-# bytes, so that an array in one match, escape by escape, would take gigabytes.
-_QUOTED_PIECE = re.compile(rb"""(?:[^\\]{1,256}|\\(?:[\\'"abfnrtv]|x[0-9a-fA-F]{2})){1,1024}""")
-_WHOLE = re.compile(rb"-?[0-9]{1,%d}" % LONGEST_NUMBER)
+_MARK = object()
 
 
 class PickledError(Exception):
@@ -53,25 +49,17 @@ class _Name(NamedTuple):
 
 
 @final
+@dataclass(eq=False)
 class Call:
     """A call that was not made: of what, with which arguments, and what the result was to be brought to."""
 
-    __slots__ = ("args", "name", "state")
-
-    def __init__(self, name: str, args: tuple[Any, ...]) -> None:
-        self.name, self.args = name, args
-        self.state: Any = None
-
-
-class _Mark:
-    """Where a list, tuple or dictionary begins on the stack."""
-
-
-_MARK = _Mark()
+    name: str
+    args: tuple[Any, ...]
+    state: Any = None
 
 
 def read_pickled(content: bytes) -> Any:
-    """Return what a pickle of any protocol holds: numbers, texts, bytes, lists, tuples, dictionaries, :class:`Call`.
+    """Return what a pickle holds: numbers, texts, bytes, lists, tuples, dictionaries, :class:`Call`.
 
     Texts of Python 2 are bytes; a dictionary's keys are texts. Lists and tuples can be nested to any depth, so that
     whoever looks into them must not do so by recursion.
@@ -79,312 +67,184 @@ def read_pickled(content: bytes) -> Any:
     Raises:
         PickledError: it is damaged, names what arrays of bytes are not made of, or is too large.
     """
-    return _Machine(content).run()
+    machine, stream = _Machine(len(content)), io.BytesIO(content)
+    try:
+        for _ in range(MOST_INSTRUCTIONS):
+            code = stream.read(1)
+            if not code:
+                raise PickledError("it ends too early")
+            if code == b".":
+                (value,) = machine.stack
+                return value
+            known = _KNOWN.get(code)
+            if known is None:
+                raise PickledError(f"byte {stream.tell() - 1}: the instruction {code!r}", refused=True)
+            if known.name in _TEXTS:
+                _check_text(content, stream.tell(), _TEXTS[known.name])
+            _INSTRUCTIONS[known.name](machine, known.arg.reader(stream) if known.arg is not None else None)
+    except PickledError:
+        raise
+    except (LookupError, TypeError, ValueError) as error:
+        # What is popped off an empty stack, of another type, no text, or cut off, of which pickletools knows.
+        raise PickledError(f"byte {stream.tell()}: {type(error).__name__}") from None
+    raise PickledError(f"it has more than {MOST_INSTRUCTIONS} instructions", refused=True)
 
 
 def byte_array(value: Any) -> NDArray[np.uint8] | None:
     """Return an array that was pickled: uint8 in C order, over the pickle's bytes; ``None`` where it is none such."""
+    content: Any
     if not isinstance(value, Call):
         return None
-    if value.name == _RECONSTRUCT:
-        state = value.state
-        if type(state) is not tuple or len(state) != 5:
-            return None
-        version, shape, dtype, fortran, content = state
-        if type(version) is not int or type(fortran) not in (bool, int) or fortran:
-            return None
+    if value.name == _RECONSTRUCT and type(value.state) is tuple and len(value.state) == 5:
+        _, shape, dtype, fortran, content = value.state
+        plain = fortran is False or fortran == 0
     elif value.name == _FROM_BUFFER and value.state is None and len(value.args) in (4, 5):
         content, dtype, shape, order, *axes = value.args
-        if axes not in ([], [None]):
-            return None
-        if order not in ("C", b"C"):
-            return None
+        plain = order in ("C", b"C") and axes in ([], [None])
     else:
         return None
-    if not _is_bytes(dtype) or type(content) not in (bytes, bytearray) or type(shape) is not tuple or len(shape) > 4:
+    if not plain or not _is_bytes(dtype) or type(content) not in (bytes, bytearray) or type(shape) is not tuple:
         return None
-    total = 1
-    for size in shape:
-        if type(size) is not int or not 0 <= size <= len(content):
-            return None
-        total *= size
-    if total != len(content):
+    # Two numbers of a few digits each, so that their product can be told at once.
+    if len(shape) != 2 or not all(type(size) is int and 0 <= size <= len(content) for size in shape):
         return None
-    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape) if shape[0] * shape[1] == len(content) else None
 
 
 def _is_bytes(dtype: Any) -> bool:
-    """Whether it is numpy's uint8: ``dtype('u1')``, or ``dtype('u1', 0, 1)`` with the state that it always has."""
+    """Whether it is numpy's uint8: with no byte order, sub-array, names, fields, sizes or flags in its state."""
     if not isinstance(dtype, Call) or dtype.name != _DTYPE or not dtype.args:
         return False
-    if dtype.args[0] not in ("u1", b"u1", "|u1", b"|u1"):
-        return False
     state = dtype.state
-    if state is None:
-        return True
-    # Version, byte order, and no sub-array, names, fields, sizes or flags.
-    plain = type(state) is tuple and len(state) in (8, 9) and all(type(item) in _SCALARS for item in state)
-    return plain and state[1] in ("|", b"|") and state[2:8] == (None, None, None, -1, -1, 0)
+    plain = type(state) is tuple and state[1:2] in (("|",), (b"|",)) and state[2:8] == (None, None, None, -1, -1, 0)
+    return dtype.args[0] in ("u1", b"u1", "|u1", b"|u1") and (state is None or plain)
 
 
-_SCALARS = (int, str, bytes, type(None))
+def _check_text(content: bytes, at: int, size_bytes: int) -> None:
+    """Refuse a long text with characters that are no bytes, before it is decoded."""
+    size = int.from_bytes(content[at : at + size_bytes], "little")
+    if size > LONGEST_TEXT and np.frombuffer(content, np.uint8)[at + size_bytes :][:size].max(initial=0) >= WIDE:
+        raise PickledError(f"byte {at}: a text of {size} bytes", refused=True)
 
 
 @final
 class _Machine:
-    """Follows a pickle's instructions, as far as plain values need them."""
+    """The stack and the memory of a pickle, as far as plain values need them."""
 
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self._at = 0
-        self._stack: list[Any] = []
-        self._memo: dict[int, Any] = {}
-        # Bytes that were made of texts: as many as the content has, once each.
-        self._encoded = 0
-
-    def run(self) -> Any:
-        try:
-            for _ in range(MOST_INSTRUCTIONS):
-                code = self._content[self._at]
-                self._at += 1
-                if code == _STOP:
-                    (value,) = self._stack
-                    return value
-                if code not in _INSTRUCTIONS:
-                    raise PickledError(f"byte {self._at - 1}: the instruction {bytes((code,))!r}", refused=True)
-                _INSTRUCTIONS[code](self)
-        except PickledError:
-            raise
-        except (LookupError, TypeError, ValueError) as error:
-            # What is popped off an empty stack, of another type, or no text.
-            raise PickledError(f"byte {self._at}: {type(error).__name__}") from None
-        raise PickledError(f"it has more than {MOST_INSTRUCTIONS} instructions", refused=True)
-
-    # --- arguments ---
-
-    def take(self, count: int) -> bytes:
-        start, end = self._at, self._at + count
-        if not 0 <= count <= len(self._content) - start:
-            raise PickledError("it ends too early")
-        self._at = end
-        return self._content[start:end]
-
-    def number(self, count: int, *, signed: bool = False) -> int:
-        return int.from_bytes(self.take(count), "little", signed=signed)
-
-    def line(self) -> bytes:
-        end = self._content.index(b"\n", self._at)
-        found, self._at = self._content[self._at : end], end + 1
-        return found
-
-    def long(self, size: int) -> None:
-        if size > LONGEST_NUMBER:
-            raise PickledError(f"byte {self._at}: a number of {size} bytes", refused=True)
-        self.push(self.number(size, signed=True))
-
-    def decimal(self, *, long: bool = False) -> None:
-        text = self.line()
-        if text in (b"00", b"01") and not long:
-            self.push(text == b"01")
-            return
-        text = text.removesuffix(b"L") if long else text
-        if not _WHOLE.fullmatch(text):
-            raise PickledError(f"byte {self._at}: no whole number", refused=len(text) > LONGEST_NUMBER)
-        self.push(int(text))
-
-    def text(self, count: int) -> None:
-        content = self.take(count)
-        if len(content) > LONGEST_TEXT and np.frombuffer(content, np.uint8).max() >= _WIDE:
-            raise PickledError(f"byte {self._at}: a text of {count} bytes", refused=True)
-        self.push(content.decode("utf-8"))
-
-    def raw_text(self) -> None:
-        content = self.line()
-        if len(content) > LONGEST_TEXT and _WIDE_ESCAPE.search(content):
-            raise PickledError(f"byte {self._at}: a text of {len(content)} bytes", refused=True)
-        self.push(content.decode("raw-unicode-escape"))
-
-    def quoted(self) -> None:
-        text = self.line().strip()
-        if len(text) < 2 or text[:1] not in (b"'", b'"') or text[:1] != text[-1:]:
-            raise PickledError(f"byte {self._at}: a text without its quotes")
-        self.push(text[1:-1] if b"\\" not in text else b"".join(self.unescaped(text, 1, len(text) - 1)))
-
-    def unescaped(self, text: bytes, start: int, end: int) -> Iterator[bytes]:
-        """Yield what stands between two places of a text in quotes, piece by piece."""
-        while start < end:
-            piece = _QUOTED_PIECE.match(text, start, end)
-            if piece is None:
-                raise PickledError(f"byte {self._at}: a text without its quotes, or with an unknown escape")
-            yield piece[0].decode("unicode_escape").encode("latin-1")
-            start = piece.end()
-
-    # --- the stack ---
+    def __init__(self, size: int) -> None:
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+        # Bytes that may be made of texts: as many as the content has, once each.
+        self._encodable = size
 
     def push(self, value: Any) -> None:
-        self._stack.append(value)
+        self.stack.append(value)
 
     def pop(self) -> Any:
-        value = self._stack.pop()
+        value = self.stack.pop()
         if value is _MARK:
-            raise PickledError(f"byte {self._at}: a value is missing")
+            raise PickledError("a value is missing")
         return value
 
     def since_mark(self) -> list[Any]:
         """Take all that was pushed since the last mark, and the mark."""
-        stack = self._stack
-        start = len(stack) - 1
-        while stack[start] is not _MARK:
-            start -= 1
-            if start < 0:
-                raise PickledError(f"byte {self._at}: a mark is missing")
-        found = stack[start + 1 :]
-        del stack[start:]
-        return found
-
-    def last(self) -> Any:
-        return self._stack[-1]
+        found: list[Any] = []
+        # Without one the stack runs out.
+        while (value := self.stack.pop()) is not _MARK:
+            found.append(value)
+        return found[::-1]
 
     def keep(self, place: int) -> None:
-        value = self.last()
-        if value is _MARK:
-            raise PickledError(f"byte {self._at}: a value is missing")
-        self._memo[place] = value
-
-    def memoize(self) -> None:
-        self.keep(len(self._memo))
-
-    def get(self, place: int) -> None:
-        self.push(self._memo[place])
+        # Popped and pushed: a mark is no value.
+        self.memo[place] = self.pop()
+        self.push(self.memo[place])
 
     def group(self, count: int) -> None:
-        self.push(tuple(reversed([self.pop() for _ in range(count)])))
+        self.push(tuple([self.pop() for _ in range(count)][::-1]))
 
     def extend(self, values: list[Any]) -> None:
-        target = self.last()
-        if type(target) is not list:
-            raise PickledError(f"byte {self._at}: nothing to append to")
-        target += values
-
-    def dictionary(self, values: list[Any]) -> None:
-        self.push({})
-        self.set_items(values)
+        if type(self.stack[-1]) is not list:
+            raise PickledError("nothing to append to")
+        self.stack[-1].extend(values)
 
     def set_items(self, values: list[Any]) -> None:
-        target = self.last()
+        target = self.stack[-1]
         if type(target) is not dict:
-            raise PickledError(f"byte {self._at}: nothing to set")
+            raise PickledError("nothing to set")
         for key, value in zip(values[::2], values[1::2], strict=True):
             # Nothing else: the hash of a deeply nested tuple is a crash.
             if type(key) is bytes:
                 key = key.decode("latin-1")
             if type(key) is not str or len(key) > LONGEST_TEXT:
-                raise PickledError(f"byte {self._at}: a key that is not text", refused=True)
+                raise PickledError("a key that is not text", refused=True)
             if key in target:
-                raise PickledError(f"byte {self._at}: it holds {_shown(key)} twice", refused=True)
+                raise PickledError(f"it holds {_shown(key)} twice", refused=True)
             target[key] = value
 
-    # --- names and calls ---
-
-    def name(self, module: str, name: str) -> None:
-        text = f"{module.replace('numpy._core', 'numpy.core')}.{name}"
+    def name(self, module: Any, name: Any) -> None:
+        text = f"{module}.{name}".replace("numpy._core", "numpy.core", 1) if type(module) is type(name) is str else ""
         if text not in _NAMES:
-            raise PickledError(f"it names {_shown(f'{module}.{name}')}, which no CIFAR file does", refused=True)
+            raise PickledError(f"it names {_shown(text or 'no text')}, which no CIFAR file does", refused=True)
         self.push(_Name(text))
-
-    def stacked_name(self) -> None:
-        name, module = self.pop(), self.pop()
-        if type(module) is not str or type(name) is not str:
-            raise PickledError(f"byte {self._at}: a name that is not text")
-        self.name(module, name)
 
     def call(self) -> None:
         args, function = self.pop(), self.pop()
         if type(function) is not _Name or type(args) is not tuple:
-            raise PickledError(f"byte {self._at}: a call of nothing")
-        if function.text == _ENCODE:
-            self.push(self.encoded(*args))
-        elif function.text == _ARRAY:
+            raise PickledError("a call of nothing")
+        if function.text == _ARRAY:
             raise PickledError(f"it calls {_ARRAY}, which no CIFAR file does", refused=True)
-        else:
-            self.push(Call(function.text, args))
+        self.push(self.encoded(*args) if function.text == _ENCODE else Call(function.text, args))
 
     def encoded(self, text: Any, encoding: Any = None) -> bytes:
         """Return text as bytes, as Python 3 pickles bytes for Python 2; of all codecs, only the one that it uses."""
         if type(text) is not str or encoding not in ("latin1", b"latin1"):
             raise PickledError("it encodes text in an unusual way", refused=True)
-        self._encoded += len(text)
-        if self._encoded > len(self._content):
+        self._encodable -= len(text)
+        if self._encodable < 0:
             raise PickledError("it encodes the same text again and again", refused=True)
         return text.encode("latin-1")
 
     def build(self) -> None:
-        state, target = self.pop(), self.last()
+        state, target = self.pop(), self.stack[-1]
         if type(target) is not Call or target.state is not None:
-            raise PickledError(f"byte {self._at}: a state of nothing", refused=True)
+            raise PickledError("a state of nothing", refused=True)
         target.state = state
 
 
-_STOP = ord(".")
-
-
-def _known(instructions: Mapping[str, Callable[[_Machine], object]]) -> dict[int, Callable[[_Machine], object]]:
-    return {ord(code): follow for code, follow in instructions.items()}
-
-
-_INSTRUCTIONS = _known(
-    {
-        # The protocol's number, and the length of what follows.
-        "\x80": lambda m: m.take(1),
-        "\x95": lambda m: m.take(8),
-        "(": lambda m: m.push(_MARK),
-        "N": lambda m: m.push(None),
-        "\x88": lambda m: m.push(True),
-        "\x89": lambda m: m.push(False),
-        "I": lambda m: m.decimal(),
-        "L": lambda m: m.decimal(long=True),
-        "J": lambda m: m.push(m.number(4, signed=True)),
-        "K": lambda m: m.push(m.number(1)),
-        "M": lambda m: m.push(m.number(2)),
-        "\x8a": lambda m: m.long(m.number(1)),
-        "S": lambda m: m.quoted(),
-        "T": lambda m: m.push(m.take(m.number(4))),
-        "U": lambda m: m.push(m.take(m.number(1))),
-        "B": lambda m: m.push(m.take(m.number(4))),
-        "C": lambda m: m.push(m.take(m.number(1))),
-        "\x8e": lambda m: m.push(m.take(m.number(8))),
-        # An array's own buffer, which may be written to.
-        "\x96": lambda m: m.push(m.take(m.number(8))),
-        "V": lambda m: m.raw_text(),
-        "X": lambda m: m.text(m.number(4)),
-        "\x8c": lambda m: m.text(m.number(1)),
-        "\x8d": lambda m: m.text(m.number(8)),
-        "]": lambda m: m.push([]),
-        "l": lambda m: m.push(m.since_mark()),
-        "a": lambda m: m.extend([m.pop()]),
-        "e": lambda m: m.extend(m.since_mark()),
-        ")": lambda m: m.push(()),
-        "t": lambda m: m.push(tuple(m.since_mark())),
-        "\x85": lambda m: m.group(1),
-        "\x86": lambda m: m.group(2),
-        "\x87": lambda m: m.group(3),
-        "}": lambda m: m.push({}),
-        "d": lambda m: m.dictionary(m.since_mark()),
-        "s": lambda m: m.set_items([m.pop(), m.pop()][::-1]),
-        "u": lambda m: m.set_items(m.since_mark()),
-        "g": lambda m: m.get(int(m.line()[:LONGEST_NUMBER])),
-        "h": lambda m: m.get(m.number(1)),
-        "j": lambda m: m.get(m.number(4)),
-        "p": lambda m: m.keep(int(m.line()[:LONGEST_NUMBER])),
-        "q": lambda m: m.keep(m.number(1)),
-        "r": lambda m: m.keep(m.number(4)),
-        "\x94": lambda m: m.memoize(),
-        "c": lambda m: m.name(m.line().decode(), m.line().decode()),
-        "\x93": lambda m: m.stacked_name(),
-        "R": lambda m: m.call(),
-        "b": lambda m: m.build(),
-    }
-)
+# The bytes of their lengths.
+_TEXTS = {"BINUNICODE": 4, "BINUNICODE8": 8}
+_Follow = Callable[[_Machine, Any], object]
+_INSTRUCTIONS: dict[str, _Follow] = {
+    **dict.fromkeys(("PROTO", "FRAME"), lambda *_: None),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1"), _Machine.push),
+    **dict.fromkeys(("SHORT_BINUNICODE", *_TEXTS), _Machine.push),
+    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), _Machine.push),
+    # Of Python 2; pickletools makes texts of them.
+    **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), lambda m, arg: m.push(arg.encode("latin-1"))),
+    "NONE": _Machine.push,
+    "NEWTRUE": lambda m, _: m.push(True),
+    "NEWFALSE": lambda m, _: m.push(False),
+    "MARK": lambda m, _: m.push(_MARK),
+    "EMPTY_LIST": lambda m, _: m.push([]),
+    "APPEND": lambda m, _: m.extend([m.pop()]),
+    "APPENDS": lambda m, _: m.extend(m.since_mark()),
+    "EMPTY_TUPLE": lambda m, _: m.push(()),
+    "TUPLE": lambda m, _: m.push(tuple(m.since_mark())),
+    "TUPLE1": lambda m, _: m.group(1),
+    "TUPLE2": lambda m, _: m.group(2),
+    "TUPLE3": lambda m, _: m.group(3),
+    "EMPTY_DICT": lambda m, _: m.push({}),
+    "SETITEM": lambda m, _: m.set_items([m.pop(), m.pop()][::-1]),
+    "SETITEMS": lambda m, _: m.set_items(m.since_mark()),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda m, arg: m.push(m.memo[arg])),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _Machine.keep),
+    "MEMOIZE": lambda m, _: m.keep(len(m.memo)),
+    "GLOBAL": lambda m, arg: m.name(*arg.split(" ", 1)),
+    "STACK_GLOBAL": lambda m, _: m.name(*[m.pop(), m.pop()][::-1]),
+    "REDUCE": lambda m, _: m.call(),
+    "BUILD": lambda m, _: m.build(),
+}
+_KNOWN = {op.code.encode("latin-1"): op for op in pickletools.opcodes if op.name in _INSTRUCTIONS}
 
 
 def _shown(text: str) -> str:

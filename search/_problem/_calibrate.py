@@ -10,6 +10,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,10 +20,11 @@ from lut._option_names import RESTART
 from lut.errors import CheckpointError
 from predictors import LatencyPredictor
 from profiler import compare_networks
+from profiler._compare import NetworkComparison
 from profiler._session import Progress
-from search._problem._cost import compile_latency, compiled_digest
+from search._problem._coverage import latencies_digest
 
-__all__ = ["LEAST_NETWORKS", "calibrated", "check_count"]
+__all__ = ["LEAST_NETWORKS", "Calibrated", "calibrated", "check_count"]
 
 # Of fewer networks no interval of 90 % can be promised.
 LEAST_NETWORKS = 10
@@ -52,6 +54,13 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
+class Calibrated(NamedTuple):
+    """A predictor, and the networks that it was calibrated on, with their latencies in ms."""
+
+    predictor: LatencyPredictor
+    networks: tuple[tuple[Network, float], ...]
+
+
 def check_count(count: int) -> None:
     """Raise :class:`~lut.UsageError` where so few networks are no calibration, or so many never end."""
     if count < LEAST_NETWORKS:
@@ -69,8 +78,10 @@ def calibrated(
     seed: int,
     sample: Callable[[random.Random], Sequence[int]] | None = None,
     path: Path | None = None,
+    reuse: bool = True,
     progress: Callable[[Progress], None] = lambda _: None,
-) -> LatencyPredictor:
+    compare: Callable[..., NetworkComparison] = compare_networks,
+) -> Calibrated:
     """Return a predictor calibrated on random networks of a space, measured in one session on this machine.
 
     Args:
@@ -82,7 +93,9 @@ def calibrated(
         sample: gives a random vector of the space; by default ``space.sample``.
         path: a file that keeps the latencies; where it holds those of the same networks, predictor and seed, nothing
             is measured again.
+        reuse: what the file holds of the same is taken; otherwise it is replaced once all is measured.
         progress: told where the session stands.
+        compare: what measures networks side by side.
 
     Raises:
         UsageError: fewer than 10 networks.
@@ -91,14 +104,14 @@ def calibrated(
         FileAccessError: the file cannot be read or written.
     """
     check_count(count)
-    latencies = compiled_digest(compile_latency(space, predictor))
+    latencies = latencies_digest(space, predictor)
     rng = random.Random(f"{seed}-calibration")  # noqa: S311 - a sample, no secret
     draw = space.sample if sample is None else sample
     vectors = tuple(tuple(draw(rng)) for _ in range(count))
-    kept = _load(path, latencies, seed, vectors)
+    kept = _load(path, latencies, seed, vectors) if reuse else None
     if kept is None:
         networks = [Network(f"{space.name} {i}", space.decode(v).layers) for i, v in enumerate(vectors, start=1)]
-        compared = compare_networks(
+        compared = compare(
             networks,
             setting=predictor.setting,
             device=predictor.device,
@@ -110,7 +123,8 @@ def calibrated(
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, msgspec.json.encode(msgspec.structs.replace(kept, sha256=kept.digest())))
-    return predictor.recalibrated((space.decode(v), ms) for v, ms in zip(kept.vectors, kept.ms, strict=True))
+    measured = tuple((space.decode(v), ms) for v, ms in zip(kept.vectors, kept.ms, strict=True))
+    return Calibrated(predictor.recalibrated(measured), measured)
 
 
 def _load(path: Path | None, latencies: str, seed: int, vectors: tuple[tuple[int, ...], ...]) -> _Kept | None:

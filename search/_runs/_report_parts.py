@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import plotly.graph_objects as go
 
 from lut._console import format_ms
 from profiler._report._page import Block, Chart, Notice, Section, Table, Text
 from profiler._report._plots import CHOSEN, MEASURED, QUIET, counting_axis, finish, known, plot_label
-from search._runs._parts import NOT_ASKED
+from search._runs._ending import NOT_ASKED
+from search._runs._method import TradeOffPoint
 
 if TYPE_CHECKING:
     from predictors._predictions import NetworkPrediction
-    from search._runs._parts import Measured
+    from search._runs._ending import Measured
+    from search._runs._verify import Verification
     from search._training._train import Trained
 
 __all__ = [
@@ -38,22 +40,6 @@ __all__ = [
 THOUSANDS = 10_000
 
 
-class TradeOffPoint(NamedTuple):
-    """A network by what it takes and what it knows.
-
-    ``kind``: the network ``found``, the ``base`` one that it is compared with, or one ``on the way``, whose accuracy is
-    what the search went by. ``ms``: ``measured``, with its interval, or else predicted. ``accuracy``: a share.
-    """
-
-    network: str
-    kind: Literal["found", "base", "on the way"]
-    measured: bool
-    ms: float
-    low_ms: float | None
-    high_ms: float | None
-    accuracy: float
-
-
 class TrainingPoint(NamedTuple):
     """A network's accuracy on test images after an epoch of its training; ``None`` where it was not tested."""
 
@@ -65,7 +51,12 @@ class TrainingPoint(NamedTuple):
 # --- sentences ---
 
 
-def latency_sentence(predicted_ms: float | None, measured: Measured | None, budget_ms: float | None) -> str:
+def latency_sentence(
+    predicted_ms: float | None,
+    measured: Measured | None,
+    budget_ms: float | None,
+    verification: Verification | None = None,
+) -> str:
     """Return what the network found takes, beside what was predicted and what it was allowed to take."""
     budget = "" if budget_ms is None else f"the budget of {format_ms(budget_ms)} ms"
     if measured is None:
@@ -73,15 +64,21 @@ def latency_sentence(predicted_ms: float | None, measured: Measured | None, budg
             return ""
         unchecked = f"; {budget} was not checked by a measurement" if budget else ""
         return f"The network found is predicted to take {format_ms(predicted_ms)} ms{unchecked}."
-    interval = f"{format_ms(measured.winner_low_ms)} … {format_ms(measured.winner_high_ms)}"
-    text = f"The network found takes {format_ms(measured.winner_ms)} ms as measured ({interval})"
+    low, high, when = measured.winner_low_ms, measured.winner_high_ms, ""
+    if verification is not None and verification.holds == "any-day" and measured.winner_day_high_ms is not None:
+        low, high, when = measured.winner_day_low_ms or low, measured.winner_day_high_ms, " on any day"
+    ms = f"{format_ms(measured.winner_ms)} ms as measured ({format_ms(low)} … {format_ms(high)}{when})"
     if predicted_ms is not None:
-        text += f", {format_ms(predicted_ms)} ms as predicted ({predicted_ms / measured.winner_ms - 1:+.1%})"
+        ms += f", {format_ms(predicted_ms)} ms as predicted ({predicted_ms / measured.winner_ms - 1:+.1%})"
+    if budget_ms is not None and verification is not None and verification.chosen is None:
+        beyond = f"the upper end of its interval exceeds it by {high / budget_ms - 1:.1%}"
+        return f"No network measured keeps {budget}. The nearest takes {ms}: {beyond}."
+    text = f"The network found takes {ms}"
     if budget_ms is None:
         return text + "."
-    if measured.winner_high_ms <= budget_ms:
+    if high <= budget_ms:
         return f"{text}: within {budget}."
-    if measured.winner_low_ms > budget_ms:
+    if low > budget_ms:
         return f"{text}: it exceeds {budget} by {measured.winner_ms / budget_ms - 1:.1%}."
     return f"{text}: it may exceed {budget}."
 
@@ -262,10 +259,13 @@ def setting_text(value: object) -> str:
 
 def settings_section(settings: Sequence[tuple[str, object]]) -> Section:
     """Return all settings by name; those that hold others are told name by name."""
-    rows = []
+    rows = [[name.replace("_", " "), setting_text(value)] for name, value in _flat(settings)]
+    return Section("Settings", [Table(None, rows, "facts")], folded=True)
+
+
+def _flat(settings: Iterable[tuple[str, object]]) -> Iterator[tuple[str, object]]:
     for name, value in settings:
         if isinstance(value, Mapping) and value:
-            rows += [[f"{name}: {inner}".replace("_", " "), setting_text(each)] for inner, each in value.items()]
+            yield from _flat((f"{name}: {inner}", each) for inner, each in value.items())
         else:
-            rows.append([name.replace("_", " "), setting_text(value)])
-    return Section("Settings", [Table(None, rows, "facts")], folded=True)
+            yield name, value

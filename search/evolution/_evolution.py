@@ -1,126 +1,31 @@
-"""The same space searched by evolution: shared weights judge networks, pymoo breeds them under the budget."""
+"""Evolution: pymoo breeds networks, and what is beyond the budgets is a violated constraint, never evaluated."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from functools import partial
+import random
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from lut import Network, UsageError
+from lut import Decision
 from lut.errors import TargetUnavailableError
-from search._data._images import ImageData
-from search._problem._cost import NetworkCost, check_budget, derive
-from search.htas._gradient import found_network
-from search.htas._settings import SearchProgress, SearchResult, SearchSettings
-from search.htas._shared_weights import SharedWeights, run_digest, run_epochs, uniform_epoch
+from search._problem._problem import Problem
+from search.evolution._asked import Asked, Vector
+from search.evolution._settings import MOST_BRED, EvolutionSettings
 
-__all__ = ["EvolutionSettings", "check_pymoo", "search_evolution"]
+__all__ = ["check_pymoo", "evolve"]
 
-
-# Each network of a population is derived one by one before it begins.
-MOST_BRED = 10_000
-
-
-class EvolutionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How networks are bred, by pymoo's genetic algorithm: ``population`` networks, so many ``generations`` of them.
-
-    Raises:
-        UsageError: fewer than 2 networks, no generation, or more than can be held.
-    """
-
-    population: int = 24
-    generations: int = 10
-
-    def __post_init__(self) -> None:
-        if self.population < 2 or self.generations < 1:
-            raise UsageError(
-                f"evolution: at least 2 networks and 1 generation, got {self.population} and {self.generations}"
-            )
-        if self.population > MOST_BRED or self.generations > MOST_BRED:
-            raise UsageError(
-                f"evolution: at most {MOST_BRED} networks and generations, got {self.population} and {self.generations}"
-            )
-
-
-def search_evolution(
-    cost: NetworkCost,
-    data: ImageData,
-    settings: SearchSettings,
-    evolution: EvolutionSettings,
-    *,
-    seed: int,
-    budget_ms: float,
-    device: str = "cpu",
-    checkpoint: Path | None = None,
-    progress: Callable[[SearchProgress], None] = lambda _: None,
-    bred: Callable[[int, int, float], None] = lambda *_: None,
-) -> SearchResult:
-    """Search widths and depths by evolution.
-
-    Shared weights are trained on networks drawn uniformly, one a step. Then networks are bred for the accuracy that
-    they have with these weights and norm statistics of their own, on the validation half, under the budget as a
-    constraint.
-
-    Args:
-        cost: of the space's networks.
-        data: as for :func:`search_htas`.
-        settings: its recipe is that of the shared weights; what is about gradients has no part here.
-        evolution: how networks are bred.
-        seed: of everything.
-        budget_ms: a limit on the result's latency (its bound).
-        device: PyTorch's name of where to train.
-        checkpoint: of the shared weights' training.
-        progress: told where that stands.
-        bred: told the generation, of how many, and the best accuracy within the budget; generation 0: breeding begins.
-
-    Raises:
-        BudgetError: no network is within the budget.
-        TargetUnavailableError: pymoo is not installed.
-        SearchError: the loss became NaN or infinite.
-    """
-    check_pymoo()
-    fastest = check_budget(cost, budget_ms)
-    shared = SharedWeights(cost, data, settings, seed=seed, device=device)
-    run = run_digest(cost, data, settings, seed, None, "evolution")
-    history, _ = run_epochs(shared, partial(uniform_epoch, shared), checkpoint=checkpoint, run=run, progress=progress)
-    began = time.monotonic()
-    judged: dict[tuple[int, ...], float] = {}
-    # Vectors that differ in blocks which are not there are one network.
-    known: dict[Network, float] = {}
-    bred(0, evolution.generations, 0.0)
-
-    def accuracy(vector: tuple[int, ...]) -> float:
-        network = cost.space.decode(vector)
-        if network not in known:
-            known[network] = shared.accuracy(vector)
-        judged[vector] = known[network]
-        return judged[vector]
-
-    rng = np.random.default_rng(seed)
-    first = [fastest]
-    while len(first) < evolution.population:
-        # The network nearest to random tastes that the budget allows: spread over it, and none beyond.
-        tastes = [rng.dirichlet(np.ones(len(decision.options))) for decision in cost.space.choices]
-        first.append(derive(cost, tastes, budget_ms))
-    _breed(cost, np.array(first), accuracy, budget_ms, evolution, seed=seed, bred=bred)
-    within = [vector for vector in judged if cost.bound_ms(vector) <= budget_ms]
-    best = max(within, key=lambda vector: (judged[vector], -cost.bound_ms(vector)))
-    return SearchResult(
-        vector=best,
-        network=found_network(cost, best),
-        prediction=cost.predict(best),
-        history=tuple(history),
-        from_epoch=len(history),
-        seconds=sum(done.seconds for done in history) + time.monotonic() - began,
-        evaluated=len(known),
-    )
+# Draws for each network of the first population: small spaces have fewer.
+MOST_DRAWS = 100
+# Generations in a row in which nothing new is evaluated.
+MOST_IN_VAIN = 50
+# Times that a generation is bred until it has as many new children as it should have.
+MOST_MATINGS = 20
+# Of the mutation of widths and depths: small steps are likelier than large ones.
+ETA = 3.0
+CROSSED = 0.9
 
 
 def check_pymoo() -> None:
@@ -129,50 +34,136 @@ def check_pymoo() -> None:
         raise TargetUnavailableError("an evolution needs pymoo: pip install -e '.[search]'")
 
 
-def _breed(
-    cost: NetworkCost,
-    first: NDArray[np.int64],
-    accuracy: Callable[[tuple[int, ...]], float],
-    budget_ms: float,
-    evolution: EvolutionSettings,
-    *,
-    seed: int,
-    bred: Callable[[int, int, float], None],
-) -> None:
-    """Run pymoo's genetic algorithm from a first population of vectors."""
-    from pymoo.algorithms.soo.nonconvex.ga import GA
-    from pymoo.core.problem import Problem
+def evolve(asked: Asked, settings: EvolutionSettings, seed: int) -> None:
+    """Breed networks by pymoo's genetic algorithm for mixed variables.
+
+    The first population is the smallest network and random ones within the budgets. Children take each decision from
+    one of two parents, and one decision on average is changed at random; what was asked for before is no child. The
+    best of parents and children live on, those within the budgets first. A population whose children are all known has
+    nothing more to give: another one of random networks takes its place.
+
+    Raises:
+        BudgetError: no network is within the budgets.
+        TargetUnavailableError: pymoo is not installed.
+    """
+    check_pymoo()
+    by_generations = settings.evaluations is None
+    of = settings.expected_rounds
+    rng = random.Random(f"{seed}-evolution")  # noqa: S311 - a sample, no secret
+    seen: set[Vector] = set()
+    first = [asked.problem.canonical(asked.problem.check_budgets("an evolution"))]
+    if all(len(decision.options) == 1 for decision in asked.problem.space.choices):
+        asked(first)
+        asked.end_round(1)
+        return
+    vain = 0
+    while vain < MOST_IN_VAIN and (first := _filled(asked.problem, first, settings.population, seen, rng)):
+        algorithm = _algorithm(asked, first, seen, settings, rng.getrandbits(31))
+        while algorithm.has_next() and vain < MOST_IN_VAIN:
+            before = asked.evaluated
+            algorithm.next()
+            vain += 1
+            if asked.evaluated > before:
+                vain = 0
+                asked.end_round(max(of, len(asked.rounds) + 1))
+            if asked.left <= 0 or (by_generations and len(asked.rounds) >= settings.generations):
+                return
+        first = []
+
+
+def _filled(
+    problem: Problem, vectors: Sequence[Vector], population: int, seen: set[Vector], rng: random.Random
+) -> list[Vector]:
+    """Return vectors and as many different random ones, none of them seen, as make a population, or are found."""
+    found = dict.fromkeys(vectors)
+    for _ in range(MOST_DRAWS * population):
+        if len(found) >= population:
+            break
+        vector = problem.sample(rng)
+        if vector not in seen:
+            found[vector] = None
+    return list(found)
+
+
+def _algorithm(asked: Asked, first: Sequence[Vector], seen: set[Vector], settings: EvolutionSettings, seed: int) -> Any:
+    """Return pymoo's algorithm, set up."""
+    from pymoo.core.mixed import MixedVariableGA, MixedVariableMating
+    from pymoo.core.population import Population
+    from pymoo.core.variable import Choice, Integer
     from pymoo.operators.crossover.ux import UX
     from pymoo.operators.mutation.pm import PM
+    from pymoo.operators.mutation.rm import ChoiceRandomMutation
     from pymoo.operators.repair.rounding import RoundingRepair
-    from pymoo.optimize import minimize
 
-    sizes = np.array([len(decision.options) for decision in cost.space.choices])
-    best = [0.0]
+    # A decision with one option is none of pymoo's variables.
+    free = {d: own for d, own in enumerate(asked.problem.space.choices) if len(own.options) > 1}
+    share = 1 / len(free)
+    population = [{own.name: vector[d] for d, own in free.items()} for vector in first]
+    algorithm = MixedVariableGA(
+        pop_size=settings.population,
+        sampling=Population.new("X", np.array(population, dtype=object)),
+        mating=MixedVariableMating(
+            crossover={Integer: UX(prob=CROSSED), Choice: UX(prob=CROSSED)},
+            mutation={
+                Integer: PM(prob=1.0, prob_var=share, eta=ETA, vtype=float, repair=RoundingRepair()),
+                Choice: ChoiceRandomMutation(prob=1.0, prob_var=share),
+            },
+            eliminate_duplicates=_different(asked.problem, seen),
+            n_max_iterations=MOST_MATINGS,
+        ),
+        eliminate_duplicates=_different(asked.problem, seen),
+    )
+    algorithm.setup(
+        _networks(asked, list(free.values()), seen), termination=("n_gen", MOST_BRED), seed=seed, verbose=False
+    )
+    return algorithm
 
-    class Networks(Problem):  # type: ignore[misc]
-        """Vectors of option indices; the objective is the error, the constraint the bound over the budget."""
+
+def _vector_of(problem: Problem, solution: Mapping[str, Any]) -> Vector:
+    return problem.canonical([int(solution.get(decision.name, 0)) for decision in problem.space.choices])
+
+
+def _networks(asked: Asked, free: Sequence[Decision], seen: set[Vector]) -> Any:
+    """Return the networks as pymoo's problem, which notes those that it is asked for as seen."""
+    from pymoo.core.problem import Problem as PymooProblem
+    from pymoo.core.variable import Choice, Integer
+
+    class Networks(PymooProblem):  # type: ignore[misc]
+        """The objective is the value's negative; the constraint by how much a network is beyond a budget."""
 
         def __init__(self) -> None:
-            super().__init__(n_var=len(sizes), n_obj=1, n_ieq_constr=1, xl=0, xu=sizes - 1, vtype=int)
+            variables = {
+                d.name: Choice(options=list(range(len(d.options))))
+                if d.kind == "operator"
+                else Integer(bounds=(0, len(d.options) - 1))
+                for d in free
+            }
+            super().__init__(vars=variables, n_obj=1, n_ieq_constr=1)
 
-        def _evaluate(self, x: Any, out: dict[str, Any], *_: Any, **__: Any) -> None:
-            rows = [tuple(int(v) for v in row) for row in x]
-            over = np.array([cost.bound_ms(row) / budget_ms - 1 for row in rows])
-            # A network beyond the budget is not worth an evaluation: its error does not count.
-            right = np.array([accuracy(row) if o <= 0 else 0.0 for row, o in zip(rows, over, strict=True)])
-            best[0] = max(best[0], float(right.max()))
-            out["F"], out["G"] = 1 - right[:, None], over[:, None]
+        def _evaluate(self, x: Sequence[Any], out: dict[str, Any], *_: Any, **__: Any) -> None:
+            vectors = [_vector_of(asked.problem, row) for row in x]
+            seen.update(vectors)
+            # One within the budgets without a value is one more than may be evaluated: the search is over.
+            out["F"] = np.array([[0.0 if value is None else -value] for value in asked(vectors)])
+            out["G"] = np.array([[asked.problem.load(vector) - 1] for vector in vectors])
 
-    def tell(algorithm: Any) -> None:
-        bred(int(algorithm.n_iter), evolution.generations, best[0])
+    return Networks()
 
-    algorithm = GA(
-        pop_size=evolution.population,
-        sampling=first,
-        crossover=UX(prob=0.9),
-        mutation=PM(prob=1.0, prob_var=1 / len(sizes), eta=3.0, vtype=float, repair=RoundingRepair()),
-        eliminate_duplicates=True,
-        repair=RoundingRepair(),
-    )
-    minimize(Networks(), algorithm, ("n_gen", evolution.generations), seed=seed, callback=tell, verbose=False)
+
+def _different(problem: Problem, seen: set[Vector]) -> Any:
+    """Return what takes out of a population what is in another one, or was seen before."""
+    from pymoo.core.duplicate import DuplicateElimination
+
+    class Different(DuplicateElimination):  # type: ignore[misc]
+        """By the networks' vectors."""
+
+        def _do(self, pop: Any, other: Any, is_duplicate: Any) -> Any:
+            known = set(seen) if other is None else {_vector_of(problem, one.X) for one in other}
+            for i, one in enumerate(pop):
+                vector = _vector_of(problem, one.X)
+                is_duplicate[i] = vector in known
+                if other is None:
+                    known.add(vector)
+            return is_duplicate
+
+    return Different()

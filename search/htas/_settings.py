@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import isfinite
+from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from lut import Network, UsageError
 from lut._suggest import check_word
 from predictors._predictions import NetworkPrediction
-from search._problem._cost import Penalty
 from search._training._recipe import Recipe
 from search.htas._architecture import TemperatureSchedule
 
-__all__ = ["Derivation", "SearchEpoch", "SearchProgress", "SearchResult", "SearchSettings", "Selection"]
+__all__ = ["Derivation", "Penalty", "SearchEpoch", "SearchProgress", "SearchResult", "SearchSettings", "Selection"]
 
 Derivation: TypeAlias = Literal["constrained", "argmax"]
 Selection: TypeAlias = Literal["last", "best"]
+# linear: λ·E (HTAS eq. 6); band: TAS's signed logarithm around the budget.
+Penalty: TypeAlias = Literal["linear", "band"]
 
 # 600 epochs over half of CIFAR's 50,000 training images in batches of 256.
 PAPER_STEPS = 600 * 98
@@ -148,7 +153,9 @@ class SearchResult(NamedTuple):
 
     ``vector``: the space's option indices; ``history``: one entry an epoch; ``from_epoch``: the one that it was derived
     from; ``seconds``: of all epochs, those before an interruption included, and of finding the network after them;
-    ``evaluated``: networks that an evolution looked at.
+    ``evaluated``: networks that an evolution looked at; ``values``: what it found them to be worth, by vectors;
+    ``optimism``: the accuracy that made the network found a finalist, less the one with a fresh seed, where there was
+    one; ``probabilities``: of each decision's options, where they were learnt by gradients.
     """
 
     vector: tuple[int, ...]
@@ -158,3 +165,6 @@ class SearchResult(NamedTuple):
     from_epoch: int
     seconds: float
     evaluated: int = 0
+    probabilities: Sequence[NDArray[np.float64]] = ()
+    values: Mapping[tuple[int, ...], float] = MappingProxyType({})
+    optimism: float | None = None

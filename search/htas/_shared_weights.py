@@ -9,7 +9,7 @@ from hashlib import sha256
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
-from typing import TypeAlias, final
+from typing import Any, TypeAlias, final
 
 import msgspec
 import numpy as np
@@ -21,7 +21,6 @@ from lut import UsageError
 from lut._option_names import RESTART
 from lut.errors import CheckpointError, SearchError
 from search._data._images import ImageData, bilevel_split
-from search._problem._cost import NetworkCost
 from search._time_left import seconds_left
 from search._training._augment import augment, prepare
 from search._training._checkpoint import (
@@ -35,6 +34,7 @@ from search._training._checkpoint import (
 from search._training._recipe import Recipe, learning_rate
 from search._training._train import LARGEST, deterministic, epoch_generator
 from search.htas._architecture import Architecture, draw_uniform, fixed, temperature
+from search.htas._charge import Charge
 from search.htas._settings import SearchEpoch, SearchProgress, SearchSettings
 from search.htas._supernet import SuperResNet, recalibrated_batch_norm
 
@@ -86,7 +86,7 @@ class SharedWeights:
     """The shared weights in training: what both strategies use.
 
     Args:
-        cost: of the space's networks.
+        charge: what the loss charges for, of the problem's networks.
         data: half of its training images are for the weights, the other half for choosing among networks.
         settings: of the search.
         seed: of everything.
@@ -96,13 +96,13 @@ class SharedWeights:
         UsageError: classes of data and space differ, or the precision is float16.
     """
 
-    def __init__(self, cost: NetworkCost, data: ImageData, settings: SearchSettings, *, seed: int, device: str) -> None:
-        check_classes(cost.space.classes, data)
+    def __init__(self, charge: Charge, data: ImageData, settings: SearchSettings, *, seed: int, device: str) -> None:
+        check_classes(charge.space.classes, data)
         check_shared(settings.recipe)
-        self.cost, self.data, self.settings, self.device = cost, data, settings, torch.device(device)
+        self.charge, self.data, self.settings, self.device = charge, data, settings, torch.device(device)
         self.seed = seed
         self.recipe = settings.recipe
-        self.net = SuperResNet(cost.space, seed=seed).to(self.device)
+        self.net = SuperResNet(charge.space, seed=seed).to(self.device)
         if self.recipe.channels_last:
             self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parts = bilevel_split(data, seed)
@@ -172,7 +172,7 @@ class SharedWeights:
         """Return the record of an epoch that is done: its losses, and what is now the most probable network."""
         vector = self.net.argmax()
         with torch.no_grad():
-            expected = float(self.cost.expected(self.net.probabilities()))
+            expected = float(self.charge.expected(self.net.probabilities()))
         return SearchEpoch(
             epoch=number,
             tau=tau,
@@ -180,25 +180,35 @@ class SharedWeights:
             weight_loss=fmean(weight_losses),
             logits_loss=None if logits_losses is None else fmean(logits_losses),
             expected=expected,
-            ms=self.cost.predict(vector).ms,
-            bound_ms=self.cost.bound_ms(vector),
+            ms=self.charge.problem.ms(vector),
+            bound_ms=self.charge.problem.bound_ms(vector),
             accuracy=self.accuracy(vector),
             vector=vector,
             seconds=time.monotonic() - began,
         )
 
     @torch.no_grad()
-    def accuracy(self, vector: Sequence[int]) -> float:
-        """Return a network's share right of validation images, with the shared weights and its own norm statistics."""
+    def accuracy(self, vector: Sequence[int], seed: int | None = None) -> float:
+        """Return a network's share right of validation images, with the shared weights and its own norm statistics.
+
+        Args:
+            vector: the space's option indices.
+            seed: of other batches for the statistics, and of other images of the validation half, as many.
+        """
         drawn = fixed(vector)
         generator = epoch_generator(self.seed, "statistics", 0)
+        validation = self.validation
+        if seed is not None:
+            generator = epoch_generator(seed, "fresh statistics", 0)
+            order = torch.randperm(len(self.parts[1]), generator=epoch_generator(seed, "fresh validation", 0))
+            validation = self.parts[1][order[: self.settings.validated]]
         with recalibrated_batch_norm(self.net):
             self.net.train()
             for part in batches(self.parts[0], self.recipe.batch_size, generator)[:STATISTICS_BATCHES]:
                 at = part.to(self.device)
                 self._forward(prepare(self.images[at], self.data.mean, self.data.std), drawn)
             self.net.eval()
-            return self._right(self.validation, drawn) / len(self.validation)
+            return self._right(validation, drawn) / len(validation)
 
     def _right(self, indices: torch.Tensor, drawn: Architecture) -> int:
         """Return how many training images, not augmented, are classified right."""
@@ -223,7 +233,7 @@ def uniform_epoch(
     losses = []
     own = batches(shared.parts[0], shared.recipe.batch_size, generator)
     for step, part in enumerate(own):
-        drawn = draw_uniform(shared.cost.space.choices, generator)
+        drawn = draw_uniform(shared.charge.space.choices, generator)
         losses.append(shared.weight_step(part, drawn, lr(step / len(own)), generator))
         tell((step + 1) / len(own))
     return shared.judged(number, tau, lr(0.0), losses, None, began)
@@ -297,7 +307,7 @@ def _restored(shared: SharedWeights, saved: Checkpoint) -> tuple[list[SearchEpoc
         LookupError: a part is missing.
     """
     history = msgspec.convert(saved.values["history"], list[SearchEpoch])
-    options = [len(decision.options) for decision in shared.cost.space.choices]
+    options = [len(decision.options) for decision in shared.charge.space.choices]
     if not len(history) == saved.epoch <= shared.recipe.total_epochs:
         raise CheckpointError("it has another number of epochs")
     for number, epoch in enumerate(history, start=1):
@@ -364,21 +374,27 @@ def _teller(
 
 
 def run_digest(
-    cost: NetworkCost,
+    charge: Charge,
     data: ImageData,
     settings: SearchSettings,
     seed: int,
-    budget_ms: float | None,
     strategy: str,
+    *,
+    budgeted: bool = True,
 ) -> str:
-    """Return a digest of all that a search's course depends on."""
-    parts = {
+    """Return a digest of all that a search's course depends on; ``budgeted``: the budgets are of these."""
+    problem, space = charge.problem, charge.space
+    parts: dict[str, Any] = {
         "strategy": strategy,
         "settings": settings,
-        "space": [cost.space.name, cost.space.depth, cost.space.classes, cost.space.widths, cost.space.depths],
-        "cost": cost.digest,
+        "space": [space.name, space.depth, space.classes, space.widths, space.depths],
+        "cost": charge.digest,
         "data": data.digest,
         "seed": seed,
-        "budget_ms": budget_ms,
+        "budget_ms": problem.budgets.ms if budgeted else None,
     }
+    if not budgeted:
+        return sha256(msgspec.json.encode(parts)).hexdigest()[:16]
+    if problem.budgets.parameters is not None or problem.budgets.madds is not None:
+        parts["budgets"] = problem.budgets
     return sha256(msgspec.json.encode(parts)).hexdigest()[:16]

@@ -1,39 +1,28 @@
-"""RCAS's report: the network found block by block, the paths to it, and what laziness saved."""
+"""What RCAS adds to a report: the network block by block, the paths to it, and what laziness saved."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
 import plotly.graph_objects as go
 
-from lut import Network
 from lut._console import format_ms
-from profiler._report._page import Answer, Block, Chart, Section, Table, Text, html_page
+from profiler._report._page import Block, Chart, Section, Table, Text
 from profiler._report._plots import CHOSEN, LAW, MEASURED, counting_axis, finish, plot_label
-from search._runs._network_drawing import blocks_of, count_blocks, draw_networks, is_first
-from search._runs._report_parts import (
-    TradeOffPoint,
-    accuracy_sentence,
-    add_budget,
-    latency_sentence,
-    settings_section,
-    speed_up_sentence,
-    trade_off_chart,
-    trained_points,
-    trainings_section,
-    warnings_of,
-)
+from search._problem._problem import Problem
+from search._runs._compared import own_answer
+from search._runs._report_parts import add_budget
+from search.rcas._course import course_of
+from search.rcas._drawing import draw_networks
 from search.rcas._search import EXCHANGE, RULES, RcasPath, RcasStep
 
 if TYPE_CHECKING:
-    from search._problem._resources import NetworkResources
-    from search._training._train import Trained
-    from search.rcas._run import RcasPlan, RcasRun
+    from search._runs._result import RunResult
+    from search.rcas._method import RcasMethod
 
-__all__ = ["PathPoint", "path_points", "rcas_report"]
+__all__ = ["PathPoint", "answer_chart", "path_points", "sections"]
 
 _RULE_COLOURS = {"uniform": MEASURED, "params": "#009E73", "madds": "#CC79A7", "latency": "#E69F00", EXCHANGE: LAW}
 _RULE_WORDS = {
@@ -43,8 +32,6 @@ _RULE_WORDS = {
     "latency": "the largest gain per ms",
     EXCHANGE: "other blocks, as long as that gains",
 }
-_FOUND = "the network found"
-_FIRST = "first network"
 
 
 class PathPoint(NamedTuple):
@@ -53,7 +40,7 @@ class PathPoint(NamedTuple):
     ``changed``: what the step changed; ``value``: of the set function, and its ``gain`` over the step before; ``ms``
     and ``bound_ms``: predicted, and at the end of the interval that a budget is held against; ``evaluated``: networks
     that the rule had evaluated so far, as if it had been alone, ``None`` where it does not count by step; ``found``:
-    whether it is the one that the search returned.
+    whether it is the one that the run ends with.
     """
 
     rule: str
@@ -92,198 +79,35 @@ class _Scale(NamedTuple):
         return " points" if self.percent else ""
 
 
-def rcas_report(plan: RcasPlan, result: RcasRun, resources: NetworkResources) -> str:
-    """Return a self-contained HTML page about a run."""
-    predictor = resources.predictor
+def sections(method: RcasMethod, result: RunResult) -> list[Section]:
+    """Return what RCAS adds to a report."""
     points = path_points(result)
-    scale = _Scale(all(0 <= point.value <= 1 for point in points))
-    trade_off = _trade_off(plan, result, resources, points, scale)
-    sections = [
-        _networks(result, resources, scale),
-        draw_networks(result, resources),
-        _paths(plan, points, result, resources, scale, drawn_before=trade_off is None),
-        _chosen(result, scale),
-        _laziness(plan, result, scale),
-        trainings_section({"found": result.trained, result.base.name: result.base_trained}),
-        _settings(plan, result, resources),
-    ]
-    setting = "" if predictor is None else f"{predictor.setting} · "
-    data = f"data: {plan.data} · " if plan.data else ""
-    return html_page(
-        "search",
-        heading=f"{plan.space}, searched "
-        + ("within budgets" if predictor is None else f"for {predictor.device.model}"),
-        subtitle=f"{setting}{data}accuracies: {plan.accuracy} · budgets: {_budgets(plan)}",
-        answer=_answer(plan, result, resources, points, trade_off, scale),
-        sections=sections,
-    )
-
-
-# --- what was found ---
-
-
-def _millions(number: float) -> str:
-    return f"{number / 1e6:.4g} M"
-
-
-def _budgets(plan: RcasPlan) -> str:
-    what = f"the upper end of its {plan.level:.0%} interval" if plan.bound == "upper" else "its prediction"
-    words: dict[str, Callable[[float], str]] = {
-        "ms": lambda limit: f"{format_ms(limit)} ms for {what}",
-        "parameters": lambda limit: f"{_millions(limit)} parameters",
-        "madds": lambda limit: f"{_millions(limit)} multiply-adds",
-    }
-    return ", ".join(words[name](limit) for name, limit in plan.budgets.given())
-
-
-def _answer(
-    plan: RcasPlan,
-    result: RcasRun,
-    resources: NetworkResources,
-    points: Sequence[PathPoint],
-    chart: Chart | None,
-    scale: _Scale,
-) -> Answer:
-    needs, measured = resources.of(result.search.vector), result.measured
-    value = f"The set function gives it {scale.text(result.search.value)}"
-    needed = f"{_millions(needs.madds)} multiply-adds and {_millions(needs.parameters)} parameters"
-    sentences = [
-        latency_sentence(_found_ms(result, resources), measured, plan.budgets.ms),
-        speed_up_sentence(result.base.name, measured),
-        f"{value}; it has {needed}.",
-    ]
-    if result.trained is not None:
-        sentences[-1] = accuracy_sentence(result.trained, result.base.name, result.base_trained)
-    if chart is None:
-        name, limit = next(plan.budgets.given())
-        chart = _against(name, limit, points, resources, scale)
-    warnings = warnings_of(result.search.prediction, measured, result.not_measured, result.warnings)
-    return Answer([text for text in sentences if text], [chart, *warnings])
-
-
-def _found_ms(result: RcasRun, resources: NetworkResources) -> float | None:
-    prediction = result.search.prediction
-    return resources.of(result.search.vector).ms if prediction is None else prediction.ms
-
-
-def _trade_off(
-    plan: RcasPlan, result: RcasRun, resources: NetworkResources, points: Sequence[PathPoint], scale: _Scale
-) -> Chart | None:
-    """Return accuracy against latency, where networks were trained and their latencies are known."""
-    ends = trained_points(
-        ("found", _found_ms(result, resources), result.trained),
-        (result.base.name, result.base_predicted_ms, result.base_trained),
-        result.measured,
-    )
-    if not ends or not scale.percent:
-        return None
-    way = [
-        TradeOffPoint(f"{point.rule}, step {point.step}", "on the way", False, point.ms, None, None, point.value)
-        for point in points
-        if point.ms is not None
-    ]
-    return trade_off_chart([*ends, *way], plan.budgets.ms, bound=plan.bound, on_the_way="by the set function")
-
-
-def _upper(result: RcasRun, resources: NetworkResources) -> float | None:
-    """Return the upper end of the interval of the network found, if there is one."""
-    if result.search.prediction is not None:
-        return result.search.prediction.high_ms
-    return resources.of(result.search.vector).bound_ms if resources.bound == "upper" else None
-
-
-def _predicted(ms: float | None, upper: float | None) -> str:
-    if ms is None:
-        return "–"
-    return format_ms(ms) + ("" if upper is None else f" (up to {format_ms(upper)})")
-
-
-class _Row(NamedTuple):
-    """A network in the table."""
-
-    name: str
-    network: Network
-    predicted: str
-    measured: tuple[float, float, float] | None
-    trained: Trained | None
-    value: float | None
-    blocks: int
-
-
-def _networks(result: RcasRun, resources: NetworkResources, scale: _Scale) -> Section:
-    found, measured = result.search, result.measured
-    start = (0,) * len(found.vector)
-    first, needs = resources.network(start), resources.of(start)
-    upper = needs.bound_ms if resources.bound == "upper" else None
-    winner_ms = base_ms = None
-    if measured is not None:
-        winner_ms = (measured.winner_ms, measured.winner_low_ms, measured.winner_high_ms)
-        base_ms = (measured.base_ms, measured.base_low_ms, measured.base_high_ms)
-    same = is_first(result, resources)
-    ms = resources.of(found.vector).ms if found.prediction is None else found.prediction.ms
-    rows = [
-        _Row(
-            "found",
-            found.network,
-            _predicted(ms, _upper(result, resources)),
-            winner_ms,
-            result.trained,
-            found.value,
-            count_blocks(resources, found.vector),
-        ),
-        _Row(
-            f"{result.base.name}, {_FIRST}" if same else result.base.name,
-            result.base,
-            _predicted(result.base_predicted_ms, None),
-            base_ms,
-            result.base_trained,
-            found.paths[0].steps[0].value if same else None,
-            count_blocks(resources, start) if same else len(blocks_of(result.base)),
-        ),
-    ]
-    if not same:
-        value = found.paths[0].steps[0].value
-        rows.append(_Row(_FIRST, first, _predicted(needs.ms, upper), None, None, value, count_blocks(resources, start)))
-    header = [
-        "network",
-        "predicted ms",
-        "measured ms (95\N{NO-BREAK SPACE}%)",
-        "test accuracy",
-        "set function",
-        "M multiply-adds",
-        "M parameters",
-        "blocks",
-    ]
-    return Section("The networks", [Table(header, [_cells(row, resources, scale) for row in rows], "brief")])
-
-
-def _cells(row: _Row, resources: NetworkResources, scale: _Scale) -> list[str]:
-    seen = "–"
-    if row.measured is not None:
-        ms, low, high = map(format_ms, row.measured)
-        seen = f"{ms} ({low} … {high})"
+    scale = _scale(points)
     return [
-        row.name,
-        row.predicted,
-        seen,
-        "–" if row.trained is None else f"{row.trained.test_accuracy:.2%}",
-        "–" if row.value is None else scale.text(row.value),
-        f"{resources.madds(row.network) / 1e6:.1f}",
-        f"{row.network.parameters / 1e6:.3f}",
-        str(row.blocks),
+        draw_networks(result),
+        _paths(points, result, scale, drawn_before=own_answer(result)),
+        _chosen(result, scale),
+        _laziness(method, result, scale),
     ]
 
 
-# --- how it was found ---
+def answer_chart(result: RunResult) -> Chart:
+    """Return the paths against the first budget."""
+    points = path_points(result)
+    name, limit = next(result.plan.budgets.given())
+    return _against(name, limit, points, result.problem, _scale(points))
 
 
-def path_points(result: RcasRun) -> tuple[PathPoint, ...]:
+def _scale(points: Sequence[PathPoint]) -> _Scale:
+    return _Scale(all(0 <= point.value <= 1 for point in points))
+
+
+def path_points(result: RunResult) -> tuple[PathPoint, ...]:
     """Return all networks on the paths: the numbers of all charts of them."""
-    chosen = _chosen_path(result)
+    place = _found_place(result)
     found = []
-    for path in result.search.paths:
+    for path in course_of(result.found).paths:
         counts = itertools.accumulate(step.evaluated for step in path.steps)
-        last = len(path.steps) - 1
         for number, (step, evaluated) in enumerate(zip(path.steps, counts, strict=True)):
             found.append(
                 PathPoint(
@@ -297,34 +121,37 @@ def path_points(result: RcasRun) -> tuple[PathPoint, ...]:
                     parameters=step.parameters,
                     madds=step.madds,
                     evaluated=None if path.rule == EXCHANGE else evaluated,
-                    found=path is chosen and number == last,
+                    found=(path.rule, number) == place,
                 )
             )
     return tuple(found)
 
 
-def _paths(
-    plan: RcasPlan,
-    points: Sequence[PathPoint],
-    result: RcasRun,
-    resources: NetworkResources,
-    scale: _Scale,
-    *,
-    drawn_before: bool,
-) -> Section:
+def _found_place(result: RunResult) -> tuple[str, int] | None:
+    """Return the rule and the step of the network that the run ends with; measuring may choose one beside all paths."""
+    problem, chosen = result.problem, _chosen_path(result)
+    vector = problem.canonical(result.found.vectors[0])
+    for path in (chosen, *course_of(result.found).paths):
+        for number in reversed(range(len(path.steps))):
+            if problem.canonical(path.steps[number].vector) == vector:
+                return path.rule, number
+    return None
+
+
+def _paths(points: Sequence[PathPoint], result: RunResult, scale: _Scale, *, drawn_before: bool) -> Section:
     rules = dict.fromkeys(point.rule for point in points)
     told = "; ".join(f"{rule}: {_RULE_WORDS.get(rule, '')}" for rule in rules)
     blocks: list[Block] = [
         Text(f"All networks on the way, as in the paper's figures 3 and 4, by what each step takes: {told}.")
     ]
-    given = list(plan.budgets.given())
+    given, problem = list(result.plan.budgets.given()), result.problem
     for name, limit in given[1:] if drawn_before else given:
-        blocks.append(_against(name, limit, points, resources, scale))
+        blocks.append(_against(name, limit, points, problem, scale))
     text = (
         "And by how many networks each rule had evaluated so far, as if it had been alone: what another rule evaluated "
-        f"before is not evaluated again, so that all needed {result.search.evaluated:,}."
+        f"before is not evaluated again, so that all needed {course_of(result.found).evaluated:,}."
     )
-    if result.search.rule == EXCHANGE:
+    if course_of(result.found).rule == EXCHANGE:
         text += " Exchanges are not shown here: they do not count by step."
     return Section("The paths", [*blocks, Text(text), _by_effort(points, scale)])
 
@@ -337,13 +164,13 @@ def _needed(point: PathPoint, name: str) -> float:
     return float(getattr(point, name)) / 1e6
 
 
-def _against(name: str, limit: float, points: Sequence[PathPoint], resources: NetworkResources, scale: _Scale) -> Chart:
+def _against(name: str, limit: float, points: Sequence[PathPoint], problem: Problem, scale: _Scale) -> Chart:
     """Return the chart of values against a resource, with its budget."""
     x = [_needed(point, name) for point in points]
     figure = _paths_figure(points, x, scale)
     limit = limit if name == "ms" else limit / 1e6
     add_budget(figure, limit)
-    upper = f", up to ({resources.level:.0%})" if resources.bound == "upper" else ""
+    upper = f", up to ({problem.level:.0%})" if problem.bound == "upper" else ""
     titles = {"ms": f"predicted ms{upper}", "parameters": "M parameters", "madds": "M multiply-adds"}
     finish(figure, y=f"set function{scale.unit}", x=titles[name], height=400)
     # A line alone would not widen the axis.
@@ -407,22 +234,26 @@ def _added(step: RcasStep) -> str:
     return ", ".join(f"{name}: {option}" for name, option in step.changed.items()) or "the first network"
 
 
-def _chosen_path(result: RcasRun) -> RcasPath:
-    return next(path for path in result.search.paths if path.rule == result.search.rule)
+def _chosen_path(result: RunResult) -> RcasPath:
+    return next(path for path in course_of(result.found).paths if path.rule == course_of(result.found).rule)
 
 
-def _chosen(result: RcasRun, scale: _Scale) -> Section:
+def _chosen(result: RunResult, scale: _Scale) -> Section:
     chosen = _chosen_path(result)
     blocks: list[Block] = []
     if chosen.rule == EXCHANGE:
         # What the exchanges began with.
-        before = next((p for p in result.search.paths if p.last.vector == chosen.steps[0].vector), None)
+        before = next((p for p in course_of(result.found).paths if p.last.vector == chosen.steps[0].vector), None)
         if before is not None and before is not chosen:
             blocks += [Text(f"It began with what was found by {before.rule}:"), _steps(before, scale)]
             blocks.append(Text("And then:"))
         else:
             blocks.append(Text("It began with the best network that had been evaluated, which is at no path's end."))
     blocks.append(_steps(chosen, scale))
+    place, what = _found_place(result), "nearest" if result.kept is False else "found"
+    if place != (chosen.rule, len(chosen.steps) - 1):
+        where = "on no path" if place is None else f"step {place[1]} of the path by {place[0]}"
+        blocks.append(Text(f"Measuring led to another network than this path ends with: the one {what} is {where}."))
     best = max(range(len(chosen.steps)), key=lambda number: chosen.steps[number].value)
     if chosen.steps[best].value > chosen.last.value:
         value = scale.text(chosen.steps[best].value)
@@ -462,11 +293,11 @@ def _start(path: RcasPath) -> str:
     return "the network to improve" if path.rule == EXCHANGE else "the first network"
 
 
-def _laziness(plan: RcasPlan, result: RcasRun, scale: _Scale) -> Section:
-    found = result.search
+def _laziness(method: RcasMethod, result: RunResult, scale: _Scale) -> Section:
+    found = course_of(result.found)
     text = f"{found.evaluated:,} networks were evaluated, of {found.plain:,} that a plain greedy search would "
     text += "evaluate along the same paths"
-    text += f" ({1 - found.evaluated / found.plain:.0%} saved). " if plan.search.lazy else "; laziness was off. "
+    text += f" ({1 - found.evaluated / found.plain:.0%} saved). " if method.search.lazy else "; laziness was off. "
     if found.rule == EXCHANGE:
         text += "Both numbers include those that the exchanges asked for. "
     if found.revisited == 0:
@@ -482,23 +313,3 @@ def _laziness(plan: RcasPlan, result: RcasRun, scale: _Scale) -> Section:
         "so that nothing of it is guaranteed here."
     )
     return Section("What laziness saved, and what it rests on", [Text(text), Text(bound)])
-
-
-def _settings(plan: RcasPlan, result: RcasRun, resources: NetworkResources) -> Section:
-    settings = msgspec.to_builtins(plan)
-    for name in ("function", "data_digest", "latencies"):
-        settings[name] = settings[name][:12]
-    digests = [digest[:12] for digest in settings.pop("tables")]
-    grouped = [
-        (words, settings.pop(name))
-        for name, words in (
-            ("space_options", "space"),
-            ("budgets", "budget"),
-            ("search", "search"),
-            ("early_stopped", "early-stopped training"),
-            ("recipe", "training"),
-        )
-    ]
-    tables = [] if resources.predictor is None else [table.name for table in resources.predictor.tables]
-    first = [("tables", tables), ("tables' digests", digests), ("search took", f"{result.search.seconds:.0f} s")]
-    return settings_section([*first, *settings.items(), *grouped])

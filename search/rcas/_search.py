@@ -17,7 +17,8 @@ import msgspec
 from lut import Network, SearchSpace, UsageError
 from lut._suggest import did_you_mean
 from predictors._predictions import NetworkPrediction
-from search._problem._resources import Budgets, NetworkResources
+from search._problem._blocks import check_start
+from search._problem._problem import Problem
 from search.rcas._greedy import UNIFORM, Budget, GreedyPath, GreedyStep, SetProblem, cost_effective_greedy
 
 __all__ = ["EXCHANGE", "RULES", "RcasPath", "RcasResult", "RcasSettings", "RcasStep", "rules_for", "search_rcas"]
@@ -134,6 +135,7 @@ class RcasResult(NamedTuple):
         revisited: gains that were taken anew; ``exceeded``: those that were above what they had been before, which no
             submodular function allows, and ``excess``: by how much at most.
         seconds: in all.
+        values: of all networks that were evaluated, by vectors.
     """
 
     vector: tuple[int, ...]
@@ -148,18 +150,26 @@ class RcasResult(NamedTuple):
     exceeded: int
     excess: float
     seconds: float
+    values: Mapping[tuple[int, ...], float]
 
 
-def rules_for(settings: RcasSettings, budgets: Budgets) -> tuple[str, ...]:
+def rules_for(settings: RcasSettings, problem: Problem) -> tuple[str, ...]:
     """Return the rules that a search follows."""
-    limited = {name for name, _ in budgets.given()}
+    limited = {name for name, _ in problem.budgets.given()}
     return settings.rules or tuple(rule for rule, of in RULES.items() if of is None or of in limited)
 
 
+def checked_rules(settings: RcasSettings, problem: Problem) -> tuple[str, ...]:
+    """Return the rules that a search follows; raise where one of them needs a predictor and there is none."""
+    rules = rules_for(settings, problem)
+    if "latency" in rules and problem.predictor is None:
+        raise UsageError("the rule latency needs a predictor")
+    return rules
+
+
 def search_rcas(
-    resources: NetworkResources,
+    problem: Problem,
     evaluate: Evaluate,
-    budgets: Budgets,
     settings: RcasSettings | None = None,
     *,
     told: Callable[[str, RcasStep], None] = lambda *_: None,
@@ -175,9 +185,8 @@ def search_rcas(
     that is a sum over blocks, and where blocks do not exclude each other. None of that is so for networks.
 
     Args:
-        resources: of the space's networks.
+        problem: a space of blocks, and at least one budget.
         evaluate: the set function F, of several networks; they are asked for once if :class:`Evaluator` stands between.
-        budgets: limits, at least one.
         settings: how.
         told: called with the rule and each network that joins a path.
 
@@ -188,23 +197,18 @@ def search_rcas(
     """
     settings = settings or RcasSettings()
     began = time.monotonic()
-    space = resources.space
-    if not any(True for _ in budgets.given()):
-        raise UsageError("a search needs a budget: of ms, of parameters or of multiply-adds")
-    rules = rules_for(settings, budgets)
-    if "latency" in rules and resources.predictor is None:
-        raise UsageError("the rule latency needs a predictor")
-    start = (0,) * len(space.choices)
-    resources.check(start, budgets)
+    check_start(problem)
+    rules = checked_rules(settings, problem)
+    start = (0,) * len(problem.space.choices)
     values: dict[tuple[int, ...], float] = {}
 
     def value(vectors: Sequence[Sequence[int]]) -> list[float]:
-        keys = [resources.canonical(vector) for vector in vectors]
+        keys = [problem.canonical(vector) for vector in vectors]
         new = [key for key in dict.fromkeys(keys) if key not in values]
-        values.update(zip(new, evaluate([resources.network(key) for key in new]) if new else [], strict=True))
+        values.update(zip(new, evaluate([problem.network(key) for key in new]) if new else [], strict=True))
         return [values[key] for key in keys]
 
-    problem = _problem(resources, budgets, start, value)
+    sets = _set_problem(problem, start, value)
     paths: list[RcasPath] = []
     refused: list[RcasStep] = []
     plain: set[tuple[int, ...]] = set()
@@ -212,34 +216,35 @@ def search_rcas(
         steps: list[RcasStep] = []
 
         def tell(step: GreedyStep[Block], rule: str = rule, steps: list[RcasStep] = steps) -> None:
-            steps.append(_step(resources, step))
+            steps.append(_step(problem, step))
             told(rule, steps[-1])
 
         path = cost_effective_greedy(
-            problem,
+            sets,
             RULES[rule] or UNIFORM,
             lazy=settings.lazy,
             at_once=settings.at_once,
             stop_without_gain=settings.stop_without_gain,
             told=tell,
         )
-        plain |= _asked_without_laziness(resources, budgets, path)
+        plain |= _asked_without_laziness(problem, path)
         paths.append(RcasPath(rule, tuple(steps)))
         if path.refused is not None:
-            refused.append(_step(resources, path.refused))
+            refused.append(_step(problem, path.refused))
     greedy = set(values)
     best = max(paths, key=lambda path: path.last.value)
     if settings.exchange:
-        moved = tuple(_exchanged(resources, budgets, settings, _best_evaluated(resources, values), value, values, told))
+        moved = tuple(_exchanged(problem, settings, _best_evaluated(problem, values), value, values, told))
         if moved[-1].value > best.last.value:
             best = RcasPath(EXCHANGE, moved)
             paths.append(best)
     every = [*(step for path in paths for step in path.steps), *refused]
+    last = best.last
     return RcasResult(
-        vector=resources.canonical(best.last.vector),
-        network=resources.network(best.last.vector),
-        value=best.last.value,
-        prediction=resources.predict(best.last.vector),
+        vector=problem.canonical(last.vector),
+        network=problem.network(last.vector),
+        value=last.value,
+        prediction=problem.predict(last.vector),
         rule=best.rule,
         paths=tuple(paths),
         evaluated=len(values),
@@ -248,12 +253,12 @@ def search_rcas(
         exceeded=sum(step.exceeded for step in every),
         excess=max(step.excess for step in every),
         seconds=time.monotonic() - began,
+        values=dict(values),
     )
 
 
-def _problem(
-    resources: NetworkResources,
-    budgets: Budgets,
+def _set_problem(
+    problem: Problem,
     start: tuple[int, ...],
     value: Callable[[Sequence[Sequence[int]]], list[float]],
 ) -> SetProblem[Block]:
@@ -263,20 +268,20 @@ def _problem(
         return _vector(start, blocks)
 
     def cost(name: str) -> Callable[[frozenset[Block]], float]:
-        return lambda blocks: float(getattr(resources.of(vector(blocks)), name))
+        return lambda blocks: float(getattr(problem.needs(vector(blocks)), name))
 
     def held(name: str) -> Callable[[frozenset[Block]], float]:
-        return lambda blocks: resources.of(vector(blocks)).held(name)
+        return lambda blocks: problem.needs(vector(blocks)).held(name)
 
-    names = [name for name in RULES.values() if name is not None and (name != "ms" or resources.predictor is not None)]
+    names = [name for name in RULES.values() if name is not None and (name != "ms" or problem.predictor is not None)]
     return SetProblem(
-        elements=_blocks(resources.space),
+        elements=_blocks(problem.space),
         value=lambda sets: value([vector(blocks) for blocks in sets]),
         costs={name: cost(name) for name in names},
-        budgets={name: Budget(held(name), limit) for name, limit in budgets.given()},
+        budgets={name: Budget(held(name), limit) for name, limit in problem.budgets.given()},
         position=lambda block: block[0],
-        floors={name: FLOOR * getattr(resources.of(start), name) for name in names},
-        key=lambda blocks: resources.canonical(vector(blocks)),
+        floors={name: FLOOR * getattr(problem.needs(start), name) for name in names},
+        key=lambda blocks: problem.canonical(vector(blocks)),
     )
 
 
@@ -293,14 +298,14 @@ def _vector(start: Sequence[int], blocks: Iterable[Block]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _best_evaluated(resources: NetworkResources, values: Mapping[tuple[int, ...], float]) -> RcasStep:
+def _best_evaluated(problem: Problem, values: Mapping[tuple[int, ...], float]) -> RcasStep:
     """Return the best of all networks that were evaluated, each of which is within the budgets."""
     vector = max(values, key=values.__getitem__)
-    return RcasStep({}, vector, values[vector], 0.0, 0.0, **resources.of(vector)._asdict())
+    return RcasStep({}, vector, values[vector], 0.0, 0.0, **problem.needs(vector)._asdict())
 
 
-def _step(resources: NetworkResources, step: GreedyStep[Block]) -> RcasStep:
-    choices = resources.space.choices
+def _step(problem: Problem, step: GreedyStep[Block]) -> RcasStep:
+    choices = problem.space.choices
     vector = _vector((0,) * len(choices), step.chosen)
     changed = {}
     if step.element is not None:
@@ -312,7 +317,7 @@ def _step(resources: NetworkResources, step: GreedyStep[Block]) -> RcasStep:
         value=step.value,
         gain=step.gain,
         cost=step.cost,
-        **resources.of(vector)._asdict(),
+        **problem.needs(vector)._asdict(),
         candidates=step.candidates,
         evaluated=step.evaluated,
         plain=step.plain,
@@ -322,22 +327,19 @@ def _step(resources: NetworkResources, step: GreedyStep[Block]) -> RcasStep:
     )
 
 
-def _asked_without_laziness(
-    resources: NetworkResources, budgets: Budgets, path: GreedyPath[Block]
-) -> set[tuple[int, ...]]:
+def _asked_without_laziness(problem: Problem, path: GreedyPath[Block]) -> set[tuple[int, ...]]:
     """Return the networks that a plain greedy search along a path would evaluate."""
     found = set()
-    start = (0,) * len(resources.space.choices)
+    start = (0,) * len(problem.space.choices)
     for step in path.steps:
         taken = {decision for decision, _ in step.chosen}
-        bigger = (_vector(start, [*step.chosen, b]) for b in _blocks(resources.space) if b[0] not in taken)
-        found |= {resources.canonical(vector) for vector in bigger if resources.fits(vector, budgets)}
+        bigger = (_vector(start, [*step.chosen, b]) for b in _blocks(problem.space) if b[0] not in taken)
+        found |= {problem.canonical(vector) for vector in bigger if problem.fits(vector)}
     return found
 
 
 def _exchanged(
-    resources: NetworkResources,
-    budgets: Budgets,
+    problem: Problem,
     settings: RcasSettings,
     start: RcasStep,
     value: Callable[[Sequence[Sequence[int]]], list[float]],
@@ -349,7 +351,7 @@ def _exchanged(
     Neighbours are tried by how few decisions they change, and then by what their blocks gained alone, in the first
     step. The first one that is better is taken, or the best of ``at_once`` where several are evaluated together.
     """
-    first = _first_gains(resources, values)
+    first = _first_gains(problem, values)
     most = inf if settings.evaluations is None else settings.evaluations
 
     def left() -> int:
@@ -360,12 +362,12 @@ def _exchanged(
     # Each round takes a better network, of which there are finitely many.
     while True:
         better: RcasStep | None = None
-        here = resources.canonical(now.vector)
+        here = problem.canonical(now.vector)
         fitting = (
             vector
-            for vector in _neighbours(resources.space, here, first, resources.canonical)
+            for vector in _neighbours(problem.space, here, first, problem.canonical)
             # What is known costs nothing; whether it fits is only asked of what may be evaluated.
-            if (vector in values or left() > 0) and resources.fits(vector, budgets)
+            if (vector in values or left() > 0) and problem.fits(vector)
         )
         while several := tuple(itertools.islice(fitting, settings.at_once)):
             new = [vector for vector in several if vector not in values]
@@ -375,14 +377,14 @@ def _exchanged(
             found = dict(zip(asked, value(asked), strict=True))
             best = max(asked, key=found.__getitem__)
             if found[best] > now.value:
-                choices = resources.space.choices
+                choices = problem.space.choices
                 changed = {
                     decision.name: decision.options[new]
                     for decision, old, new in zip(choices, here, best, strict=True)
                     if old != new
                 }
                 gain = found[best] - now.value
-                better = RcasStep(changed, best, found[best], gain, 0.0, **resources.of(best)._asdict())
+                better = RcasStep(changed, best, found[best], gain, 0.0, **problem.needs(best)._asdict())
                 break
         if better is None:
             return
@@ -391,13 +393,13 @@ def _exchanged(
         yield now
 
 
-def _first_gains(resources: NetworkResources, values: Mapping[tuple[int, ...], float]) -> dict[Block, float]:
+def _first_gains(problem: Problem, values: Mapping[tuple[int, ...], float]) -> dict[Block, float]:
     """Return what each block gained when it was the first, as far as it was evaluated; 0 for others."""
-    start = (0,) * len(resources.space.choices)
-    base = values[resources.canonical(start)]
+    start = (0,) * len(problem.space.choices)
+    base = values[problem.canonical(start)]
     found = {}
-    for block in _blocks(resources.space):
-        known = values.get(resources.canonical(_vector(start, [block])))
+    for block in _blocks(problem.space):
+        known = values.get(problem.canonical(_vector(start, [block])))
         found[block] = 0.0 if known is None else known - base
     return found
 

@@ -16,7 +16,8 @@ from statistics import fmean, stdev
 import msgspec
 
 from lut import Network, SearchSpace, UsageError
-from search._problem._resources import NetworkResources, check_blocks
+from search._problem._blocks import check_blocks
+from search._problem._problem import Problem
 from search.rcas._greedy import ROUNDING
 
 __all__ = ["GrowthStep", "Submodularity", "check_growth", "measure_submodularity"]
@@ -90,7 +91,7 @@ def check_growth(space: SearchSpace, networks: int, blocks: int) -> None:
 
 
 def measure_submodularity(
-    resources: NetworkResources,
+    problem: Problem,
     evaluate: Callable[[Sequence[Network]], Sequence[float]],
     *,
     networks: int = 500,
@@ -103,7 +104,7 @@ def measure_submodularity(
     other, u and then v, v is also added without u: so there are ``networks · (blocks − 1)`` triples A, A + u, v.
 
     Args:
-        resources: of the space's networks.
+        problem: a space of blocks; its budgets count for nothing.
         evaluate: the set function, of several networks.
         networks: sequences to grow; the paper: 500.
         blocks: added to each; the paper prints eight means, so 7.
@@ -113,10 +114,10 @@ def measure_submodularity(
         UsageError: fewer than one network or two blocks, more blocks than positions, or a space of widths or depths.
         SearchError: a network cannot be evaluated.
     """
-    check_blocks(resources.space, "growth")
-    choices = resources.space.choices
+    check_blocks(problem.space, "growth")
+    choices = problem.space.choices
     free = [d for d, decision in enumerate(choices) if len(decision.options) > 1]
-    check_growth(resources.space, networks, blocks)
+    check_growth(problem.space, networks, blocks)
     rng = random.Random(f"{seed}-growth")  # noqa: S311 - a sample, no secret
     grown: list[list[tuple[int, ...]]] = []
     without: list[list[tuple[int, ...]]] = []
@@ -129,10 +130,10 @@ def measure_submodularity(
                 beside.append(_with(vectors[-2], block))
             vectors.append(_with(vectors[-1], block))
             added.append(block)
-        grown.append([resources.canonical(vector) for vector in vectors])
-        without.append([resources.canonical(vector) for vector in beside])
+        grown.append([problem.canonical(vector) for vector in vectors])
+        without.append([problem.canonical(vector) for vector in beside])
     wanted = list(dict.fromkeys(vector for group in (grown, without) for vectors in group for vector in vectors))
-    values = dict(zip(wanted, evaluate([resources.network(vector) for vector in wanted]), strict=True))
+    values = dict(zip(wanted, evaluate([problem.network(vector) for vector in wanted]), strict=True))
     rises = [[values[after] - values[before] for before, after in itertools.pairwise(v)] for v in grown]
     # By triple: what v gains on B, less what it gains on A.
     excess = [

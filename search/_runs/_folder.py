@@ -1,16 +1,16 @@
-"""What every run does: a folder that holds it, the base network and the one found trained and measured side by side."""
+"""A run's folder: held by one process, of one run, and never half written."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from lut import Network
 from lut._files import file_error, read_bytes, write_atomically
 from lut._folder_lock import LOCK_NAME, folder_lock
 from lut._option_names import ELSEWHERE_OR_RESTART, OTHER_OUTPUT, go_on, option_text
@@ -18,40 +18,25 @@ from lut._printable import printable, shortened
 from lut.errors import (
     CheckpointError,
     FileAccessError,
-    IncompleteError,
     InterruptedRunError,
-    ProfileError,
     UsageError,
 )
-from predictors import LatencyPredictor
-from profiler import compare_networks
-from profiler._compare import NetworkComparison, Ratio
-from profiler._session import Progress
-from search._data._images import ImageData
-from search._training._checkpoint import content_digest
-from search._training._recipe import Recipe
-from search._training._train import Trained, TrainProgress, train
-from search._training._weights import build_network, load_weights, save_weights
 
 __all__ = [
     "BASE_WEIGHTS",
     "CALIBRATION",
     "CHECKPOINTS",
     "NETWORK",
-    "NOT_ASKED",
     "RECORD",
     "REPORT",
     "RESULT",
+    "VERIFICATION",
     "WEIGHTS",
-    "Measured",
     "hold_folder",
-    "measure_both",
     "open_folder",
     "refuse_finished",
     "refuse_folder",
     "refuse_settings",
-    "train_both",
-    "try_device",
     "write_json",
 ]
 
@@ -63,25 +48,10 @@ NETWORK, WEIGHTS, BASE_WEIGHTS = "network.json", "weights.safetensors", "base.sa
 CALIBRATION = "calibration.json"
 # A run's settings; the widths of a space are the longest of them.
 LARGEST_RECORD = 1 << 22
-# Why there is no measurement, where nobody wanted one.
-NOT_ASKED = "it was not asked for"
-# Seconds of measuring the base network before anything else: on another device nothing needs to be begun.
-TRIAL_S = 3.0
+# What networks took that were measured to see whether they keep the budget.
+VERIFICATION = "verification.json"
 
 Plan = TypeVar("Plan", bound=msgspec.Struct)
-
-
-class Measured(NamedTuple):
-    """The winner and the base network on the device: predicted beside measured, in ms, and how many times as fast."""
-
-    winner_ms: float
-    winner_low_ms: float
-    winner_high_ms: float
-    base_ms: float
-    base_low_ms: float
-    base_high_ms: float
-    speed_up: Ratio
-    warnings: tuple[str, ...]
 
 
 @contextlib.contextmanager
@@ -182,18 +152,27 @@ def _refuse_place(output: Path) -> None:
 
 
 def refuse_finished(output: Path, *, restart: bool) -> None:
-    """Raise where a folder holds a finished run."""
-    if (output / RESULT).exists() and not restart:
+    """Raise where a folder holds a finished run; one whose network did not keep its budget may be gone on with."""
+    if (output / RESULT).exists() and not restart and not _broke_its_budget(output / RESULT):
         raise CheckpointError(f"{output} holds a finished run; {ELSEWHERE_OR_RESTART}")
 
 
-def refuse_settings(output: Path, *, restart: bool, **known: Any) -> None:
+def _broke_its_budget(path: Path) -> bool:
+    try:
+        found = msgspec.json.decode(read_bytes(path, limit=LARGEST_RECORD))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, FileAccessError):
+        return False
+    return isinstance(found, dict) and found.get("kept") is False
+
+
+def refuse_settings(output: Path, *, restart: bool, known: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Raise where a folder holds a run with other settings than these, before anything is loaded for the rest of them.
 
     Args:
         output: the folder.
         restart: what it holds is to be discarded.
         known: fields of the plan that are known already, by name.
+        settings: likewise, of the plan's ``settings``.
 
     Raises:
         CheckpointError: it holds another run.
@@ -207,9 +186,17 @@ def refuse_settings(output: Path, *, restart: bool, **known: Any) -> None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # What it is will be said once the whole plan is known.
         return
-    if isinstance(before, dict) and known.keys() <= before.keys():
-        now = msgspec.json.decode(msgspec.json.encode(known))
-        _refuse_other(output, [name for name, value in now.items() if before[name] != value])
+    if not isinstance(before, dict):
+        return
+    own = before.get("settings")
+    if isinstance(before.get("search"), str) and before["search"] != known.get("search"):
+        _refuse_other(output, ["search"])
+    for now, was in ((known, before), (settings, own)):
+        if isinstance(was, dict) and now.keys() <= was.keys():
+            plain = msgspec.json.decode(msgspec.json.encode(dict(now)))
+            _refuse_other(
+                output, [_named(name, was[name], value) for name, value in plain.items() if was[name] != value]
+            )
 
 
 def _refuse_other(output: Path, different: Iterable[str]) -> None:
@@ -238,18 +225,22 @@ def refuse_folder(plan: msgspec.Struct, output: Path, *, restart: bool, apart_fr
         before = msgspec.json.decode(read_bytes(record, limit=LARGEST_RECORD), type=type(plan))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, UsageError) as error:
         why = printable(shortened(str(error), 200))
-        raise CheckpointError(f"{record} is not the record of such a run ({why}); {ELSEWHERE_OR_RESTART}") from None
+        text = f"{record} is not the record of such a run, or of an earlier version's ({why})"
+        raise CheckpointError(f"{text}; {ELSEWHERE_OR_RESTART}") from None
     _refuse_other(output, _differences(before, plan, apart_from))
     refuse_finished(output, restart=restart)
 
 
-def open_folder(plan: msgspec.Struct, output: Path, *, files: Iterable[str], restart: bool) -> None:
+def open_folder(
+    plan: msgspec.Struct, output: Path, *, files: Iterable[str], folders: Iterable[str] = (), restart: bool
+) -> None:
     """Make the folder, or see that what it holds is this plan's and not finished.
 
     Args:
         plan: what ``run.json`` holds.
         output: the folder.
         files: what a run writes there, by its path in it: what ``restart`` discards.
+        folders: likewise.
         restart: discard what is there.
 
     Raises:
@@ -263,6 +254,9 @@ def open_folder(plan: msgspec.Struct, output: Path, *, files: Iterable[str], res
                 (output / name).unlink(missing_ok=True)
             except OSError as error:
                 raise file_error(output / name, "delete", error) from None
+        for name in folders:
+            if (output / name).is_dir() and not (output / name).is_symlink():
+                shutil.rmtree(output / name, ignore_errors=True)
     try:
         (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -271,8 +265,23 @@ def open_folder(plan: msgspec.Struct, output: Path, *, files: Iterable[str], res
 
 
 def _differences(before: msgspec.Struct, now: msgspec.Struct, apart_from: Collection[str] = ()) -> list[str]:
-    was, new = msgspec.to_builtins(before), msgspec.to_builtins(now)
-    return [name for name in new if was[name] != new[name] and name not in apart_from]
+    # Both as a file holds them, which knows lists alone.
+    was, new = (msgspec.json.decode(msgspec.json.encode(plan)) for plan in (before, now))
+    different = [name for name in new if was[name] != new[name] and name not in apart_from]
+    found = [_named(name, was[name], new[name]) for name in different]
+    if "settings" in found:
+        # Which of them, where they are those of the same search.
+        old, own = was["settings"], new["settings"]
+        inner = [name for name in own if own.get(name) != old.get(name)]
+        found = [name for name in found if name != "settings"] + (inner or ["settings"])
+    return found
+
+
+def _named(name: str, was: Any, now: Any) -> str:
+    """Return what a setting is called that differs; of the budgets, which of them does."""
+    if name == "budgets" and isinstance(was, dict) and isinstance(now, dict):
+        return " and ".join(f"budget of {inner}" for inner in now if was.get(inner) != now[inner])
+    return name
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -282,105 +291,3 @@ def write_json(path: Path, content: Any) -> None:
         FileAccessError: it cannot be written; an old file is untouched.
     """
     write_atomically(path, msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
-
-
-def train_both(
-    base: Network,
-    found: Network,
-    data: ImageData,
-    recipe: Recipe,
-    output: Path,
-    *,
-    seed: int,
-    device: str,
-    distil: bool,
-    phase: Callable[[str], None],
-    progress: Callable[[str, TrainProgress], None],
-) -> tuple[Trained, Trained]:
-    """Train the base network and the one found by one recipe, or go on with that, and keep their weights.
-
-    Args:
-        base: its weights go to ``base.safetensors``.
-        found: its weights go to ``weights.safetensors``.
-        data: to train and test on.
-        recipe: of both.
-        output: the run's folder.
-        seed: of the weights at the start, and of the order of the images.
-        device: PyTorch's name of where to train.
-        distil: whether the base network teaches the one found.
-        phase: told what begins.
-        progress: told where a training stands.
-    """
-
-    def trained(network: Network, name: str, file: str, teacher: Any = None, run: str = "") -> Trained:
-        phase(f"Training {name}")
-        module = build_network(network, seed=seed)
-        history = train(
-            module,
-            data,
-            recipe,
-            seed=seed,
-            device=device,
-            teacher=teacher,
-            checkpoint=output / CHECKPOINTS / file,
-            run=run,
-            progress=lambda now: progress(name, now),
-        )
-        save_weights(output / file, network, module.cpu())
-        return history
-
-    base_trained = trained(base, "the base network", BASE_WEIGHTS)
-    teacher, taught_by = None, ""
-    if distil:
-        teacher = load_weights(output / BASE_WEIGHTS, base)
-        taught_by = content_digest(output / BASE_WEIGHTS)
-    return base_trained, trained(found, "the network found", WEIGHTS, teacher, taught_by)
-
-
-def try_device(base: Network, predictor: LatencyPredictor) -> None:
-    """See that the predictor's device is this one and can measure.
-
-    Raises:
-        UnlikeTablesError: it is another one.
-        TargetUnavailableError: it cannot.
-    """
-    compare_networks([base], setting=predictor.setting, device=predictor.device, time_budget_s=TRIAL_S)
-
-
-def measure_both(
-    base: Network,
-    found: Network,
-    predictor: LatencyPredictor,
-    *,
-    seconds: float,
-    seed: int,
-    progress: Callable[[Progress], None],
-) -> tuple[Measured | None, str | None]:
-    """Measure the base network and the one found in turns; return that, or why it is not there."""
-    try:
-        comparison = compare_networks(
-            [base, found],
-            setting=predictor.setting,
-            device=predictor.device,
-            time_budget_s=seconds,
-            seed=seed,
-            progress=progress,
-        )
-    except (IncompleteError, ProfileError) as error:
-        # All else that the run found is not lost for that.
-        return None, str(error)
-    return _measured(comparison), None
-
-
-def _measured(comparison: NetworkComparison) -> Measured:
-    base, winner = comparison.networks
-    return Measured(
-        winner.ms,
-        winner.low_ms,
-        winner.high_ms,
-        base.ms,
-        base.low_ms,
-        base.high_ms,
-        comparison.ratio(0, 1),
-        comparison.warnings,
-    )

@@ -14,20 +14,15 @@ from profiler._report._page import Block, Section, Text, render
 from search.spaces._rcnet import BLOCK_TYPES, RCNet
 
 if TYPE_CHECKING:
-    from search._problem._resources import NetworkResources
-    from search.rcas._run import RcasRun
+    from search._problem._problem import Problem
+    from search._runs._result import RunResult
 
-__all__ = ["blocks_of", "count_blocks", "draw_networks", "is_first"]
+__all__ = ["blocks_of", "count_blocks", "draw_networks"]
 
 # Okabe and Ito's palette without its black: options in the order of a space.
 _COLOURS = ("#56B4E9", "#0072B2", "#F0E442", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
 _WHITE_ON = {"#0072B2"}
 _GREY = "#d9d9d9"
-
-
-def is_first(result: RcasRun, resources: NetworkResources) -> bool:
-    """Whether the baseline is the network that the search begins with."""
-    return result.base == resources.network((0,) * len(result.search.vector))
 
 
 class _Box(NamedTuple):
@@ -55,9 +50,9 @@ def blocks_of(network: Network) -> dict[str, list[NetworkLayer]]:
     return found
 
 
-def _undecided(resources: NetworkResources, network: Network) -> dict[str, list[NetworkLayer]]:
+def _undecided(problem: Problem, network: Network) -> dict[str, list[NetworkLayer]]:
     """Return the blocks of a space's network that no decision is about."""
-    decided = [f"{decision.name}." for decision in resources.space.choices]
+    decided = [f"{decision.name}." for decision in problem.space.choices]
     return {
         name: layers
         for name, layers in blocks_of(network).items()
@@ -69,50 +64,53 @@ def _is_empty(decision: Decision, index: int) -> bool:
     return index == 0 and len(decision.options) > 1
 
 
-def count_blocks(resources: NetworkResources, vector: Sequence[int]) -> int:
+def count_blocks(problem: Problem, vector: Sequence[int]) -> int:
     """Return how many blocks a vector's network has, those that no decision is about included."""
-    taken = zip(resources.space.choices, vector, strict=True)
+    taken = zip(problem.space.choices, vector, strict=True)
     filled = sum(not _is_empty(decision, index) for decision, index in taken)
-    return filled + len(_undecided(resources, resources.network(vector)))
+    return filled + len(_undecided(problem, problem.network(vector)))
 
 
-def draw_networks(result: RcasRun, resources: NetworkResources) -> Section:
-    """Return the network found and the baseline as pictures, with what the colours mean."""
-    vector = resources.canonical(result.search.vector)
+def draw_networks(result: RunResult) -> Section:
+    """Return the network found and the base network as pictures, with what the colours mean."""
+    problem = result.problem
+    vector = problem.canonical(result.found.vectors[0])
+    found = "the nearest network" if result.kept is False else "the network found"
+    heading = found.replace("the", "The", 1)
     told = "A row is a stage, a box a position; what it adds is told where the mouse rests."
-    blocks: list[Block] = [Text(told), render("search", "legend.html", entries=_legend(resources))]
-    if isinstance(resources.space, RCNet):
+    blocks: list[Block] = [Text(told), render("search", "legend.html", entries=_legend(problem))]
+    if isinstance(problem.space, RCNet):
         blocks.append(Text("t: expansion; g_e and g_p: groups of the convolutions that expand and project."))
-    blocks.append(_drawing(_decided_rows(resources, result.search.network, vector), "the network found"))
-    base = f"{result.base.name}, the baseline"
-    if is_first(result, resources):
-        start = (0,) * len(vector)
-        blocks.append(_drawing(_decided_rows(resources, result.base, start), base))
-        return Section("The network found", blocks)
+    blocks.append(_drawing(_decided_rows(problem, result.network, vector), found))
+    base = f"{result.base.name}, the base network"
+    start = (0,) * len(vector)
+    if result.base == problem.network(start):
+        blocks.append(_drawing(_decided_rows(problem, result.base, start), base))
+        return Section(heading, blocks)
     rows: _Rows = {}
     for name, layers in blocks_of(result.base).items():
         stage, block = name.split(".")
         box = _Box(block, _expansion(layers), _GREY, False, f"{name}: {_adds(layers)}")
         rows.setdefault(stage, []).append(box)
     if rows:
-        blocks += [_drawing(rows, base), Text("In the baseline t is a block's expansion.")]
-    return Section("The network found", blocks)
+        blocks += [_drawing(rows, base), Text("In the base network t is a block's expansion.")]
+    return Section(heading, blocks)
 
 
-def _decided_rows(resources: NetworkResources, network: Network, vector: Sequence[int]) -> _Rows:
+def _decided_rows(problem: Problem, network: Network, vector: Sequence[int]) -> _Rows:
     """Return a row for each stage of a space's network, with a box for each decision, and each block that has none."""
     rows: _Rows = {}
-    first = blocks_of(resources.network((0,) * len(vector)))
-    for name, layers in _undecided(resources, network).items():
+    first = blocks_of(problem.network((0,) * len(vector)))
+    for name, layers in _undecided(problem, network).items():
         stage, block = name.split(".")
         box = _Box(block, _expansion(layers), _GREY, name in first, f"{name}: {_adds(layers)}")
         rows.setdefault(stage, []).append(box)
-    colours = _colours(resources)
-    for decision, index in zip(resources.space.choices, vector, strict=True):
+    colours = _colours(problem)
+    for decision, index in zip(problem.space.choices, vector, strict=True):
         option, empty = decision.options[index], _is_empty(decision, index)
         stage, _, position = decision.name.partition(".")
         layers = [item for item in network.layers if f"{item.name}.".startswith(f"{decision.name}.")]
-        what = "empty" if empty and option == 0 else _option(resources, option)
+        what = "empty" if empty and option == 0 else _option(problem, option)
         box = _Box(
             position,
             "–" if empty and option == 0 else str(option),
@@ -146,38 +144,38 @@ def _adds(layers: Sequence[NetworkLayer]) -> str:
     return f"{before} → {after} channels, {madds / 1e6:.3f} M multiply-adds, {parameters / 1e6:.4f} M parameters"
 
 
-def _options(resources: NetworkResources) -> list[int]:
+def _options(problem: Problem) -> list[int]:
     """Return all options of a space that say that something is there."""
     return sorted(
         {
             option
-            for decision in resources.space.choices
+            for decision in problem.space.choices
             for index, option in enumerate(decision.options)
             if not _is_empty(decision, index)
         }
     )
 
 
-def _colours(resources: NetworkResources) -> dict[int, str]:
-    return dict(zip(_options(resources), itertools.cycle(_COLOURS), strict=False))
+def _colours(problem: Problem) -> dict[int, str]:
+    return dict(zip(_options(problem), itertools.cycle(_COLOURS), strict=False))
 
 
-def _option(resources: NetworkResources, option: int) -> str:
+def _option(problem: Problem, option: int) -> str:
     """Return what an option is, in words."""
-    if not isinstance(resources.space, RCNet):
+    if not isinstance(problem.space, RCNet):
         return f"option {option}"
     block = BLOCK_TYPES[option]
     return f"type {option}: t={block.expand}, g_e={block.expand_groups}, g_p={block.project_groups}"
 
 
-def _legend(resources: NetworkResources) -> list[tuple[str, str]]:
+def _legend(problem: Problem) -> list[tuple[str, str]]:
     """Return the looks of boxes with what they mean; nothing of colours where they come again."""
-    colours = _colours(resources)
+    colours = _colours(problem)
     found = []
     if len(colours) <= len(_COLOURS):
-        found = [(f"background: {colour}", _option(resources, option)) for option, colour in colours.items()]
+        found = [(f"background: {colour}", _option(problem, option)) for option, colour in colours.items()]
     found.append(("border: 1px dashed #888", "empty"))
-    if any(len(decision.options) == 1 for decision in resources.space.choices):
+    if any(len(decision.options) == 1 for decision in problem.space.choices):
         found.append(("border: 3px solid", "there from the start"))
     return found
 
