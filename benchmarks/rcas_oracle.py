@@ -395,10 +395,10 @@ def main() -> None:
             ]
             others[session.name] = {"mean": statistics.fmean(found_there), "worst": max(found_there)}
             print(f"{session.name}, recorded: mean {others[session.name]['mean']:.3f}, worst {max(found_there):.2f}")
-    means = make_oracle(predictor, accuracies, None)
+    mean_of_three = make_oracle(predictor, accuracies, None)
     grown = rcas.measure_submodularity(
         Problem(oracle.space),
-        lambda networks: [means.seen[tuple(map(int, network.name))] for network in networks],
+        lambda networks: [mean_of_three.seen[tuple(map(int, network.name))] for network in networks],
         networks=GROWN,
         blocks=7,
         seed=0,
