@@ -945,3 +945,14 @@ def test_a_function_that_takes_too_long_is_told(main: Main, tmp_path: Path) -> N
     code, _, err = main("rcas", "--budget-params", "0.5e6", "--accuracy-timeout", "3")
     assert code == 2
     assert "--accuracy-timeout is for a function of yours" in err
+
+
+def test_a_restart_deletes_no_folder_of_the_users(main: Main, tmp_path: Path) -> None:
+    words = [*RCNET, "--output", str(tmp_path)]
+    assert main(*words)[0] == 0
+    made_predictor(NasBenchMacro()).save(tmp_path / "predictor")
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "mine.txt").write_text("mine")
+    assert main(*words, "--restart")[0] == 0
+    assert LatencyPredictor.load(tmp_path / "predictor").held_out_networks.count == 24
+    assert (tmp_path / "bundle" / "mine.txt").read_text() == "mine"

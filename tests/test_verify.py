@@ -205,6 +205,30 @@ def test_what_was_measured_is_kept_and_gone_on_from(tmp_path: Path) -> None:
         verify(found_in(problem()), compare=Device(ms), folder=tmp_path)
 
 
+def test_what_a_file_says_is_of_networks_of_the_space(tmp_path: Path) -> None:
+    from msgspec.json import decode, encode
+    from msgspec.structs import replace as changed
+
+    from search._runs._verify import _Kept
+
+    path = tmp_path / "verification.json"
+    verify(found_in(problem()), compare=Device(predicted), folder=tmp_path)
+    kept = decode(path.read_bytes(), type=_Kept)
+    first = kept.rounds[0]
+    network = first.networks[0]
+    for odd in (
+        changed(network, vector=(9,) * 8),
+        changed(network, vector=(0,)),
+        changed(network, timed=changed(network.timed, ms=0.0)),
+        changed(network, timed=changed(network.timed, high_ms=1e300)),
+    ):
+        altered = changed(kept, rounds=(changed(first, networks=(odd, *first.networks[1:])),))
+        # With the hash that belongs to what it says now.
+        path.write_bytes(encode(changed(altered, sha256=altered.digest())))
+        with pytest.raises(CheckpointError, match=r"verification\.json is damaged"):
+            verify(found_in(problem()), compare=Device(predicted), folder=tmp_path)
+
+
 def test_a_session_that_fails_is_told() -> None:
     def broken(*_: Any, **__: Any) -> NetworkComparison:
         raise IncompleteError("too much noise")

@@ -55,8 +55,9 @@ __all__ = [
 
 # Finalists that are evaluated again with another seed, where that means something.
 FINALISTS = 3
-# Folders that a run may write.
-EXPORTED = ("predictor", "network.mlpackage", "bundle")
+# A folder that nobody but a run writes. A predictor or a bundle there may be the user's own: they are replaced when the
+# run writes its own, and never deleted.
+EXPORTED = ("network.mlpackage",)
 # What every run's folder holds, and what each file is.
 SHARED_FILES = {
     RECORD: "what was asked for",
@@ -186,6 +187,9 @@ def _steps(run: Run, output: Path, export: Callable[[RunResult], None], tell: Re
     if kept or not_verified is not None:
         _write_network(run.problem, found, output)
         run.method.write_found(found, output)
+    else:
+        # One of a sitting that could not measure it.
+        (output / NETWORK).unlink(missing_ok=True)
     if kept:
         if run.plan.recipe is not None and run.data is not None:
             base_trained, trained = _trained(run, found, output, tell)

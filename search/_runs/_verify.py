@@ -35,6 +35,8 @@ MOST_REPAIRS = 3
 # that only the prediction itself is within, of which more is hoped.
 SAFE, HOPEFUL = 3, 2
 LARGEST_FILE = 1 << 24
+# No network takes a day.
+LARGEST_MS = 1e8
 BASE = "base network"
 
 
@@ -172,7 +174,7 @@ def verify(
             (problem.digest, problem.budgets, winner.vector, winner.value, seed, base.as_layer().digest)
         )
     ).hexdigest()
-    rounds = list(_load(path, run))
+    rounds = list(_load(path, run, problem))
     taught = problem
     for number in range(1 + repairs):
         known = _known(rounds[:number])
@@ -341,7 +343,7 @@ def _told(done: Round, budget_ms: float, holds: Holds) -> str:
     )
 
 
-def _load(path: Path | None, run: str) -> tuple[Round, ...]:
+def _load(path: Path | None, run: str, problem: Problem) -> tuple[Round, ...]:
     """Return the sessions that a file keeps of the same choice; none where it holds another's."""
     if path is None or not path.exists():
         return ()
@@ -349,9 +351,19 @@ def _load(path: Path | None, run: str) -> tuple[Round, ...]:
         kept = msgspec.json.decode(read_bytes(path, limit=LARGEST_FILE), type=_Kept)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         kept = None
-    if kept is None or kept.sha256 != kept.digest():
+    if kept is None or kept.sha256 != kept.digest() or not all(_is_round(done, problem) for done in kept.rounds):
         raise CheckpointError(f"{path} is damaged: no networks that were measured; discard it, or give {RESTART}")
     return kept.rounds if kept.run == run else ()
+
+
+def _is_round(done: Round, problem: Problem) -> bool:
+    """Whether a record is of networks of this space, with latencies that networks can have."""
+    sizes = [len(decision.options) for decision in problem.space.choices]
+    for one in done.networks:
+        if len(one.vector) != len(sizes) or not all(0 <= i < n for i, n in zip(one.vector, sizes, strict=True)):
+            return False
+    timed = (done.base, *(one.timed for one in done.networks))
+    return all(0 < ms <= LARGEST_MS for one in timed for ms in (one.ms, one.low_ms, one.high_ms, one.day_high_ms))
 
 
 def _save(path: Path | None, run: str, rounds: Sequence[Round]) -> None:
