@@ -22,7 +22,7 @@ def stand_in(space: SearchSpace, seed: int) -> tuple[list[np.ndarray[Any, Any]],
 
     def accuracy(vector: Sequence[int]) -> float:
         total = sum(float(u[index]) for u, index in zip(utilities, vector, strict=True))
-        return 0.5 + 0.45 * (1 - np.exp(-2 * total / largest))
+        return float(0.5 + 0.45 * (1 - np.exp(-2 * total / largest)))
 
     return utilities, accuracy
 

@@ -7,65 +7,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any, NamedTuple
+from typing import Any
+
+from _pages import Section, filled, machine_of, percent, signed, table
+from _search_evidence import SECTIONS as SEARCHES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "evidence.md"
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("torch", "onnxruntime")
 
 HEAD = """# Evidence
 
 What the tool claims, by how it was measured. Each figure stands in a results file that a command wrote, on the machine
 that is named with it; `python benchmarks/evidence.py` writes this page from those files, and a test holds the two
-together. Where an aim was missed, the figure that was reached stands here. Figures of searches: [HTAS](htas.md),
+together. Where an aim was missed, the figure that was reached stands here. More of searches: [HTAS](htas.md),
 [RCAS](rcas.md). Machines by their self-tests: [hardware](hardware.md).
 
 """
-
-
-class Section(NamedTuple):
-    """A claim: its title, what was done, the command, the results files, and what makes its tables of these."""
-
-    title: str
-    text: str
-    command: str
-    files: tuple[str, ...]
-    tables: Callable[..., list[str]]
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def filled(text: str) -> str:
-    """Return prose in lines of the house's length."""
-    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
-
-
-def signed(share: float, digits: int = 1) -> str:
-    """Return a share as signed per cent."""
-    return f"{share:+.{digits}%}".replace("-", "−").replace("%", " %")
-
-
-def percent(share: float, digits: int = 0) -> str:
-    """Return a share as per cent."""
-    return f"{share:.{digits}%}".replace("%", " %")
-
-
-def machine_of(found: dict[str, Any]) -> str:
-    """Return the machine of a result, and what ran there."""
-    machine = found["machine"]
-    packages = found.get("software", {}).get("packages", {}) if isinstance(found.get("software"), dict) else {}
-    versions = ", ".join(f"{name} {packages[name]}" for name in PACKAGES if name in packages)
-    kind = ", virtual" if machine.get("virtual") else ""
-    return f"{machine['model']}, {machine['affinity_cpus']} CPUs{kind}{', ' + versions if versions else ''}"
 
 
 def untuned(*results: dict[str, Any]) -> list[str]:
@@ -413,7 +374,7 @@ SECTIONS = (
 def page(results: Path = RESULTS) -> str:
     """Return the page's content."""
     parts = [HEAD]
-    for section in SECTIONS:
+    for section in (*SECTIONS, *SEARCHES):
         found = [json.loads((results / name).read_bytes()) for name in section.files]
         machines = dict.fromkeys(machine_of(each) for each in found)
         parts.append(

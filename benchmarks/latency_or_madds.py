@@ -1,14 +1,14 @@
 """Whether searching against measured latency beats searching against multiply-adds on the same device.
 
 For ten budgets of milliseconds a network is found by asking the predictor, by asking multiply-adds and by asking
-parameters; the last two are brought to ms by the best line through the networks that calibrate the predictor, so that
-all three ask the same device as well as they can. On NAS-Bench-Macro accuracies are known and each search takes the
-most accurate network that its own measure puts within the budget: no search errs, so that what differs is the measure
-alone; seeds draw the calibrating networks. On spaces of ResNets and of RCNet, whose accuracies nobody knows, a
-stand-in accuracy (utilities of each decision that grow by less and less, drawn by a seed) takes their place. All
-networks found are measured in one interleaved session. What is compared is accuracy at equal *measured* ms: of each
-measure the found networks make a front of measured ms and accuracy, and each budget is answered by the best one that
-was measured within it.
+parameters; the last two are brought to ms by the best line through the very networks that the predictor is calibrated
+on, so that all three ask the same device as well as they can. On NAS-Bench-Macro accuracies are known and each search
+takes the most accurate network that its own measure puts within the budget: no search errs, so that what differs is the
+measure alone; seeds draw 24 calibrating networks of 48 that were measured. On spaces of ResNets and of RCNet, whose
+accuracies nobody knows, a stand-in accuracy (utilities of each decision that grow by less and less, drawn by a seed)
+takes their place. All networks found are measured in one interleaved session. What is compared is accuracy at equal
+*measured* ms: of each measure the found networks make a front of measured ms and accuracy, and each budget is answered
+by the best one that was measured within it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import itertools
 import random
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,11 +43,10 @@ Vector = tuple[int, ...]
 
 
 class Listed(NamedTuple):
-    """Networks of a space with what is known of each: shape ``(n,)`` each."""
+    """Networks of a space with what is known of each: shape ``(n,)`` each, in millions."""
 
     vectors: list[Vector]
     networks: list[Network]
-    ms: np.ndarray[Any, Any]
     madds: np.ndarray[Any, Any]
     parameters: np.ndarray[Any, Any]
 
@@ -62,9 +61,8 @@ def listed(space: SearchSpace, problem: Problem, seed: int) -> Listed:
     else:
         vectors = list(dict.fromkeys(_spread(space, problem, rng) for _ in range(DRAWN)))
     networks = [space.decode(vector) for vector in vectors]
-    ms = problem.latency.latency(np.array(vectors))
     madds = np.array([space.count_madds(network) / 1e6 for network in networks])
-    return Listed(vectors, networks, ms, madds, np.array([network.parameters / 1e6 for network in networks]))
+    return Listed(vectors, networks, madds, np.array([network.parameters / 1e6 for network in networks]))
 
 
 def _spread(space: SearchSpace, problem: Problem, rng: random.Random) -> Vector:
@@ -83,27 +81,32 @@ class Chosen(NamedTuple):
     measure: str
     budget_ms: float
     seed: int
-    index: int
+    place: int
+
+
+def told_by(
+    space: SearchSpace, predictor: LatencyPredictor, known: Listed, whole: Sequence[tuple[Network, float]]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Return what each measure says that networks take, in ms, after calibrating on networks measured whole."""
+    found = {"latency": predictor.recalibrated(whole).compile(space).values(np.array(known.vectors))}
+    y = np.array([ms for _, ms in whole])
+    for measure, of in (("madds", space.count_madds), ("parameters", lambda network: network.parameters)):
+        # The best line in relative error.
+        x = np.array([of(network) / 1e6 for network, _ in whole])
+        design = np.column_stack([x, np.ones_like(x)]) / y[:, None]
+        slope, shift = np.linalg.lstsq(design, np.ones_like(y), rcond=None)[0]
+        found[measure] = slope * {"madds": known.madds, "parameters": known.parameters}[measure] + shift
+    return found
 
 
 def chosen(
-    known: Listed, accuracy: np.ndarray[Any, Any], budgets: Sequence[float], whole: Any, seed: int
+    told: Mapping[str, np.ndarray[Any, Any]], accuracy: np.ndarray[Any, Any], budgets: Sequence[float], seed: int
 ) -> list[Chosen]:
     """Return what each measure chooses for each budget: the most accurate network that it puts within."""
-    rng = np.random.default_rng(seed)
-    drawn = rng.choice(len(whole), size=min(CALIBRATING, len(whole)), replace=False)
     found = []
     for measure in MEASURES:
-        values = {"latency": known.ms, "madds": known.madds, "parameters": known.parameters}[measure]
-        # The best line in relative error, through the networks that were measured whole.
-        x = np.array([values[whole[i][0]] for i in drawn])
-        y = np.array([whole[i][1] for i in drawn])
-        slope, shift = np.linalg.lstsq(np.column_stack([x, np.ones_like(x)]) / y[:, None], np.ones_like(y), rcond=None)[
-            0
-        ]
-        told = slope * values + shift
         for budget in budgets:
-            within = np.flatnonzero(told <= budget)
+            within = np.flatnonzero(told[measure] <= budget)
             if within.size:
                 found.append(Chosen(measure, budget, seed, int(within[np.argmax(accuracy[within])])))
     return found
@@ -111,33 +114,23 @@ def chosen(
 
 def space_run(name: str, space: SearchSpace, table: LatencyTable, given: Any) -> dict[str, Any]:
     """Run all seeds of a space; return the figures."""
-    problem = Problem(space, LatencyPredictor.fit(table, sources=[name])).calibrated(
-        count=2 * CALIBRATING, seconds=given.calibrate_seconds
-    )
+    predictor = LatencyPredictor.fit(table, sources=[name])
+    problem = Problem(space, predictor).calibrated(count=2 * CALIBRATING, seconds=given.calibrate_seconds)
+    assert problem.predictor is not None
     known = listed(space, problem, seed=0)
-    place = {network.layers: i for i, network in enumerate(known.networks)}
-    extra = [(network, ms) for network, ms in problem.calibration if network.layers not in place]
-    for network, _ in extra:
-        place[network.layers] = len(known.networks)
-        known.networks.append(network)
-    if extra:
-        assert problem.predictor is not None
-        known = known._replace(
-            ms=np.append(known.ms, [problem.predictor.latency_ms(network) for network, _ in extra]),
-            madds=np.append(known.madds, [space.count_madds(network) / 1e6 for network, _ in extra]),
-            parameters=np.append(known.parameters, [network.parameters / 1e6 for network, _ in extra]),
-        )
-    whole = [(place[network.layers], ms) for network, ms in problem.calibration]
-    low, high = float(known.ms.min()), float(known.ms.max())
+    ms = problem.latency.values(np.array(known.vectors))
+    low, high = float(ms.min()), float(ms.max())
     budgets = [low + (high - low) * k / (given.budgets + 1) for k in range(1, given.budgets + 1)]
     accuracies: dict[int, np.ndarray[Any, Any]] = {}
     choices: list[Chosen] = []
+    told: dict[str, np.ndarray[Any, Any]] = {}
     for seed in range(given.seeds):
+        drawn = random.Random(seed).sample(problem.calibration, CALIBRATING)
+        told = told_by(space, predictor, known, drawn)
         accuracies[seed] = accuracy_of(name, space, known, seed)
-        choices += chosen(known, accuracies[seed], budgets, whole, seed)
-    wanted = sorted({choice.index for choice in choices})
+        choices += chosen(told, accuracies[seed], budgets, seed)
+    wanted = sorted({choice.place for choice in choices})
     print(f"{name}: measuring {len(wanted)} networks found", file=sys.stderr, flush=True)
-    assert problem.predictor is not None
     compared = compare_networks(
         [Network(f"network {i}", known.networks[i].layers) for i in wanted],
         setting=problem.predictor.setting,
@@ -145,24 +138,21 @@ def space_run(name: str, space: SearchSpace, table: LatencyTable, given: Any) ->
         time_budget_s=max(60.0, given.seconds_each * len(wanted)),
     )
     measured = {i: network.ms for i, network in zip(wanted, compared.networks, strict=True)}
-    return figures(name, known, accuracies, choices, measured, budgets)
+    return figures(name, told, accuracies, choices, measured, budgets)
 
 
 def accuracy_of(name: str, space: SearchSpace, known: Listed, seed: int) -> np.ndarray[Any, Any]:
-    """Return each network's accuracy in points; those that only calibrate are out of the search."""
-    count = len(known.vectors)
+    """Return each network's accuracy in points."""
     if name == "nas-bench-macro":
         table = load_accuracies(FILE)
-        own = np.array([100 * table[network.name] for network in known.networks[:count]])
-    else:
-        of: Callable[[Sequence[int]], float] = stand_in(space, seed)[1]
-        own = np.array([100 * of(vector) for vector in known.vectors])
-    return np.append(own, np.full(len(known.networks) - count, -np.inf))
+        return np.array([100 * table[network.name] for network in known.networks])
+    of: Callable[[Sequence[int]], float] = stand_in(space, seed)[1]
+    return np.array([100 * of(vector) for vector in known.vectors])
 
 
 def figures(
     name: str,
-    known: Listed,
+    told: Mapping[str, np.ndarray[Any, Any]],
     accuracies: dict[int, np.ndarray[Any, Any]],
     choices: Sequence[Chosen],
     measured: dict[int, float],
@@ -171,12 +161,12 @@ def figures(
     """Return accuracy at equal measured ms, by measure and budget, and the ms at equal accuracy."""
 
     def front(measure: str, seed: int, limit_ms: float) -> float | None:
-        own = [c for c in choices if c.measure == measure and c.seed == seed and measured[c.index] <= limit_ms]
-        return max((float(accuracies[seed][c.index]) for c in own), default=None)
+        own = [c for c in choices if c.measure == measure and c.seed == seed and measured[c.place] <= limit_ms]
+        return max((float(accuracies[seed][c.place]) for c in own), default=None)
 
     def cheapest(measure: str, seed: int, least: float) -> float | None:
-        own = [c for c in choices if c.measure == measure and c.seed == seed and accuracies[seed][c.index] >= least]
-        return min((measured[c.index] for c in own), default=None)
+        own = [c for c in choices if c.measure == measure and c.seed == seed and accuracies[seed][c.place] >= least]
+        return min((measured[c.place] for c in own), default=None)
 
     rows = []
     for budget in budgets:
@@ -202,12 +192,11 @@ def figures(
     actual = [measured[i] for i in indices]
     return {
         "space": name,
-        "networks": len(known.networks),
-        "correlation": {
-            "latency": float(spearmanr([known.ms[i] for i in indices], actual)[0]),
-            "madds": float(spearmanr([known.madds[i] for i in indices], actual)[0]),
-            "parameters": float(spearmanr([known.parameters[i] for i in indices], actual)[0]),
-        },
+        "networks": len(next(iter(told.values()))),
+        "measured": len(measured),
+        # Of the networks that were found, by any measure.
+        "correlation": {measure: float(spearmanr(told[measure][indices], actual)[0]) for measure in MEASURES},
+        "error": {measure: float(np.mean(np.abs(told[measure][indices] / actual - 1))) for measure in MEASURES},
         "budgets": rows,
     }
 
@@ -221,6 +210,7 @@ def main() -> None:
     options.add_argument("--calibrate-seconds", type=float, default=90.0)
     options.add_argument("--seconds-each", type=float, default=1.0, help="of measuring, for each network found")
     options.add_argument("--work", type=Path, default=Path("budget-hit-work"), help="folder that keeps the tables")
+    options.add_argument("--spaces", default="nas-bench-macro,resnet-cifar,rcnet-cifar")
     given = options.parse_args()
     whole = ResNetCifar(depth=20, expand=1.0)
     spaces: dict[str, tuple[SearchSpace, SearchSpace]] = {}
@@ -229,6 +219,7 @@ def main() -> None:
     spaces["resnet-cifar"] = (ResNetCifar(depth=20, expand=1.0, widths=ratio_widths(whole), depths="tas"), whole)
     rcnet = RCNet("cifar", width=0.35, positions=3)
     spaces["rcnet-cifar"] = (rcnet, rcnet)
+    spaces = {name: spaces[name] for name in spaces if name in given.spaces.split(",")}
     found = [space_run(name, space, table_of(of, given, name), given) for name, (space, of) in spaces.items()]
     rows = []
     for part in found:
@@ -262,7 +253,8 @@ def main() -> None:
         print(
             f"{part['space']}: {statistics.fmean(gains):+.2f} points over multiply-adds on average; rank correlation "
             f"with measured ms: latency {c['latency']:.3f}, multiply-adds {c['madds']:.3f}, parameters "
-            f"{c['parameters']:.3f}"
+            f"{c['parameters']:.3f}; off by {part['error']['latency']:.1%}, {part['error']['madds']:.1%}, "
+            f"{part['error']['parameters']:.1%}"
         )
     write_results(given.results, "latency_or_madds", {"seeds": given.seeds, "spaces": found})
 

@@ -1,7 +1,8 @@
 """Predictors fitted to tables: of layers and networks, HTAS's law and choice of widths. Nothing here measures."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from lut._lazy import at_first_use
 
 if TYPE_CHECKING:
     from predictors._compiled import CompiledLatency, compile_madds
@@ -44,31 +45,24 @@ __all__ = [
 
 # Resolved at first use (PEP 562): a command's --help should not wait for scikit-learn.
 _HOMES = {
-    "CompiledLatency": "predictors._compiled",
-    "CurveTableModel": "predictors._curve_table",
-    "DeviceTransfer": "predictors._transfer",
-    "ExtrapolationWarning": "predictors._ranges",
-    "LatencyMLP": "predictors._mlp",
-    "LatencyPredictor": "predictors._latency_predictor",
-    "PowerLaw": "predictors._power_law",
-    "StairInterpolator": "predictors._stairs",
-    "choose_probes": "predictors._transfer",
-    "compile_madds": "predictors._compiled",
-    "feature_matrix": "predictors._features",
-    "hardware_aware_widths": "predictors._widths",
-    "learn_prior": "predictors._transfer",
-    "measured_curves": "predictors._widths",
-    "next_layers": "predictors._sampling",
-    "transfer_tables": "predictors._transfer",
-    "width_gains": "predictors._gains",
+    "CompiledLatency": "._compiled",
+    "CurveTableModel": "._curve_table",
+    "DeviceTransfer": "._transfer",
+    "ExtrapolationWarning": "._ranges",
+    "LatencyMLP": "._mlp",
+    "LatencyPredictor": "._latency_predictor",
+    "PowerLaw": "._power_law",
+    "StairInterpolator": "._stairs",
+    "choose_probes": "._transfer",
+    "compile_madds": "._compiled",
+    "feature_matrix": "._features",
+    "hardware_aware_widths": "._widths",
+    "learn_prior": "._transfer",
+    "measured_curves": "._widths",
+    "next_layers": "._sampling",
+    "transfer_tables": "._transfer",
+    "width_gains": "._gains",
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'predictors' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = at_first_use(__name__, _HOMES, __all__)

@@ -1,7 +1,8 @@
 """Measuring layers on a device: the protocol, the targets, the report."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from lut._lazy import at_first_use
 
 if TYPE_CHECKING:
     from profiler._compare import compare_networks
@@ -47,36 +48,29 @@ __all__ = [
 
 # Resolved at first use (PEP 562): a command's --help should not wait for PyTorch.
 _HOMES = {
-    "CoremlTarget": "profiler._coreml",
-    "CpuTarget": "profiler._cpu",
-    "CudaTarget": "profiler._cuda",
-    "FakeTarget": "profiler._fake",
-    "Observation": "profiler._target",
-    "OnnxTarget": "profiler._onnx",
-    "Part": "profiler._target",
-    "Target": "profiler._target",
-    "TargetSpec": "profiler._target",
-    "TracedModule": "profiler._traced_module",
-    "available_spaces": "profiler._spaces",
-    "available_targets": "profiler._target",
-    "build_module": "profiler._modules",
-    "compare_networks": "profiler._compare",
-    "cpu_device": "profiler._machine",
-    "layer_errors": "profiler._process",
-    "load_space": "profiler._spaces",
-    "profile": "profiler._profile",
-    "report_html": "profiler._report",
-    "suggest_widths": "profiler._suggest_widths",
-    "sweep": "profiler._suggest_widths",
-    "trace": "profiler._traced_module",
+    "CoremlTarget": "._coreml",
+    "CpuTarget": "._cpu",
+    "CudaTarget": "._cuda",
+    "FakeTarget": "._fake",
+    "Observation": "._target",
+    "OnnxTarget": "._onnx",
+    "Part": "._target",
+    "Target": "._target",
+    "TargetSpec": "._target",
+    "TracedModule": "._traced_module",
+    "available_spaces": "._spaces",
+    "available_targets": "._target",
+    "build_module": "._modules",
+    "compare_networks": "._compare",
+    "cpu_device": "._machine",
+    "layer_errors": "._process",
+    "load_space": "._spaces",
+    "profile": "._profile",
+    "report_html": "._report",
+    "suggest_widths": "._suggest_widths",
+    "sweep": "._suggest_widths",
+    "trace": "._traced_module",
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'profiler' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = at_first_use(__name__, _HOMES, __all__)

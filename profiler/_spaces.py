@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from lut import SearchSpace, UsageError
+from lut._printable import printable, shortened
 from lut._suggest import unknown
 from profiler._options import check_known, option_names
 
@@ -25,12 +26,18 @@ def space_factory(name: str) -> Callable[..., SearchSpace]:
     """Return what makes an installed space, from keyword arguments of its own.
 
     Raises:
-        UsageError: no space has this name.
+        UsageError: no space has this name, or its module cannot be loaded.
     """
     found = {point.name: point for point in entry_points(group=GROUP)}
     if name not in found:
         raise UsageError(unknown("space", name, found, none="none: is latency-lut installed? pip install -e ."))
-    make: Callable[..., SearchSpace] = found[name].load()
+    point = found[name]
+    try:
+        make: Callable[..., SearchSpace] = point.load()
+    except Exception as error:
+        # Somebody else's module, which may raise anything.
+        why = shortened(printable(f"{type(error).__name__}: {error}"), 200)
+        raise UsageError(f"the installed space {name!r} ({point.value}) cannot be loaded: {why}") from error
     return make
 
 

@@ -15,9 +15,9 @@ from lut import Device, Network
 from predictors import LatencyPredictor
 from predictors._predictions import NetworkPrediction
 from search._problem._problem import Problem
-from search._runs._measurement import TimedNetwork
 from search._runs._method import Method
 from search._runs._plan import RunPlan
+from search._runs._timed import TimedNetwork
 from search._runs._verify import CheckedNetwork, Round, Verification
 from search._training._train import Epoch, Trained
 

@@ -499,8 +499,11 @@ def test_a_predictor_is_calibrated_on_networks_within_the_budgets(
     words += ["--data", "none", "--accuracy", "my.py:accuracy", "--calibrate", "12", "--output", str(run)]
     code, out, err = main(*words)
     assert code == 0, err
-    # The calibration, a trial, and what was found with others as good beside the base network.
-    assert [len(networks) for networks in seen] == [12, 1, 4]
+    # The calibration, a trial; what was found with two as good beside the base network and eight of the calibration;
+    # and what is best then once more.
+    assert [len(networks) for networks in seen] == [12, 1, 1 + 3 + 8, 1 + 3 + 8]
+    assert {network.layers for network in seen[2][4:]} <= {network.layers for network in seen[0]}
+    assert result_of(run)["verification"]["slower_than_calibration"] == pytest.approx([0.0, 0.0], abs=1e-9)
     # Each counts once, so each is another one.
     assert len({network.layers for network in seen[0]}) == 12
     assert json.loads((run / "run.json").read_text())["calibrated"] == 12

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from _predictors import Tiny, tiny_predictor
-from _recorded import blocks_predictor, resnets, resnets_predictor, widest_ms
+from _recorded import blocks_predictor, resnets, resnets_predictor, unsure_predictor, widest_ms
 from conftest import in_the_foreground, wait_until
 
 from lut import Layer, Network, SearchSpace, UsageError
@@ -88,13 +88,46 @@ def test_what_is_evaluated_is_within_the_budgets_and_different(name: str, strate
     assert found.evaluated == 40
     within = {network_key(problem.network(vector)) for vector in found.knowledge.values}  # type: ignore[attr-defined]
     assert within == {network_key(network) for network in asked}
-    assert all(problem.fits(vector) for vector in found.knowledge.values)  # type: ignore[attr-defined]
+    # Measuring may find that what only the prediction is within keeps the budget; it is no result unmeasured.
+    assert all(problem.by_prediction.fits(vector) for vector in found.knowledge.values)  # type: ignore[attr-defined]
+    assert problem.fits(found.vectors[0])
     assert found.values[0] == max(accuracy(network) for network in asked)
     assert found.values[0] == accuracy(found.networks[0])
     assert isinstance(found.course, evolution.Course)
     best = [step.best for step in found.course.rounds]
     assert best == sorted(best)
     assert (best[-1], found.course.rounds[-1].evaluated) == (found.values[0], 40)
+
+
+def test_a_random_search_goes_on_among_those_that_may_fit() -> None:
+    """Few networks are within by the upper end, and twice as many by the prediction."""
+    problem = Problem(NasBenchMacro(), unsure_predictor(), ms=1.6 * least_bound_ms())
+    found = evolution.search(problem, accuracy, settings=settings("random"), seed=1)
+    values = found.knowledge.values  # type: ignore[attr-defined]
+    assert problem.fits(found.vectors[0])
+    within = sum(problem.fits(vector) for vector in values)
+    assert 1 <= within < 40
+    # It does not end where the first are all known.
+    assert len(values) > within + 3
+
+
+def least_bound_ms() -> float:
+    """Return the upper end of the smallest network."""
+    problem = Problem(NasBenchMacro(), unsure_predictor(), ms=1e3)
+    return problem.bound_ms(problem.smallest())
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_hopeful_networks_are_evaluated_only_where_they_may_be_measured(strategy: str) -> None:
+    problem = Problem(NasBenchMacro(), unsure_predictor(), ms=2.6)
+    found = evolution.search(problem, accuracy, settings=settings(strategy), seed=1)
+    values = found.knowledge.values  # type: ignore[attr-defined]
+    assert not all(problem.fits(vector) for vector in values)
+    # What is told of the course is of networks within the budget.
+    assert found.course.rounds[-1].best == found.values[0] == max(values[v] for v in values if problem.fits(v))
+    plain = evolution.search(problem, accuracy, settings=settings(strategy, hopeful=False), seed=1)
+    assert all(problem.fits(vector) for vector in plain.knowledge.values)  # type: ignore[attr-defined]
+    assert found.evaluated == plain.evaluated == 40
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

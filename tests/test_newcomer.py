@@ -420,7 +420,7 @@ def test_a_share_is_suggested_only_where_it_would_be_taken(line: str, ends: str,
 OF_COMMANDS = (
     *("lut/_console.py", "lut/_grid.py", "profiler/_busy.py"),
     *("profiler/_model.py", "profiler/_options.py", "profiler/_user_network.py"),
-    *("search/_training/_presets.py", "search/_problem/_coverage.py"),
+    *("search/_training/_by_name.py", "search/_problem/_coverage.py"),
 )
 
 

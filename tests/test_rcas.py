@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
+import msgspec
 import pytest
+from _recorded import made_accuracy, unsure_predictor
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -572,6 +574,33 @@ def test_an_exchange_improves_and_holds_the_budget() -> None:
     # It goes on from the best network that was seen, which a path may have left behind.
     assert found.value >= max(step.value for path in plain.paths for step in path.steps)
     assert found.evaluated > plain.evaluated
+
+
+@pytest.mark.parametrize("exchange", [False, True])
+def test_hopeful_networks_are_evaluated_and_are_no_result(exchange: bool) -> None:
+    problem = Problem(NasBenchMacro(), unsure_predictor(), ms=2.5)
+    settings = RcasSettings(exchange=exchange, evaluations=120 if exchange else None)
+    found = search_rcas(problem, made_accuracy, settings)
+    plain = search_rcas(problem, made_accuracy, msgspec.structs.replace(settings, hopeful=False))
+    assert all(problem.fits(vector) for vector in plain.values)
+    beyond = [vector for vector in found.values if not problem.fits(vector)]
+    assert beyond
+    assert all(problem.by_prediction.fits(vector) for vector in beyond)
+    assert problem.fits(found.vector)
+    # Some are better than what is found: for these it is worth measuring.
+    assert max(found.values[vector] for vector in beyond) > found.value
+    if exchange:
+        assert found.evaluated <= 120
+    else:
+        # The paths are what they were, and hardly anything is evaluated for it.
+        assert found.paths == plain.paths
+        assert found.evaluated <= 1.5 * plain.evaluated
+    # By the prediction alone there is nothing beyond it to hope for.
+    wide = Problem(NasBenchMacro(), unsure_predictor(), ms=2.5, bound="predicted")
+    assert (
+        search_rcas(wide, made_accuracy, settings).values.keys()
+        == search_rcas(wide, made_accuracy, msgspec.structs.replace(settings, hopeful=False)).values.keys()
+    )
 
 
 def test_what_cannot_begin_is_refused() -> None:

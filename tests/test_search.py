@@ -25,12 +25,12 @@ from predictors._compiled import layers_of
 from search._data._images import ImageData, load_data, subset
 from search._problem._problem import Problem
 from search._training._checkpoint import saved_epoch
-from search._training._presets import preset
 from search._training._recipe import Recipe
 from search.evolution._settings import EvolutionSettings
 from search.htas._charge import Charge, band_penalty, make_charge
 from search.htas._evolved import search_evolution
 from search.htas._gradient import search_htas
+from search.htas._presets import preset
 from search.htas._settings import SearchProgress, SearchResult, SearchSettings
 from search.htas._shared_weights import SharedWeights
 from search.htas._supernet import SuperResNet

@@ -137,13 +137,21 @@ def test_a_search_of_somebody_elses_is_a_command(folder: Path) -> None:
     assert run(folder, "hello", "--name", "world").stdout == "hello world\n"
 
 
-def test_a_search_that_cannot_be_loaded_is_told_in_one_line(tmp_path: Path) -> None:
+def test_what_cannot_be_loaded_is_told_in_one_line(tmp_path: Path) -> None:
     info = tmp_path / "broken-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[latency_lut.searches]\nbroken = nowhere_at_all:search\n")
+    (info / "entry_points.txt").write_text(
+        "[latency_lut.searches]\nbroken = nowhere_at_all:search\n"
+        "[latency_lut.spaces]\nlost = nowhere_at_all:space\nodd = odd:space\n"
+    )
+    (tmp_path / "odd.py").write_text("def space():\n    raise ZeroDivisionError('by nothing')\n")
     # The others work as before.
-    assert "nas-bench-macro" in run(tmp_path, "spaces").stdout
+    listed = run(tmp_path, "spaces").stdout
+    assert "nas-bench-macro" in listed
+    assert "cannot be used: the installed space 'lost' (nowhere_at_all:space) cannot be loaded: ModuleNot" in listed
+    assert "odd  cannot be used: ZeroDivisionError: by nothing" in listed
+    assert "'lost' (nowhere_at_all:space) cannot be loaded" in run(tmp_path, "describe", "lost", "1", code=2).stderr
     assert "Cannot be loaded" in run(tmp_path, "--help").stdout
     done = run(tmp_path, "broken", code=2)
     assert "the installed search 'broken' (nowhere_at_all:search) cannot be loaded" in done.stderr

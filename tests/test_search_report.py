@@ -21,6 +21,7 @@ from search import EvolutionSettings, NasBenchMacro, Recipe, SearchSettings
 from search._accuracy._source import Source
 from search._commands._show import print_result
 from search._problem._problem import Problem
+from search._runs._anchors import Anchor
 from search._runs._compared import checked_points
 from search._runs._ending import NOT_ASKED, Measured, measured_before
 from search._runs._found import Candidate, Evaluated, Found
@@ -35,6 +36,7 @@ from search._runs._report_parts import (
     warnings_of,
 )
 from search._runs._result import Finalist, RunResult
+from search._runs._summary import summary
 from search._runs._verify import CheckedNetwork, Round
 from search.evolution._method import EvolutionMethod
 from search.evolution._report import evaluated_points
@@ -270,15 +272,49 @@ def test_each_network_measured_is_held_against_the_budget() -> None:
     assert [row[0] for row in table[1:]] == ["1 first choice", "2", "3 found", "4"]
     assert [row[1] for row in table[1:]] == ["exceeds", "may exceed", "within", "within"]
     assert table[3][2:6] == ["5.6 5.544 … 5.656", "5.4 up to 5.94", "-3.6%", "68.00%"]
-    assert [row[6] for row in table[1:]] == ["1", "1", "2", "2"]
+    assert "sessions" not in table[0]
     calibrated = result._replace(plan=msgspec.structs.replace(result.plan, calibrated=20))
     assert "than the predictor says, now that it is calibrated on them too." in seen(report(calibrated))
     # Names that tell networks apart.
-    assert table[3][7] == result.network.name
+    assert table[3][6] == result.network.name
     # What was predicted before it was measured, not what a predictor says that has seen the measurement.
     assert "5.6 ms as measured (5.544 … 5.656), 5.4 ms as predicted (-3.6%): within the budget of 6 ms." in text
     networks = tables(page)[0]
     assert networks[1][:3] == ["found", "5.4 (up to 5.94)", "5.6 (5.544 … 5.656)"]
+
+
+def test_a_network_of_several_sessions_is_one_row() -> None:
+    result = repaired()
+    problem, verification = result.problem, result.verification
+    assert verification is not None
+    third, fourth = verification.rounds[1].networks
+    again = checked(problem, third.vector, third.value, 5.5, 5.62)
+    anchors = tuple(Anchor(ms, 1.08 * ms) for ms in (5.0, 6.0, 7.0))
+    rounds = (
+        verification.rounds[0],
+        round_of(third, fourth),
+        msgspec.structs.replace(round_of(again), anchors=anchors),
+    )
+    result = result._replace(verification=msgspec.structs.replace(verification, rounds=rounds))
+    page = report(result)
+    (table,) = [table for table in tables(page) if "prediction error" in table[0]]
+    assert table[0][6] == "sessions"
+    assert [row[6] for row in table[1:]] == ["1", "1", "2", "1"]
+    # The mean of both, and half the squares of their intervals' widths; what was predicted is what was predicted first.
+    assert table[3][2:5] == ["5.61 5.57 … 5.65", "5.4 up to 5.94", "-3.7%"]
+    assert "were measured in 3 sessions" in seen(page)
+    assert "how much longer they took now (+8.0% by session, after the sentinels) is taken out" in seen(page)
+    # Without a reference, latencies stand at the calibration's speed, or at their session's.
+    without = tuple(msgspec.structs.replace(done, at_reference=False, anchors=anchors) for done in rounds)
+    other = result._replace(verification=msgspec.structs.replace(verification, rounds=without))
+    assert "at the machine's reference speed" in seen(report(other))
+    bare = tuple(msgspec.structs.replace(done, at_reference=False, anchors=()) for done in rounds)
+    other = result._replace(verification=msgspec.structs.replace(verification, rounds=bare))
+    assert "for want of a reference" in seen(report(other))
+    told = summary(result)["verification"]
+    assert [one["measured_ms"] for one in told["networks"]] == pytest.approx([6.4, 6.02, (5.6 * 5.62) ** 0.5, 5.0])
+    assert [len(one) for one in told["sessions"]] == [2, 2, 1]
+    assert told["slower_than_calibration"] == [None, None, pytest.approx(0.08)]
 
 
 def test_its_chart_shows_budget_prediction_measurement_and_verdict() -> None:

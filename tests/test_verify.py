@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -100,7 +101,9 @@ def test_a_choice_that_keeps_its_budget_stays() -> None:
     found, verification = verify(first, compare=device)
     seen = verification.checked(found.vectors[0])
     assert seen is not None
-    assert seen[0].timed.verdict(BUDGET, "reference-speed") == "within"
+    assert seen.timed.verdict(BUDGET, "reference-speed") == "within"
+    # The best of several is partly the luckiest: it is measured in a second session, and both count.
+    assert len(verification.sessions_of(found.vectors[0])) == 2
     # The base network is measured beside the others: NAS-Bench-Macro has none, so that it is the first one.
     assert device.sessions[0][0].layers == NasBenchMacro().decode((0,) * 8).layers
     assert found.values[0] >= first.values[0]
@@ -123,9 +126,11 @@ def test_a_choice_that_breaks_its_budget_is_repaired(slower: float) -> None:
     assert found.problem.margin == pytest.approx(slower, rel=1e-6)
     assert found.problem.fits(found.vectors[0])
     assert not found.problem.fits(first.vectors[0])
-    # Nothing is measured twice but the base network.
-    seen = [network.vector for network in verification.selected]
-    assert len(seen) == len(set(seen))
+    # Nothing is measured more than twice but the base network, and not twice what is no candidate any more.
+    seen = Counter(network.vector for done in verification.rounds for network in done.networks)
+    assert seen[found.vectors[0]] <= 2
+    beyond = [vector for vector in seen if (1 - HALF_WIDTH) * ms(NasBenchMacro().decode(vector)) > BUDGET]
+    assert all(seen[vector] == 1 for vector in beyond)
 
 
 def test_room_that_a_cautious_prediction_left_is_used() -> None:
@@ -252,22 +257,22 @@ def test_other_budgets_still_hold_after_a_repair() -> None:
     given = problem(ms=3.5, parameters=0.9e6)
     found, verification = verify(found_in(given), compare=Device(lambda network: 1.1 * predicted(network)))
     assert found.networks[0].parameters <= 0.9e6
-    assert all(given.network(one.vector).parameters <= 0.9e6 for one in verification.selected)
+    assert all(given.network(one.vector).parameters <= 0.9e6 for one in verification.networks)
 
 
 def test_a_predictor_is_taught_where_its_calibration_is_known() -> None:
-    """Wholes of this device take less than their sums by a law that the first calibration did not see."""
+    """Wholes of this device take more than their sums by a law that no calibration has."""
     space = NasBenchMacro()
     plain = LatencyPredictor.from_latencies(DEVICE, SETTING, {layer: layer_ms(layer) for layer in space.layers()})
     given = Problem(space, plain, ms=2.5, bound="predicted")
-    calibrating = Device(network_ms)
-    calibrated = given.calibrated(count=12, seconds=1.0, compare=calibrating)
-    assert [len(session) for session in calibrating.sessions] == [12]
-    assert [ms for _, ms in calibrated.calibration] == [network_ms(network) for network, _ in calibrated.calibration]
 
     def ms(network: Network) -> float:
-        return network_ms(network) + 0.05 * sum("depthwise" in item.name for item in network.layers)
+        return network_ms(network) * (1 + 2e-4 * len(network.layers) ** 2)
 
+    calibrating = Device(ms)
+    calibrated = given.calibrated(count=12, seconds=1.0, compare=calibrating)
+    assert [len(session) for session in calibrating.sessions] == [12]
+    assert [known for _, known in calibrated.calibration] == [ms(network) for network, _ in calibrated.calibration]
     found, _ = verify(found_in(calibrated), compare=Device(ms))
     assert ms(found.networks[0]) <= 2.5
     # The other networks that the predictor was calibrated on are not forgotten.

@@ -1,7 +1,8 @@
 """Core ML: models exported anywhere, timed on Apple hardware, imported anywhere."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from lut._lazy import at_first_use
 
 if TYPE_CHECKING:
     from profiler._coreml._bundle import load_bundle
@@ -21,17 +22,14 @@ __all__ = [
 
 # Resolved at first use (PEP 562), as in `profiler`: naming the target must not import what it needs.
 _HOMES = {
-    "CoremlTarget": "profiler._coreml._target",
-    "ExportResult": "profiler._coreml._export",
-    "export_bundle": "profiler._coreml._export",
-    "import_timings": "profiler._coreml._import",
-    "load_bundle": "profiler._coreml._bundle",
-    "network_timings": "profiler._coreml._import",
-    "not_measured_table": "profiler._coreml._import",
+    "CoremlTarget": "._target",
+    "ExportResult": "._export",
+    "export_bundle": "._export",
+    "import_timings": "._import",
+    "load_bundle": "._bundle",
+    "network_timings": "._import",
+    "not_measured_table": "._import",
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'profiler._coreml' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__, __dir__ = at_first_use(__name__, _HOMES, __all__)

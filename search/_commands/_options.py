@@ -145,8 +145,8 @@ class RunOptions(NamedTuple):
             "--repairs",
             min=0,
             max=20,
-            help="Sessions after the first in which the search may choose again, from what measuring taught, where "
-            "its choice exceeds the budget or leaves room for a better one.",
+            help="Sessions after the first. In these the best network is measured once more, and the search may choose "
+            "again, from what measuring taught, where its choice exceeds the budget or leaves room for a better one.",
         ),
     ] = 3
     then: Annotated[

@@ -159,7 +159,7 @@ def check_source(asked: RunOptions, own: AccuracyOptions, space: SearchSpace, ch
         FileAccessError: a file of accuracies, or the data, cannot be read.
     """
     from lut import UsageError
-    from search._training._presets import check_recipes
+    from search._accuracy._presets import check_recipes
     from search.spaces._nas_bench_macro import NasBenchMacro
 
     text, train_epochs = own.accuracy, asked.train_epochs
@@ -206,8 +206,9 @@ def open_source(
 
     What :func:`check_source` refuses is taken to be refused.
     """
+    from search._accuracy._presets import rcas_preset
     from search._accuracy._source import read_source, trained_source
-    from search._training._presets import changed_by_name, rcas_preset
+    from search._training._by_name import changed_by_name
 
     parts = trained_parts(asked, own.accuracy, space)
     recipes: dict[str, Recipe] = {}

@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from lut import LatencyLutError, SearchSpace
 from lut._console import make_console, print_json, styled
+from lut._printable import printable, shortened
 
 __all__ = ["spaces"]
 
@@ -19,26 +21,35 @@ def spaces(
 
     found: list[dict[str, Any]] = []
     for name, place in sorted(available_spaces().items()):
-        space = load_space(name)
-        kinds = [decision.kind for decision in space.choices]
-        found.append(
-            {
-                "name": name,
-                "from": place,
-                "about": (type(space).__doc__ or "").strip().splitlines()[0].removesuffix(" Final."),
-                "decisions": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
-                "curves": len(space.curves()),
-                "layers": len(space.layers()),
-                "published": sorted(space.published()),
-            }
-        )
+        try:
+            found.append({"name": name, "from": place, **_told(load_space(name))})
+        except Exception as error:
+            # Somebody else's, which may raise anything: the others are listed all the same.
+            why = str(error) if isinstance(error, LatencyLutError) else f"{type(error).__name__}: {error}"
+            found.append({"name": name, "from": place, "error": shortened(printable(why), 200)})
     if json:
         print_json(found)
         return
     console = make_console()
     for space_ in found:
+        if "error" in space_:
+            console.print(styled((space_["name"], "bold"), f"  cannot be used: {space_['error']}"))
+            continue
         console.print(styled((space_["name"], "bold"), f"  {space_['about']}"))
         decisions = ", ".join(f"{count} of {kind}" for kind, count in space_["decisions"].items())
         console.print(f"  decisions: {decisions}; profile-device measures {space_['layers']} layers of it")
         if space_["published"]:
             console.print(f"  networks: {', '.join(space_['published'])}")
+
+
+def _told(space: SearchSpace) -> dict[str, Any]:
+    """Return what is listed of a space."""
+    kinds = [decision.kind for decision in space.choices]
+    about = (type(space).__doc__ or "").strip() or "(its class says nothing of itself)"
+    return {
+        "about": about.splitlines()[0].removesuffix(" Final."),
+        "decisions": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
+        "curves": len(space.curves()),
+        "layers": len(space.layers()),
+        "published": sorted(space.published()),
+    }

@@ -65,6 +65,8 @@ class Problem:
             search selected were found to be slower than they had been promised to be.
         calibration: networks that the predictor was calibrated on, with their latencies in ms, where they are known:
             what a verification measures is added to them. See :meth:`calibrated`.
+        anchors: networks that bring a session of measuring to their speed, with their latencies in ms; by default those
+            of the calibration. Networks that a search selected are none: they were selected for being fast.
 
     Raises:
         UsageError: a limit that is not a positive number, a budget of ms without a predictor, another ``bound`` or
@@ -84,6 +86,7 @@ class Problem:
         holds: Holds = "reference-speed",
         margin: float = 1.0,
         calibration: Sequence[tuple[Network, float]] = (),
+        anchors: Sequence[tuple[Network, float]] | None = None,
     ) -> None:
         if not isinstance(space, SearchSpace):
             raise UsageError(
@@ -106,6 +109,7 @@ class Problem:
         self.holds: Holds = holds
         self.margin = margin
         self.calibration = tuple(calibration)
+        self.anchors = self.calibration if anchors is None else tuple(anchors)
         if ms is not None and predictor is None:
             raise UsageError("a budget of ms needs a predictor")
         if predictor is not None and self.bound == "upper":
@@ -135,6 +139,8 @@ class Problem:
             "holds": self.holds,
             "margin": self.margin,
             "calibration": self.calibration,
+            # Of another calibration they are others.
+            "anchors": None if "calibration" in changes else self.anchors,
         }
         space, predictor = changes.pop("space", self.space), changes.pop("predictor", self.predictor)
         made = Problem(space, predictor, **{**given, **changes})
@@ -146,6 +152,11 @@ class Problem:
                 if made.level == self.level:
                     made._predictions = self._predictions
         return made
+
+    @cached_property
+    def by_prediction(self) -> Problem:
+        """The problem whose budget of ms is held against the prediction itself: networks that may turn out to fit."""
+        return self if self.bound == "predicted" else self.replace(bound="predicted")
 
     @property
     def setting(self) -> str:
@@ -185,14 +196,13 @@ class Problem:
         if self.predictor is None:
             raise UsageError("without a predictor there is nothing to calibrate: Problem(space, predictor)")
         # The intervals come from the calibration: networks are drawn by prediction alone.
-        drawing = self.replace(bound="predicted")
         found = calibrated(
             self.space,
             self.predictor,
             count=count,
             seconds=seconds,
             seed=seed,
-            sample=drawing.sample,
+            sample=self.by_prediction.sample,
             path=None if path is None else Path(path),
             progress=progress,
             compare=compare or compare_networks,

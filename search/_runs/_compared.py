@@ -10,8 +10,8 @@ from lut._console import format_ms
 from search._problem._budgets import Holds
 
 if TYPE_CHECKING:
-    from search._runs._measurement import Verdict
     from search._runs._result import RunResult
+    from search._runs._timed import Verdict
     from search._training._train import Trained
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "predicted_text",
     "result_name",
     "selection_text",
+    "speeds_text",
     "value_texts",
 ]
 
@@ -54,15 +55,16 @@ class ComparedNetwork(NamedTuple):
 
 
 class CheckedPoint(NamedTuple):
-    """A network that was selected and measured against the budget.
+    """A network that was selected and measured against the budget, over all its sessions.
 
-    ``number``: from 1, over all sessions; ``role``: ``found``, or ``nearest`` where none keeps the budget; ``first
-    choice`` of the search, where that is another. Latencies in ms; ``low_ms`` … ``high_ms`` is what the budget is held
-    against.
+    ``number``: from 1; ``session``: the first in which it was measured, ``sessions``: in how many; ``role``: ``found``,
+    or ``nearest`` where none keeps the budget; ``first choice`` of the search, where that is another. Latencies in ms;
+    ``low_ms`` … ``high_ms`` is what the budget is held against.
     """
 
     number: int
     session: int
+    sessions: int
     network: str
     role: str
     value: float
@@ -93,7 +95,7 @@ def predicted_before(result: RunResult) -> tuple[float | None, float | None]:
     if result.verification is not None:
         seen = result.verification.checked(problem.canonical(found.vectors[0]))
         if seen is not None:
-            ms, bound = seen[0].timed.predicted_ms, seen[0].timed.bound_ms
+            ms, bound = seen.timed.predicted_ms, seen.timed.bound_ms
             return ms, None if bound is None or ms is None or bound <= ms else bound
     prediction = found.predictions[0] if found.predictions else None
     return (None, None) if prediction is None else (prediction.ms, prediction.high_ms)
@@ -159,16 +161,17 @@ def checked_points(result: RunResult) -> tuple[CheckedPoint, ...]:
     if verification is None:
         return ()
     last, first = problem.canonical(result.found.vectors[0]), problem.canonical(verification.first_choice)
-    sessions = [(number, one) for number, done in enumerate(verification.rounds, 1) for one in done.networks]
     found = []
-    for number, (session, network) in enumerate(sessions, start=1):
+    for number, network in enumerate(verification.networks, start=1):
         timed, vector = network.timed, problem.canonical(network.vector)
+        sessions = verification.sessions_of(vector)
         role = result_name(result) if vector == last else "first choice" if vector == first else ""
         low, high = timed.interval(verification.holds)
         found.append(
             CheckedPoint(
                 number=number,
-                session=session,
+                session=sessions[0],
+                sessions=len(sessions),
                 network=timed.name,
                 role=role,
                 value=network.value,
@@ -203,7 +206,7 @@ def value_texts(values: Iterable[float | None]) -> list[str]:
 def selection_text(result: RunResult) -> str:
     """Return how many networks were measured, and what became of the search's own choice."""
     points = checked_points(result)
-    sessions = max((point.session for point in points), default=0)
+    sessions = 0 if result.verification is None else len(result.verification.rounds)
     were = "network that the search selected was" if len(points) == 1 else "networks that the search selected were"
     text = f"{len(points)} {were} measured in {sessions} session{'s' * (sessions != 1)}"
     if not result.kept:
@@ -225,3 +228,16 @@ def learnt_text(result: RunResult) -> str:
     calibrated = ", now that it is calibrated on them too" if result.plan.calibrated else ""
     later = " Upper ends of later sessions allow for what earlier ones showed." if len(verification.rounds) > 1 else ""
     return f"On average, networks that the search selects take {off} the predictor says{calibrated}.{later}"
+
+
+def speeds_text(result: RunResult) -> str:
+    """Return by how much sessions were slower than the calibration was, where that was measured."""
+    verification = result.verification
+    speeds = [] if verification is None else [done.speed for done in verification.rounds if done.speed is not None]
+    if not speeds:
+        return ""
+    shares = ", ".join(f"{speed.slower - 1:+.1%}" for speed in speeds)
+    return (
+        "Beside them, networks that the predictor was calibrated on were measured again: how much longer they took now "
+        f"({shares} by session, after the sentinels) is taken out of what all take."
+    )

@@ -153,12 +153,13 @@ def measure_both(
 
 
 def measured_before(verification: Verification) -> Measured | None:
-    """Return what a verification measured of its result and the base network, in one session."""
-    found = verification.checked(verification.chosen or verification.nearest)
-    if found is None:
+    """Return what a verification measured of its result and the base network, over all its sessions."""
+    network = verification.checked(verification.chosen or verification.nearest)
+    if network is None:
         return None
-    network, session = found
-    timed, base = network.timed, session.base
+    timed, base = network.timed, verification.base
+    # What made the others' sessions less certain is told where these are.
+    last = [done for done in verification.rounds if network.vector in {one.vector for one in done.networks}][-1]
     return Measured(
         timed.ms,
         timed.low_ms,
@@ -167,11 +168,11 @@ def measured_before(verification: Verification) -> Measured | None:
         base.low_ms,
         base.high_ms,
         Ratio(*network.speed_up),
-        session.warnings,
+        last.warnings,
         timed.raw_ms,
         timed.day_low_ms,
         timed.day_high_ms,
-        session.at_reference,
+        all(done.at_reference for done in verification.rounds),
     )
 
 

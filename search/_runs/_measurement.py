@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, TypeAlias
-
-import msgspec
+from typing import NamedTuple, TypeAlias
 
 from lut import Network, UsageError
 from lut._console import format_ms
@@ -14,49 +12,13 @@ from profiler._compare import NetworkComparison
 from profiler._session import Progress
 from search._problem._budgets import Holds
 from search._problem._problem import Problem
+from search._runs._anchors import Anchor, anchors_for, at_known_speed, speed_of
+from search._runs._timed import TimedNetwork, Verdict, timed_networks
 
-__all__ = ["Compare", "Measurement", "TimedNetwork", "Verdict", "measure", "timed_networks"]
+__all__ = ["Compare", "Measurement", "Session", "measure", "measure_session"]
 
 # Measures networks side by side: the seam at which tests put a simulated device.
 Compare: TypeAlias = Callable[..., NetworkComparison]
-# Of a budget of ms: the whole interval is within, or beyond, or the limit lies in it.
-Verdict: TypeAlias = Literal["within", "unclear", "beyond"]
-
-
-class TimedNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A network as it was measured, in ms.
-
-    Args:
-        name: the network's.
-        ms: at the machine's reference speed (at the session's, where it has none); ``low_ms`` … ``high_ms`` (95 %).
-        raw_ms: as the clock gave it, at the speed of this session; ``None`` where nobody kept it.
-        day_low_ms: with ``day_high_ms``, where another day's measurement will lie (95 %).
-        predicted_ms: by the problem's predictor; ``bound_ms``: what the budget was held against.
-    """
-
-    name: str
-    ms: float
-    low_ms: float
-    high_ms: float
-    raw_ms: float | None
-    day_low_ms: float
-    day_high_ms: float
-    predicted_ms: float | None
-    bound_ms: float | None
-
-    def interval(self, holds: Holds) -> tuple[float, float]:
-        """Return the interval that a budget is held against, in ms."""
-        return (self.low_ms, self.high_ms) if holds == "reference-speed" else (self.day_low_ms, self.day_high_ms)
-
-    def verdict(self, budget_ms: float, holds: Holds) -> Verdict:
-        """Return whether the network keeps a budget of ms."""
-        low, high = self.interval(holds)
-        return "within" if high <= budget_ms else "beyond" if low > budget_ms else "unclear"
-
-    @property
-    def prediction_error(self) -> float | None:
-        """Predicted over measured, less one."""
-        return None if self.predicted_ms is None else self.predicted_ms / self.ms - 1
 
 
 class Measurement(NamedTuple):
@@ -88,32 +50,58 @@ class Measurement(NamedTuple):
         return "\n".join([*lines, *(f"  warning: {text}" for text in self.warnings)])
 
 
-def timed_networks(
-    comparison: NetworkComparison, names: Sequence[str], bounds: Sequence[tuple[float, float] | None]
-) -> tuple[TimedNetwork, ...]:
-    """Return what a session measured, by the networks' own names.
+class Session(NamedTuple):
+    """Networks that were measured in one session, those measured before (the anchors) apart.
+
+    ``timed``: at the speed at which the anchors are known, if there are any; ``comparison``: as it was measured.
+    """
+
+    timed: tuple[TimedNetwork, ...]
+    anchors: tuple[Anchor, ...]
+    comparison: NetworkComparison
+
+
+def measure_session(
+    problem: Problem,
+    networks: Sequence[Network],
+    bounds: Sequence[tuple[float, float]],
+    *,
+    anchors: Sequence[tuple[Network, float]],
+    seconds: float,
+    seed: int,
+    progress: Callable[[Progress], None],
+    compare: Compare,
+) -> Session:
+    """Measure networks side by side, and beside networks that were measured before.
 
     Args:
-        comparison: the session.
-        names: of its networks, in its order.
-        bounds: of each, the ms predicted and the ms that the budget is held against; ``None``: not predicted.
+        problem: its predictor says device and setting.
+        networks: at least one, of any names, by which they are told.
+        bounds: of each, the ms predicted and the ms that the budget is held against.
+        anchors: networks with what they took before, in ms: see :mod:`search._runs._anchors`; perhaps none.
+        seconds: of measuring.
+        seed: of the order of visits.
+        progress: told where the session stands.
+        compare: what measures.
     """
-    found = []
-    for seen, name, bound in zip(comparison.networks, names, bounds, strict=True):
-        found.append(
-            TimedNetwork(
-                name=name,
-                ms=seen.ms,
-                low_ms=seen.low_ms,
-                high_ms=seen.high_ms,
-                raw_ms=seen.raw_ms,
-                day_low_ms=seen.low_ms if seen.day_low_ms is None else seen.day_low_ms,
-                day_high_ms=seen.high_ms if seen.day_high_ms is None else seen.day_high_ms,
-                predicted_ms=None if bound is None else bound[0],
-                bound_ms=None if bound is None else bound[1],
-            )
-        )
-    return tuple(found)
+    predictor = problem.predictor
+    assert predictor is not None
+    every = [*networks, *(network for network, _ in anchors)]
+    names = told_apart([network.name for network in every])
+    comparison = compare(
+        [Network(name, network.layers) for name, network in zip(names, every, strict=True)],
+        setting=predictor.setting,
+        device=predictor.device,
+        time_budget_s=seconds,
+        seed=seed,
+        progress=progress,
+    )
+    timed = timed_networks(comparison, [network.name for network in networks], bounds)
+    again = comparison.networks[len(networks) :]
+    seen = tuple(Anchor(known_ms, now.ms) for (_, known_ms), now in zip(anchors, again, strict=True))
+    if (speed := speed_of(seen)) is not None:
+        timed = tuple(at_known_speed(one, speed) for one in timed)
+    return Session(timed, seen, comparison)
 
 
 def measure(
@@ -126,6 +114,9 @@ def measure(
     compare: Compare | None = None,
 ) -> Measurement:
     """Measure networks side by side on this device, which must be the predictor's, and say which keep the budget.
+
+    Where the problem is calibrated, up to eight networks of its calibration are measured beside them: these bring all
+    latencies to the speed of the calibration.
 
     Args:
         problem: its predictor says device and setting, and its budget of ms what networks may take.
@@ -144,24 +135,28 @@ def measure(
     predictor = problem.predictor
     if predictor is None:
         raise UsageError("measuring needs the predictor's device and setting: Problem(space, predictor)")
+    if not networks:
+        raise UsageError("there is nothing to measure: give at least one network")
     names = told_apart([network.name for network in networks])
-    # Looked up now, so that one place can be put in its stead.
-    comparison = (compare or compare_networks)(
-        [Network(name, network.layers) for name, network in zip(names, networks, strict=True)],
-        setting=predictor.setting,
-        device=predictor.device,
-        time_budget_s=seconds,
+    networks = [Network(name, network.layers) for name, network in zip(names, networks, strict=True)]
+    session = measure_session(
+        problem,
+        networks,
+        [problem.bounds_of(network) for network in networks],
+        anchors=anchors_for(problem, networks),
+        seconds=seconds,
         seed=seed,
         progress=progress,
+        # Looked up now, so that one place can be put in its stead.
+        compare=compare or compare_networks,
     )
-    bounds = [problem.bounds_of(network) for network in networks]
     return Measurement(
         setting=f"{predictor.device.model}, {predictor.setting}",
         budget_ms=problem.budgets.ms,
         holds=problem.holds,
-        networks=timed_networks(comparison, names, bounds),
-        at_reference=comparison.at_reference,
-        warnings=comparison.warnings,
+        networks=session.timed,
+        at_reference=session.comparison.at_reference,
+        warnings=session.comparison.warnings,
     )
 
 

@@ -72,7 +72,7 @@ def broken_text(verification: Verification) -> str:
     """Return how far the nearest network measured is beyond the budget."""
     found = verification.checked(verification.nearest)
     assert found is not None
-    timed = found[0].timed
+    timed = found.timed
     held = timed.interval(verification.holds)[1]
     sessions = len(verification.rounds)
     return (

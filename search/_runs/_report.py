@@ -20,6 +20,7 @@ from search._runs._compared import (
     predicted_before,
     predicted_text,
     selection_text,
+    speeds_text,
     value_texts,
 )
 from search._runs._plan import tested_on
@@ -164,11 +165,13 @@ def _measured_section(result: RunResult) -> Section:
         return Section(heading, [])
     budget = format_ms(verification.budget_ms)
     speed = SPEEDS[verification.holds]
-    if verification.holds == "reference-speed" and not all(done.at_reference for done in verification.rounds):
+    if verification.holds == "reference-speed" and not all(
+        done.at_reference or done.speed for done in verification.rounds
+    ):
         speed = "at the speed that the machine had in its session, for want of a reference"
     text = (
         f"{selection_text(result)} A network keeps the budget of {budget} ms if the upper end of its measured "
-        f"interval does, {speed}. {learnt_text(result)}"
+        f"interval does, {speed}. {learnt_text(result)} {speeds_text(result)}"
     )
     blocks: list[Block] = [Text(text)]
     # Where none keeps the budget the chart is the answer.
@@ -183,7 +186,7 @@ def _measured_section(result: RunResult) -> Section:
 
 def _checked_table(points: tuple[CheckedPoint, ...], budget_ms: float, value_name: str) -> Table:
     """Return the networks measured; the columns that say nothing, of one session or of equal names, are left out."""
-    several, named = points[-1].session > 1, len({point.network for point in points}) > 1
+    several, named = max(point.sessions for point in points) > 1, len({point.network for point in points}) > 1
     header = [
         "network",
         f"budget {format_ms(budget_ms)}\N{NO-BREAK SPACE}ms",
@@ -191,7 +194,7 @@ def _checked_table(points: tuple[CheckedPoint, ...], budget_ms: float, value_nam
         "predicted ms",
         "prediction error",
     ]
-    header += [value_name, *["session"] * several, *["name"] * named]
+    header += [value_name, *["sessions"] * several, *["name"] * named]
     rows: list[list[str | Cell]] = []
     for point, value in zip(points, value_texts(point.value for point in points), strict=True):
         error = point.prediction_error
@@ -204,7 +207,7 @@ def _checked_table(points: tuple[CheckedPoint, ...], budget_ms: float, value_nam
             "–" if error is None else f"{error:+.1%}",
             value,
         ]
-        rows.append([*row, *[str(point.session)] * several, *[point.network] * named])
+        rows.append([*row, *[str(point.sessions)] * several, *[point.network] * named])
     return Table(header, rows, "brief")
 
 

@@ -247,7 +247,7 @@ def _verified(run: Run, found: Found, output: Path, tell: Reporter) -> tuple[Fou
     if winner is None:
         nearest = done.verification.checked(done.verification.nearest)
         assert nearest is not None
-        winner = Candidate(nearest[0].vector, nearest[0].value)
+        winner = Candidate(nearest.vector, nearest.value)
     return replace(found, problem=done.problem, winners=(winner, *found.winners[1:])), done.verification, None
 
 
@@ -257,8 +257,13 @@ def _finalists(
     """Evaluate the best networks again with another seed, and take the one that is best then."""
     budget = run.problem.budgets.ms
     if verification is not None and budget is not None:
+        # Measured as often as the one that is the result so far.
+        sessions = len(verification.sessions_of(verification.chosen or ()))
         within = {
-            c.vector: c.value for c in verification.selected if c.timed.verdict(budget, verification.holds) == "within"
+            c.vector: c.value
+            for c in verification.networks
+            if c.timed.verdict(budget, verification.holds) == "within"
+            and len(verification.sessions_of(c.vector)) >= sessions
         }
         ranked = sorted(within.items(), key=lambda one: -one[1])
         candidates = [Candidate(vector, value) for vector, value in ranked]

@@ -78,7 +78,11 @@ def _verification(verification: Verification) -> dict[str, Any]:
         "excess": verification.excess,
         "first_choice": list(verification.first_choice),
         "margin": verification.margin,
+        "networks": [_checked(network, budget, holds) for network in verification.networks],
         "sessions": [[_checked(network, budget, holds) for network in done.networks] for done in verification.rounds],
+        "slower_than_calibration": [
+            None if done.speed is None else done.speed.slower - 1 for done in verification.rounds
+        ],
     }
 
 

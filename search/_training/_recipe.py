@@ -16,6 +16,9 @@ __all__ = ["Precision", "Recipe", "Schedule", "epoch_text", "epochs_text", "lear
 Precision = Literal["float32", "bfloat16", "float16"]
 Schedule = Literal["cosine", "multi-step"]
 
+# A few hundred small images are learnt in minutes, and need small batches to be.
+DIGITS_TRAIN_EPOCHS, DIGITS_BATCH = 12, 32
+
 # Lowest and highest value of each number, both allowed.
 _RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, 100_000),

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from lut._lazy import at_first_use
 
 if TYPE_CHECKING:
     from search.evolution._search import search
@@ -15,21 +16,13 @@ if TYPE_CHECKING:
 
 # Resolved at first use (PEP 562): a command's --help should not wait for NumPy.
 _HOMES = {
-    "Course": ("search.evolution._settings", "Course"),
-    "Round": ("search.evolution._settings", "Round"),
-    "Settings": ("search.evolution._settings", "EvolutionSettings"),
-    "search": ("search.evolution._search", "search"),
+    "Course": "._settings",
+    "Round": "._settings",
+    "Settings": "._settings:EvolutionSettings",
+    "search": "._search",
 }
 
 __all__ = ["Course", "Round", "Settings", "search"]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'search.evolution' has no attribute {name!r}")
-    module, own = _HOMES[name]
-    return getattr(import_module(module), own)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = at_first_use(__name__, _HOMES, __all__)

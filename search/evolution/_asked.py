@@ -28,20 +28,33 @@ class Asked:
     """Stands between a strategy and an accuracy. Vectors of the same work count as one network.
 
     Args:
-        problem: what is searched.
+        problem: what is searched; a search begins with networks within its budgets.
         evaluate: see :data:`Evaluate`.
         most: different networks that are evaluated at most.
         on_generation: see :data:`OnGeneration`.
+        hopeful: evaluate also what only the prediction is within the budget of ms, not the upper end of its interval.
     """
 
-    def __init__(self, problem: Problem, evaluate: Evaluate, most: int, on_generation: OnGeneration = nobody) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        evaluate: Evaluate,
+        most: int,
+        on_generation: OnGeneration = nobody,
+        *,
+        hopeful: bool = False,
+    ) -> None:
         self.problem = problem
+        # What may be evaluated.
+        self.within = problem.by_prediction if hopeful else problem
         self.values: dict[Vector, float] = {}
         self.rounds: list[Round] = []
         self._evaluate = evaluate
         self._most = most
         self._on_generation = on_generation
         self._by_work: dict[str, float] = {}
+        # The best value so far, of a network within the budgets.
+        self.best = -inf
 
     @property
     def evaluated(self) -> int:
@@ -53,18 +66,13 @@ class Asked:
         """How many more may be evaluated."""
         return self._most - len(self._by_work)
 
-    @property
-    def best(self) -> float:
-        """The best value so far."""
-        return max(self.values.values(), default=-inf)
-
     def __call__(self, vectors: Sequence[Sequence[int]]) -> list[float | None]:
         """Return values by vectors; ``None`` of what is beyond a budget, or has none when no more may be evaluated."""
         keys = [self.problem.canonical(vector) for vector in vectors]
         new: dict[str, Vector] = {}
         works: dict[Vector, str] = {}
         for key in dict.fromkeys(keys):
-            if key in self.values or not self.problem.fits(key):
+            if key in self.values or not self.within.fits(key):
                 continue
             work = network_key(self.problem.network(key))
             if work not in self._by_work and work not in new:
@@ -74,7 +82,10 @@ class Asked:
             works[key] = work
         if new:
             self._by_work.update(zip(new, self._evaluate(list(new.values())), strict=True))
-        self.values.update({key: self._by_work[work] for key, work in works.items()})
+        for key, work in works.items():
+            self.values[key] = self._by_work[work]
+            if self.values[key] > self.best and (self.within is self.problem or self.problem.fits(key)):
+                self.best = self.values[key]
         return [self.values.get(key) for key in keys]
 
     def end_round(self, of: int) -> None:

@@ -145,7 +145,7 @@ def _networks(asked: Asked, free: Sequence[Decision], seen: set[Vector]) -> Any:
             seen.update(vectors)
             # One within the budgets without a value is one more than may be evaluated: the search is over.
             out["F"] = np.array([[0.0 if value is None else -value] for value in asked(vectors)])
-            out["G"] = np.array([[asked.problem.load(vector) - 1] for vector in vectors])
+            out["G"] = np.array([[asked.within.load(vector) - 1] for vector in vectors])
 
     return Networks()
 

@@ -36,9 +36,7 @@ def _climb(asked: Asked, vector: Vector, settings: EvolutionSettings, rng: rando
     (value,) = asked([vector])
     while value is not None:
         # What does not fit costs nothing but a look; the strategy's is the order.
-        tried = (
-            v for v in neighbours(asked.problem.space, vector, settings.most_changed, rng) if asked.problem.fits(v)
-        )
+        tried = (v for v in neighbours(asked.problem.space, vector, settings.most_changed, rng) if asked.within.fits(v))
         while several := list(itertools.islice(tried, settings.at_once)):
             known = zip(asked(several), several, strict=True)
             better = [(found, other) for found, other in known if found is not None and found > value]

@@ -43,6 +43,8 @@ class EvolutionCommand(AccuracyCommand):
             generations=options.generations,
             evaluations=options.evaluations,
             at_once=own.at_once or 1,
+            # For what is measured against the budget.
+            hopeful=asked.measure_seconds > 0,
         )
 
     def check(self) -> None:

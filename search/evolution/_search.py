@@ -36,9 +36,10 @@ def search(
 ) -> Found:
     """Search the most accurate network within budgets.
 
-    No network beyond a budget is evaluated, and none twice. The same seed gives the same result, however many workers
-    there are. Where the accuracy has a method ``reseeded(seed)``, the best few networks are evaluated again with a
-    fresh seed, and the best of these values decides: the best of many evaluations is partly the luckiest.
+    No network beyond a budget (of ms: by the prediction) is evaluated, and none twice. The same seed gives the same
+    result, however many workers there are. Where the accuracy has a method ``reseeded(seed)``, the best few networks
+    are evaluated again with a fresh seed, and the best of these values decides: the best of many evaluations is partly
+    the luckiest.
 
     Args:
         problem: any space, with at least one budget.
@@ -105,7 +106,7 @@ def run_strategy(
 
     Args:
         problem: with at least one budget.
-        evaluate: gives the values of different vectors within the budgets.
+        evaluate: gives the values of different vectors within the budgets, of ms by the prediction at the least.
         settings: which strategy, and how long.
         seed: of the strategy.
         on_generation: see :func:`search`.
@@ -116,7 +117,7 @@ def run_strategy(
     """
     smallest = problem.check_budgets(f"the strategy {settings.strategy}")
     strategies = {"evolution": evolve, "local": search_locally, "random": search_at_random}
-    asked = Asked(problem, evaluate, settings.most_evaluated, on_generation)
+    asked = Asked(problem, evaluate, settings.most_evaluated, on_generation, hopeful=settings.hopeful)
     strategies[settings.strategy](asked, settings, seed)
     if not asked.values:
         asked([smallest])

@@ -36,6 +36,8 @@ class EvolutionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         at_once: neighbours that a local search evaluates together, of which it takes the best: what it finds depends on
             it.
         finalists: networks that are evaluated again with a fresh seed, where the accuracy has one; 0: none.
+        hopeful: also evaluate networks that only the prediction is within the budget of ms, not the upper end of its
+            interval. They are not the result, but verifying may find that they keep the budget.
 
     Raises:
         UsageError: a value is out of its range.
@@ -48,6 +50,7 @@ class EvolutionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     most_changed: int = 1
     at_once: int = 1
     finalists: int = 3
+    hopeful: bool = True
 
     def __post_init__(self) -> None:
         check_word("evolution: strategy", self.strategy, STRATEGIES)

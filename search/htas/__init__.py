@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from lut._lazy import at_first_use
 
 if TYPE_CHECKING:
     from search.htas._method import Logits
@@ -16,21 +17,13 @@ if TYPE_CHECKING:
 
 # Resolved at first use (PEP 562): a command's --help should not wait for PyTorch.
 _HOMES = {
-    "Epoch": ("_settings", "SearchEpoch"),
-    "Logits": ("_method", "Logits"),
-    "Settings": ("_settings", "SearchSettings"),
-    "search": ("_python", "search"),
+    "Epoch": "._settings:SearchEpoch",
+    "Logits": "._method",
+    "Settings": "._settings:SearchSettings",
+    "search": "._python",
 }
 
 __all__ = ["Epoch", "Logits", "Settings", "search"]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'search.htas' has no attribute {name!r}")
-    module, own = _HOMES[name]
-    return getattr(import_module(f"search.htas.{module}"), own)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = at_first_use(__name__, _HOMES, __all__)

@@ -13,10 +13,10 @@ from search._problem._problem import Problem
 from search._runs._folder import CHECKPOINTS
 from search._runs._found import Found
 from search._runs._reporter import Quiet, Reporter
-from search._training._presets import preset
 from search.evolution._settings import EvolutionSettings
 from search.htas._charge import FORMER
 from search.htas._method import HtasMethod, Strategy
+from search.htas._presets import preset
 from search.htas._settings import SearchSettings
 
 __all__ = ["search"]

@@ -15,13 +15,13 @@ from search._commands._options import RunOptions
 from search._commands._run_command import Inputs, Opened, SearchCommand
 from search._commands._source import split_changes
 from search._data._images import ImageData
-from search._training._presets import check_settings, preset
 from search._training._recipe import Recipe
 from search.evolution._settings import EvolutionSettings
 from search.htas._charge import FORMER
 from search.htas._evolved import check_pymoo
 from search.htas._method import HtasMethod
 from search.htas._options import HtasOptions
+from search.htas._presets import check_settings, preset
 from search.htas._settings import SearchSettings
 from search.spaces._resnet_cifar import ResNetCifar
 from search.spaces._width_sets import (
@@ -47,7 +47,12 @@ class HtasCommand(SearchCommand):
         self.own = own
         self.cost: Any = FORMER.get(own.cost, own.cost)
         self.alpha: float | Literal["auto"] = parse_alpha(own.alpha)
-        self.evolution = EvolutionSettings(population=own.population, generations=own.generations)
+        self.evolution = EvolutionSettings(
+            # Some of them for what is measured against the budget.
+            population=own.population,
+            generations=own.generations,
+            hopeful=asked.measure_seconds > 0,
+        )
 
     def check(self) -> None:
         """Raise what is wrong about its own options."""

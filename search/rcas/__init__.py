@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from lut._lazy import at_first_use
 
 if TYPE_CHECKING:
     from search.rcas._greedy import Budget, GreedyPath, GreedyStep, SetProblem, cost_effective_greedy
@@ -18,19 +19,19 @@ if TYPE_CHECKING:
 
 # Resolved at first use (PEP 562): a command's --help should not wait for PyTorch.
 _HOMES = {
-    "Budget": ("_greedy", "Budget"),
-    "GreedyPath": ("_greedy", "GreedyPath"),
-    "GreedyStep": ("_greedy", "GreedyStep"),
-    "Path": ("_search", "RcasPath"),
-    "SetProblem": ("_greedy", "SetProblem"),
-    "Settings": ("_search", "RcasSettings"),
-    "Step": ("_search", "RcasStep"),
-    "Submodularity": ("_submodularity", "Submodularity"),
-    "cost_effective_greedy": ("_greedy", "cost_effective_greedy"),
-    "measure_submodularity": ("_submodularity", "measure_submodularity"),
-    "recipe": ("_python", "recipe"),
-    "search": ("_python", "search"),
-    "short_recipe": ("_python", "short_recipe"),
+    "Budget": "._greedy",
+    "GreedyPath": "._greedy",
+    "GreedyStep": "._greedy",
+    "Path": "._search:RcasPath",
+    "SetProblem": "._greedy",
+    "Settings": "._search:RcasSettings",
+    "Step": "._search:RcasStep",
+    "Submodularity": "._submodularity",
+    "cost_effective_greedy": "._greedy",
+    "measure_submodularity": "._submodularity",
+    "recipe": "._python",
+    "search": "._python",
+    "short_recipe": "._python",
 }
 
 __all__ = [
@@ -50,12 +51,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'search.rcas' has no attribute {name!r}")
-    module, own = _HOMES[name]
-    return getattr(import_module(f"search.rcas.{module}"), own)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = at_first_use(__name__, _HOMES, __all__)

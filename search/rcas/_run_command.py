@@ -47,6 +47,8 @@ class RcasCommand(AccuracyCommand):
             stop_without_gain=options.stop_without_gain,
             exchange=options.exchange,
             evaluations=options.evaluations,
+            # For what is measured against the budget.
+            hopeful=asked.measure_seconds > 0,
         )
 
     def check(self) -> None:

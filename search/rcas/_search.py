@@ -30,6 +30,8 @@ EXCHANGE = "exchange"
 FLOOR = 1e-3
 # Decisions that an exchange changes at a time, and of how many neighbours there may be for it to look at them all.
 MOST_CHANGED, MOST_NEIGHBOURS = 3, 200_000
+# The part of an exchange's evaluations that is for networks which only the prediction is within.
+HOPEFUL_SHARE = 0.25
 
 # A block: a decision's number and the index of the option that fills it.
 Block: TypeAlias = tuple[int, int]
@@ -49,6 +51,9 @@ class RcasSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             a time as long as that improves it; three where there are no more than 200,000 such networks. Not in the
             paper.
         evaluations: networks evaluated in all, beyond which no exchange is tried.
+        hopeful: at the end also evaluate networks that only the prediction is within the budget of ms, not the upper
+            end of its interval: the paths, and exchanges of one decision, go on to there. They are not the result, but
+            verifying may find that they keep the budget. Not in the paper.
 
     Raises:
         UsageError: a value is out of its range.
@@ -60,6 +65,7 @@ class RcasSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stop_without_gain: bool = False
     exchange: bool = False
     evaluations: int | None = None
+    hopeful: bool = True
 
     def __post_init__(self) -> None:
         for rule in self.rules:
@@ -233,11 +239,17 @@ def search_rcas(
             refused.append(_step(problem, path.refused))
     greedy = set(values)
     best = max(paths, key=lambda path: path.last.value)
+    hopeful = settings.hopeful and problem.by_prediction is not problem
     if settings.exchange:
-        moved = tuple(_exchanged(problem, settings, _best_evaluated(problem, values), value, values, told))
+        most = inf if settings.evaluations is None else settings.evaluations
+        kept_back = HOPEFUL_SHARE * (most - len(values)) if hopeful and len(values) < most < inf else 0
+        exchange = _Exchange(problem, settings.at_once, most - kept_back, MOST_CHANGED, value, values)
+        moved = tuple(_exchanged(exchange, _best_evaluated(problem, values), told))
         if moved[-1].value > best.last.value:
             best = RcasPath(EXCHANGE, moved)
             paths.append(best)
+    if hopeful:
+        _evaluate_hopeful(problem.by_prediction, settings, rules, value, values)
     every = [*(step for path in paths for step in path.steps), *refused]
     last = best.last
     return RcasResult(
@@ -338,25 +350,56 @@ def _asked_without_laziness(problem: Problem, path: GreedyPath[Block]) -> set[tu
     return found
 
 
-def _exchanged(
+def _evaluate_hopeful(
     problem: Problem,
     settings: RcasSettings,
-    start: RcasStep,
+    rules: Sequence[str],
     value: Callable[[Sequence[Sequence[int]]], list[float]],
     values: Mapping[tuple[int, ...], float],
-    told: Callable[[str, RcasStep], None],
+) -> None:
+    """Follow the paths once more, by a problem with more room: up to where they part nothing is evaluated anew."""
+    sets = _set_problem(problem, (0,) * len(problem.space.choices), value)
+    for rule in rules:
+        cost_effective_greedy(
+            sets,
+            RULES[rule] or UNIFORM,
+            lazy=settings.lazy,
+            at_once=settings.at_once,
+            stop_without_gain=settings.stop_without_gain,
+        )
+    if settings.exchange:
+        most = inf if settings.evaluations is None else settings.evaluations
+        exchange = _Exchange(problem, settings.at_once, most, 1, value, values)
+        for _ in _exchanged(exchange, _best_evaluated(problem, values)):
+            pass
+
+
+class _Exchange(NamedTuple):
+    """What networks may be exchanged for: ``at_once`` evaluated together, ``most`` in all, ``changed`` decisions."""
+
+    problem: Problem
+    at_once: int
+    most: float
+    changed: int
+    value: Callable[[Sequence[Sequence[int]]], list[float]]
+    values: Mapping[tuple[int, ...], float]
+
+    @property
+    def left(self) -> int:
+        """How many may be evaluated now."""
+        return int(min(max(self.most - len(self.values), 0), self.at_once))
+
+
+def _exchanged(
+    exchange: _Exchange, start: RcasStep, told: Callable[[str, RcasStep], None] = lambda *_: None
 ) -> Iterator[RcasStep]:
     """Yield a network, and better ones that are each a few decisions away from the last.
 
     Neighbours are tried by how few decisions they change, and then by what their blocks gained alone, in the first
     step. The first one that is better is taken, or the best of ``at_once`` where several are evaluated together.
     """
+    problem, values = exchange.problem, exchange.values
     first = _first_gains(problem, values)
-    most = inf if settings.evaluations is None else settings.evaluations
-
-    def left() -> int:
-        return int(min(max(most - len(values), 0), settings.at_once))
-
     now = start
     yield now
     # Each round takes a better network, of which there are finitely many.
@@ -365,16 +408,16 @@ def _exchanged(
         here = problem.canonical(now.vector)
         fitting = (
             vector
-            for vector in _neighbours(problem.space, here, first, problem.canonical)
+            for vector in _neighbours(problem.space, here, first, problem.canonical, exchange.changed)
             # What is known costs nothing; whether it fits is only asked of what may be evaluated.
-            if (vector in values or left() > 0) and problem.fits(vector)
+            if (vector in values or exchange.left > 0) and problem.fits(vector)
         )
-        while several := tuple(itertools.islice(fitting, settings.at_once)):
+        while several := tuple(itertools.islice(fitting, exchange.at_once)):
             new = [vector for vector in several if vector not in values]
-            asked = [vector for vector in several if vector in values or vector in new[: left()]]
+            asked = [vector for vector in several if vector in values or vector in new[: exchange.left]]
             if not asked:
                 continue
-            found = dict(zip(asked, value(asked), strict=True))
+            found = dict(zip(asked, exchange.value(asked), strict=True))
             best = max(asked, key=found.__getitem__)
             if found[best] > now.value:
                 choices = problem.space.choices
@@ -409,12 +452,13 @@ def _neighbours(
     vector: tuple[int, ...],
     first: Mapping[Block, float],
     canonical: Callable[[Sequence[int]], tuple[int, ...]],
+    most_changed: int,
 ) -> Iterator[tuple[int, ...]]:
     """Yield the networks that differ from one in a few decisions, in the order in which they are to be tried."""
     free = [d for d, decision in enumerate(space.choices) if len(decision.options) > 1]
     seen = {vector}
     total = 0
-    for count in range(1, MOST_CHANGED + 1):
+    for count in range(1, most_changed + 1):
         others = [len(space.choices[d].options) - 1 for d in free]
         total += sum(prod(chosen) for chosen in itertools.combinations(others, count))
         if count > 1 and total > MOST_NEIGHBOURS:

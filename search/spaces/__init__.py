@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from lut._lazy import at_first_use
 
 if TYPE_CHECKING:
     from search.spaces._mobilenet_v2 import mobilenet_v2
@@ -21,22 +22,22 @@ if TYPE_CHECKING:
 
 # Resolved at first use (PEP 562): whoever wants one space need not wait for all.
 _HOMES = {
-    "NasBenchMacro": ("_nas_bench_macro", "NasBenchMacro"),
-    "RCNet": ("_rcnet", "RCNet"),
-    "ResNetCifar": ("_resnet_cifar", "ResNetCifar"),
-    "hardware_aware_sets": ("_width_sets", "hardware_aware_sets"),
-    "load_accuracies": ("_nas_bench_macro", "load_accuracies"),
-    "mobilenet_v2": ("_mobilenet_v2", "mobilenet_v2"),
-    "nas_bench_macro": ("_nas_bench_macro", "nas_bench_macro"),
-    "predicted_curves": ("_width_sets", "predicted_curves"),
-    "ratio_widths": ("_width_sets", "ratio_widths"),
-    "rcnet": ("_rcnet", "RCNet"),
-    "rcnet_cifar": ("_rcnet", "rcnet_cifar"),
-    "rcnet_imagenet": ("_rcnet", "rcnet_imagenet"),
-    "resnet_cifar": ("_resnet_cifar", "resnet_cifar"),
-    "resnet_cifar_bottleneck": ("_resnet_cifar", "resnet_cifar_bottleneck"),
-    "selected_widths": ("_width_sets", "selected_widths"),
-    "uniform_widths": ("_width_sets", "uniform_widths"),
+    "NasBenchMacro": "._nas_bench_macro",
+    "RCNet": "._rcnet",
+    "ResNetCifar": "._resnet_cifar",
+    "hardware_aware_sets": "._width_sets",
+    "load_accuracies": "._nas_bench_macro",
+    "mobilenet_v2": "._mobilenet_v2",
+    "nas_bench_macro": "._nas_bench_macro",
+    "predicted_curves": "._width_sets",
+    "ratio_widths": "._width_sets",
+    "rcnet": "._rcnet:RCNet",
+    "rcnet_cifar": "._rcnet",
+    "rcnet_imagenet": "._rcnet",
+    "resnet_cifar": "._resnet_cifar",
+    "resnet_cifar_bottleneck": "._resnet_cifar",
+    "selected_widths": "._width_sets",
+    "uniform_widths": "._width_sets",
 }
 
 __all__ = [
@@ -59,12 +60,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'search.spaces' has no attribute {name!r}")
-    module, own = _HOMES[name]
-    return getattr(import_module(f"search.spaces.{module}"), own)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = at_first_use(__name__, _HOMES, __all__)
