@@ -226,6 +226,10 @@ def test_what_a_file_says_is_of_networks_of_the_space(tmp_path: Path) -> None:
         changed(network, vector=(0,)),
         changed(network, timed=changed(network.timed, ms=0.0)),
         changed(network, timed=changed(network.timed, high_ms=1e300)),
+        changed(network, timed=changed(network.timed, low_ms=0.0)),
+        changed(network, timed=changed(network.timed, day_low_ms=-1.0)),
+        changed(network, timed=changed(network.timed, raw_ms=0.0)),
+        changed(network, speed_up=(1.0, 0.0, 2.0)),
     ):
         altered = changed(kept, rounds=(changed(first, networks=(odd, *first.networks[1:])),))
         # With the hash that belongs to what it says now.

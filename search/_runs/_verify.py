@@ -491,9 +491,12 @@ def _is_round(done: Round, problem: Problem) -> bool:
         if len(one.vector) != len(sizes) or not all(0 <= i < n for i, n in zip(one.vector, sizes, strict=True)):
             return False
     timed = (done.base, *(one.timed for one in done.networks))
-    if not all(0 < ms <= LARGEST_MS for one in done.anchors for ms in (one.known_ms, one.ms)):
-        return False
-    return all(0 < ms <= LARGEST_MS for one in timed for ms in (one.ms, one.low_ms, one.high_ms, one.day_high_ms))
+    known = [ms for one in done.anchors for ms in (one.known_ms, one.ms)]
+    known += [ms for one in timed for ms in (one.ms, one.low_ms, one.high_ms, one.day_low_ms, one.day_high_ms)]
+    known += [one.raw_ms for one in timed if one.raw_ms is not None]
+    # How many times as long: what no network takes is no such number either.
+    known += [times for one in done.networks for times in one.speed_up]
+    return all(0 < number <= LARGEST_MS for number in known)
 
 
 def _save(path: Path | None, run: str, rounds: Sequence[Round]) -> None:

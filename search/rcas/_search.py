@@ -241,9 +241,8 @@ def search_rcas(
     best = max(paths, key=lambda path: path.last.value)
     hopeful = settings.hopeful and problem.by_prediction is not problem
     if settings.exchange:
-        most = inf if settings.evaluations is None else settings.evaluations
-        kept_back = HOPEFUL_SHARE * (most - len(values)) if hopeful and len(values) < most < inf else 0
-        exchange = _Exchange(problem, settings.at_once, most - kept_back, MOST_CHANGED, value, values)
+        most = _most_exchanged(settings, len(values), hopeful=hopeful)
+        exchange = _Exchange(problem, settings.at_once, most, MOST_CHANGED, value, values)
         moved = tuple(_exchanged(exchange, _best_evaluated(problem, values), told))
         if moved[-1].value > best.last.value:
             best = RcasPath(EXCHANGE, moved)
@@ -267,6 +266,12 @@ def search_rcas(
         seconds=time.monotonic() - began,
         values=dict(values),
     )
+
+
+def _most_exchanged(settings: RcasSettings, evaluated: int, *, hopeful: bool) -> float:
+    """Return how many networks are evaluated in all before an exchange ends: some are kept for hopeful ones."""
+    most = inf if settings.evaluations is None else settings.evaluations
+    return most - HOPEFUL_SHARE * (most - evaluated) if hopeful and evaluated < most < inf else most
 
 
 def _set_problem(
